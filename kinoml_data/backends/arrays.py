@@ -1,0 +1,222 @@
+"""Columns as flat arrays, by name: the layout that packed NPZ, memory and array containers share.
+
+| column | arrays |
+| --- | --- |
+| fixed | `<column>`: `(rows, *shape)` |
+| ragged | `<column>.values`: 1-D, and `<column>.shapes`: `(rows, ndim)` integers |
+| strings | `<column>.utf8`: uint8, 1-D, and `<column>.shapes`: `(rows, 1)` |
+| not per row | `<name>.index` |
+| the spec | `_spec`: uint8, JSON |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kinoml_data.backend import Storage
+from kinoml_data.columns import Column, Columns, Ragged, gather, offsets_of
+from kinoml_data.errors import CorruptStoreError, one_line, quoted
+from kinoml_data.spec import STRING, Array
+
+VALUES, UTF8, SHAPES, INDEX, CRC, SPEC = ".values", ".utf8", ".shapes", ".index", ".crc32", "_spec"
+
+
+def flatten(columns: Mapping[str, Array], data: Columns) -> dict[str, NDArray[Any]]:
+    """The flat arrays of some rows, by the names of the layout."""
+    flat: dict[str, NDArray[Any]] = {}
+    for name, array in columns.items():
+        column = data[name]
+        if isinstance(column, Ragged):
+            flat[name + (UTF8 if array.is_string else VALUES)] = column.values
+            flat[name + SHAPES] = column.shapes
+        else:
+            flat[name] = column
+    return flat
+
+
+class ArrayStorage(Storage):
+    """Serves any container of sliceable flat arrays: a dict of numpy arrays, a Zarr or HDF5 group.
+
+    Shapes are read when it is made and kept as numpy; values are read when rows are.
+
+    Args:
+        arrays: the arrays by the names of the layout above. Numpy arrays are indexed; of anything else
+            `dtype`, `shape` and slices along the first axis are used.
+        spec: the embedded spec, where it is not in `_spec`.
+        identity: see `Storage`.
+
+    Raises:
+        CorruptStoreError: the arrays do not fit together.
+    """
+
+    def __init__(self, arrays: Mapping[str, Any], *, spec: str | None = None, identity: str | None = None) -> None:
+        self.identity = identity
+        self.spec = spec if spec is not None or SPEC not in arrays else bytes(np.asarray(arrays[SPEC][:])).decode()
+        self.arrays = {n.removesuffix(INDEX): np.asarray(a[:]) for n, a in arrays.items() if n.endswith(INDEX)}
+        self._values: dict[str, Any] = {}
+        self._shapes: dict[str, NDArray[np.int64]] = {}
+        self._offsets: dict[str, NDArray[np.int64]] = {}
+        columns: dict[str, Array] = {}
+        rows: dict[str, int] = {}
+        for key, values in arrays.items():
+            if key.endswith((INDEX, SHAPES, CRC)) or key == SPEC:
+                continue
+            name = key.removesuffix(VALUES).removesuffix(UTF8)
+            self._values[name] = values
+            if key == name:
+                columns[name] = Array(values.dtype, tuple(values.shape[1:]))
+                rows[name] = values.shape[0]
+                continue
+            if name + SHAPES not in arrays:
+                raise CorruptStoreError(f"{quoted(key)} has no {quoted(name + SHAPES)} beside it")
+            self._shapes[name] = shapes = np.asarray(arrays[name + SHAPES][:]).astype(np.int64, copy=False)
+            columns[name] = ragged_array(name, values.dtype, shapes, is_string=key.endswith(UTF8))
+            self._offsets[name] = offsets_of(shapes)
+            rows[name] = len(shapes)
+            if self._offsets[name][-1] != values.shape[0]:
+                held, said = values.shape[0], int(self._offsets[name][-1])
+                raise CorruptStoreError(f"column {quoted(name)} holds {held} values, its shapes add up to {said}")
+        self.columns = columns
+        self._length = common_length(rows)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Columns:
+        return {name: self._column(name, rows) for name in columns}
+
+    def shapes(self, column: str) -> NDArray[np.int64] | None:
+        return self._shapes.get(column)
+
+    def _column(self, name: str, rows: NDArray[np.int64]) -> Column:
+        values = self._values[name]
+        if name not in self._shapes:
+            if isinstance(values, np.ndarray):
+                return _native(values[rows])
+            return self._slices(values, rows, rows + 1)
+        offsets, shapes = self._offsets[name], self._shapes[name][rows]
+        read = gather if isinstance(values, np.ndarray) else self._slices
+        taken = _native(read(values, offsets[rows], offsets[rows + 1]))
+        array = self.columns[name]
+        if array.ragged or array.is_string:
+            return Ragged(taken, shapes)
+        return taken.reshape(len(rows), *array.shape)  # stored as ragged, but all rows agree
+
+    @staticmethod
+    def _slices(values: Any, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[Any]:
+        """`values[a:b]` of every pair, end to end, neighbours in one slice."""
+        if len(starts) == 0:
+            return np.empty((0, *values.shape[1:]), values.dtype)
+        first = np.flatnonzero(np.r_[True, starts[1:] != stops[:-1]])
+        last = np.r_[first[1:] - 1, len(starts) - 1]
+        pairs = zip(starts[first].tolist(), stops[last].tolist(), strict=True)
+        return _native(np.concatenate([np.asarray(values[a:b]) for a, b in pairs]))
+
+
+class MemoryStorage(ArrayStorage):
+    """Columns held in memory, or on a device.
+
+    It crosses to spawned workers as shared memory, and survives fork as it is; on a device it does neither.
+    """
+
+    shareable = True
+
+    def __init__(
+        self,
+        flat: Mapping[str, Any],
+        *,
+        arrays: Mapping[str, NDArray[Any]] | None = None,
+        spec: str | None = None,
+        identity: str | None = None,
+        device: str | None = None,
+    ) -> None:
+        self._flat = {name: np.ascontiguousarray(_native(np.asarray(array))) for name, array in flat.items()}
+        super().__init__(self._flat, spec=spec, identity=identity)
+        self.arrays = dict(arrays or {})
+        self.device = device
+        if device is not None:
+            self._values = {name: torch.from_numpy(array).to(device) for name, array in self._values.items()}
+            self._flat = {}
+
+    def _column(self, name: str, rows: NDArray[np.int64]) -> Any:
+        if self.device is None or self.columns[name].is_string:
+            return super()._column(name, rows)
+        values = self._values[name]
+        if name not in self._shapes:
+            return values[torch.from_numpy(rows).to(values.device)]
+        offsets, shapes = self._offsets[name], self._shapes[name][rows]
+        lengths = offsets[rows + 1] - offsets[rows]
+        ends = np.cumsum(lengths)
+        shift = torch.from_numpy(offsets[rows] - (ends - lengths)).to(values.device)
+        total = int(ends[-1]) if len(rows) else 0
+        index = torch.repeat_interleave(shift, torch.from_numpy(lengths).to(values.device), output_size=total)
+        taken = values[index + torch.arange(total, device=values.device)]
+        return (
+            Ragged(taken, shapes) if self.columns[name].ragged else taken.reshape(len(rows), *self.columns[name].shape)
+        )
+
+    def shared(self) -> dict[str, torch.Tensor]:
+        """Every array as a tensor in shared memory; from then on this storage reads from there too."""
+        tensors = {
+            name: torch.from_numpy(array).share_memory_()  # type: ignore[no-untyped-call]
+            for name, array in self._flat.items()
+        }
+        self._flat = {name: tensor.numpy() for name, tensor in tensors.items()}
+        self._values = {
+            name: self._flat.get(name, self._flat.get(name + VALUES, self._flat.get(name + UTF8)))
+            for name in self._values
+        }
+        return tensors
+
+
+def _reduce_shared(storage: MemoryStorage) -> tuple[Any, ...]:
+    return _rebuild, (storage.shared(), dict(storage.arrays), storage.spec, storage.identity)
+
+
+def _rebuild(
+    tensors: dict[str, torch.Tensor], arrays: dict[str, NDArray[Any]], spec: str | None, identity: str | None
+) -> MemoryStorage:
+    return MemoryStorage({n: t.numpy() for n, t in tensors.items()}, arrays=arrays, spec=spec, identity=identity)
+
+
+ForkingPickler.register(MemoryStorage, _reduce_shared)
+
+
+def ragged_array(name: str, dtype: Any, shapes: NDArray[np.int64], *, is_string: bool = False) -> Array:
+    """The `Array` of a column of these shapes: an axis is fixed where all rows agree; with no rows all are ragged.
+
+    Raises:
+        CorruptStoreError: the shapes are not `(rows, ndim)`, or negative.
+    """
+    if shapes.ndim != 2 or (shapes.size and shapes.min() < 0):
+        raise CorruptStoreError(f"column {quoted(name)}: its shapes are not one row of lengths each")
+    if is_string:
+        return Array(STRING)
+    if len(shapes) == 0:
+        return Array(dtype, (None,) * shapes.shape[1])
+    low, high = shapes.min(axis=0).tolist(), shapes.max(axis=0).tolist()
+    return Array(dtype, tuple(a if a == b else None for a, b in zip(low, high, strict=True)))
+
+
+def common_length(rows: Mapping[str, int]) -> int:
+    """The number of rows that all columns have.
+
+    Raises:
+        CorruptStoreError: they differ, or there is no column.
+    """
+    if not rows:
+        raise CorruptStoreError("the store holds no column")
+    if len(set(rows.values())) > 1:
+        said = ", ".join(f"{name} has {count}" for name, count in list(rows.items())[:8])
+        raise CorruptStoreError(f"the columns differ in their number of rows: {one_line(said)}")
+    return next(iter(rows.values()))
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

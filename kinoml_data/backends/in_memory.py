@@ -1,0 +1,156 @@
+"""`in-memory`: Python arrays given by the caller, or every row of another backend read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import PrivateAttr
+
+from kinoml_data.backend import AnyBackend, Backend, Storage
+from kinoml_data.backends.arrays import MemoryStorage, flatten, ragged_array
+from kinoml_data.columns import Column, Ragged, concatenate
+from kinoml_data.errors import SpecError, quoted
+from kinoml_data.spec import DTYPES, STRING, Array
+
+ROWS_PER_READ = 4096
+
+
+class InMemory(Backend):
+    """Columns held in memory.
+
+    Attributes:
+        source: the backend to read, once; without it the columns come from `load_dataset(data=...)`.
+        device: where to keep them, such as "cuda"; worker processes are then refused.
+    """
+
+    name = "in-memory"
+    source: AnyBackend | None = None
+    device: str | None = None
+    _data: Mapping[str, Any] | None = PrivateAttr(default=None)
+
+    def model_post_init(self, context: Any) -> None:
+        self._data = (context or {}).get("data")
+
+    @classmethod
+    def over(cls, data: Mapping[str, Any]) -> InMemory:
+        """The backend over Python values by column."""
+        return cls.model_validate({}, context={"data": data})
+
+    def open(self, columns: Mapping[str, Array] | None) -> Storage:
+        _check_device(self.device)
+        if self.source is None:
+            if self._data is None:
+                raise SpecError("backend 'in-memory' needs a source, or data={'column': values} in Python")
+            held, data = columns_of(self._data, columns)
+            return MemoryStorage(flatten(held, data), device=self.device)
+        source = self.source.open(columns)
+        try:
+            held = {name: a for name, a in source.columns.items() if columns is None or name in columns}
+            length = len(source)
+            starts = range(0, max(length, 1), ROWS_PER_READ)
+            parts = [source.read(np.arange(a, min(a + ROWS_PER_READ, length)), list(held)) for a in starts]
+            data = {name: concatenate([part[name] for part in parts]) for name in held}
+            flat = flatten(held, data)
+            arrays = {name: np.array(array) for name, array in source.arrays.items()}
+            return MemoryStorage(flat, arrays=arrays, spec=source.spec, identity=source.identity, device=self.device)
+        finally:
+            source.close()
+
+
+def _check_device(device: str | None) -> None:
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SpecError(f"device {quoted(device)} cannot be used: {error}") from None
+
+
+def columns_of(
+    data: Mapping[str, Any], columns: Mapping[str, Array] | None
+) -> tuple[dict[str, Array], dict[str, Column]]:
+    """Python values as columns: arrays, tensors, awkward arrays, lists of arrays of different shapes, strings.
+
+    Args:
+        data: the values by column, one entry per row.
+        columns: what the spec asks for; tells the shape where no row does.
+
+    Raises:
+        SpecError: values of different length, object arrays, or rows of different rank.
+    """
+    held: dict[str, Array] = {}
+    found: dict[str, Column] = {}
+    for name, values in data.items():
+        held[name], found[name] = _column_of(name, values, (columns or {}).get(name))
+    lengths = {name: len(column) for name, column in found.items()}
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{name} has {count}" for name, count in lengths.items())
+        raise SpecError(f"the columns of data differ in their number of rows: {said}")
+    return held, found
+
+
+def _column_of(name: str, values: Any, wanted: Array | None) -> tuple[Array, Column]:
+    if isinstance(values, Ragged):
+        return ragged_array(name, values.values.dtype, values.shapes), values
+    if type(values).__module__.split(".")[0] == "awkward":
+        values = [np.asarray(row) for row in values]
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
+    if not isinstance(values, np.ndarray):
+        values = list(values)
+        if not values and wanted is not None:
+            empty = np.empty((0, *(axis or 0 for axis in wanted.shape)), wanted.numpy)
+            if wanted.ragged or wanted.is_string:
+                return wanted, Ragged(empty.reshape(-1), np.empty((0, max(1, len(wanted.shape))), np.int64))
+            return wanted, empty
+        if values and all(isinstance(value, str) for value in values):
+            return Array(STRING), Ragged.from_strings(values)
+        values = _stacked(name, [_row(name, i, value) for i, value in enumerate(values)])
+        if isinstance(values, Ragged):
+            return ragged_array(name, values.values.dtype, values.shapes), values
+    if isinstance(values, np.ma.MaskedArray):
+        raise SpecError(f"column {quoted(name)} is a masked array; fill it first")
+    if values.dtype.kind == "U" or (
+        values.dtype == object and values.size and all(isinstance(v, str) for v in values.flat)
+    ):
+        if values.ndim != 1:
+            raise SpecError(f"column {quoted(name)}: strings have one axis, the rows")
+        return Array(STRING), Ragged.from_strings(str(v) for v in values)
+    if values.dtype == object and values.ndim == 1 and len(values):
+        return _column_of(name, list(values), wanted)
+    if values.ndim == 0:
+        raise SpecError(f"column {quoted(name)} has no axis of rows")
+    if values.dtype.name not in DTYPES:
+        raise SpecError(f"column {quoted(name)} has dtype {values.dtype}, which no tensor can have")
+    return Array(values.dtype, values.shape[1:]), np.array(values, dtype=values.dtype.newbyteorder("="), order="C")
+
+
+def _row(name: str, row: int, value: Any) -> NDArray[Any]:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise SpecError(f"column {quoted(name)}, row {row}: {quoted(value)} is no array of one shape") from None
+    if array.dtype.name not in DTYPES:
+        raise SpecError(f"column {quoted(name)}, row {row}: dtype {array.dtype} cannot be a tensor")
+    return array
+
+
+def _stacked(name: str, rows: Sequence[NDArray[Any]]) -> NDArray[Any] | Ragged:
+    if not rows:
+        raise SpecError(f"column {quoted(name)} has no rows; say its dtype and shape in `columns`")
+    if wrong := [i for i, row in enumerate(rows) if row.ndim != rows[0].ndim]:
+        raise SpecError(
+            f"column {quoted(name)}: row {wrong[0]} has {rows[wrong[0]].ndim} axes, row 0 has {rows[0].ndim}"
+        )
+    dtype = np.result_type(*{row.dtype for row in rows})
+    if dtype.name not in DTYPES or any(not np.can_cast(row.dtype, dtype, "safe") for row in rows):
+        raise SpecError(f"column {quoted(name)}: its rows have different dtypes")
+    if len({row.shape for row in rows}) == 1:
+        return np.stack(rows).astype(dtype, copy=False)
+    return Ragged.from_rows(rows, dtype, rows[0].ndim)

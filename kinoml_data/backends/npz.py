@@ -1,0 +1,334 @@
+"""The columns of an NPZ file, for `npz-lazy` and `npz-reopen`: KinoML's three layouts and the packed one.
+
+| layout | members |
+| --- | --- |
+| one array | `X`: `(rows, ...)` |
+| one per row | `X_s{row}` or `X_s{row}_` |
+| several per row | `X_s{row}_a{array}` or `X_s{row}_a{array}_` |
+| packed | see `arrays`; besides `<column>.crc32`: uint32 `(rows,)`, over each row's bytes as stored |
+
+The first three have `y` and, where there are splits, `idx_train`, `idx_test` and `idx_val` beside them.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinoml_data.backend import Storage
+from kinoml_data.backends.arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, common_length, ragged_array
+from kinoml_data.backends.npz_archive import Archive
+from kinoml_data.columns import Column, Columns, Ragged, offsets_of
+from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted
+from kinoml_data.spec import Array
+
+_PER_ROW = re.compile(r"X_s(\d{1,18})(?:_a(\d{1,9}))?_?")
+SMALL_ROW = 16  # bytes; a column of smaller rows is held in memory once it was read
+
+
+class NpzStorage(Storage):
+    """An NPZ file opened for reading.
+
+    Args:
+        path: the file.
+        columns: what the spec asks for; None to find out.
+        keep_open: False opens the file for each read and parses nothing again.
+        verify: "first", "always" or "never", see `Archive`.
+
+    Raises:
+        StoreNotFoundError, CorruptStoreError, UnsafeStoreError, UnsupportedStoreError: as their names say.
+        SpecError: no columns are asked for and there are members of no known layout.
+    """
+
+    def __init__(
+        self, path: Path, columns: Mapping[str, Array] | None, *, keep_open: bool = True, verify: str = "first"
+    ) -> None:
+        self._archive = archive = Archive(path, keep_open=keep_open, verify=verify)
+        try:
+            self._open({name: number for number, name in enumerate(archive.names)}, columns)
+        except BaseException:
+            archive.close()
+            raise
+        self.identity = archive.identity
+
+    def _open(self, members: dict[str, int], columns: Mapping[str, Array] | None) -> None:
+        archive = self._archive
+        self._columns: dict[str, _Column] = {}
+        arrays: dict[str, NDArray[Any]] = {}
+        per_row: dict[int, list[tuple[int, int]]] = {}
+        plain: dict[str, int] = {}
+        # Our own columns have checksums beside them, whatever they are called.
+        own = {key.removesuffix(CRC) for key in members if key.endswith(CRC)}
+        for key, member in members.items():
+            if key in own:
+                plain[key] = member
+            elif key.startswith("X_s") and (match := _PER_ROW.fullmatch(key)):
+                row, array = match.groups()
+                per_row.setdefault(-1 if array is None else int(array), []).append((int(row), member))
+            elif key == SPEC:
+                self.spec = bytes(archive.array(member)).decode("utf-8", "replace")
+            elif key.endswith(INDEX):
+                arrays[key.removesuffix(INDEX)] = archive.array(member)
+            elif key.startswith("idx_"):
+                arrays[key] = archive.array(member)
+            elif key.endswith((VALUES, UTF8)):
+                name = key.removesuffix(VALUES).removesuffix(UTF8)
+                if name + SHAPES not in members:
+                    raise archive.corrupt(f"{quoted(key)} has no {quoted(name + SHAPES)} beside it")
+                crc = self._row_checks(members, name)
+                self._columns[name] = _PackedColumn(
+                    archive, member, archive.array(members[name + SHAPES]), crc, name, is_string=key.endswith(UTF8)
+                )
+            elif not key.endswith((SHAPES, CRC)):
+                plain[key] = member
+        if -1 in per_row and len(per_row) > 1:
+            raise archive.corrupt("it mixes X_s{row} and X_s{row}_a{array}")
+        for number in sorted(per_row):
+            name = "X" if len(per_row) == 1 else f"X{number}"
+            self._columns[name] = _MembersColumn(archive, name, per_row[number])
+        if per_row:
+            archive.forget_names()
+        foreign = columns is None and self.spec is None
+        if foreign and (unknown := sorted(set(plain) - {"X", "y"} - own)):
+            raise SpecError(
+                f"{archive.path}: the members {', '.join(map(quoted, unknown[:8]))} are of no known layout; "
+                "name the columns in a spec"
+            )
+        for name in sorted(plain, key=lambda n: n == "y"):
+            if columns is not None and name not in columns and name not in own:
+                if len(archive.header(plain[name]).shape) == 1:
+                    arrays.setdefault(name, archive.array(plain[name]))
+                continue
+            self._columns[name] = _WholeColumn(archive, plain[name], self._row_checks(members, name), name)
+        self.columns = {name: column.array for name, column in self._columns.items()}
+        self.arrays = arrays
+        try:
+            self._length = common_length({name: len(column) for name, column in self._columns.items()})
+        except CorruptStoreError as error:
+            raise CorruptStoreError(f"{archive.path}: {error}") from None
+
+    def _row_checks(self, members: Mapping[str, int], name: str) -> NDArray[np.uint32] | None:
+        return self._archive.array(members[name + CRC]) if name + CRC in members else None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Columns:
+        return {name: self._columns[name].read(rows) for name in columns}
+
+    def shapes(self, column: str) -> NDArray[np.int64] | None:
+        return self._columns[column].shapes()
+
+    def close(self) -> None:
+        self._archive.close()
+
+
+class _Column(ABC):
+    """One column of an NPZ file, however it is laid out."""
+
+    array: Array
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, rows: NDArray[np.int64]) -> Column: ...
+
+    def shapes(self) -> NDArray[np.int64] | None:
+        return None
+
+
+class _Rows:
+    """The bytes of rows that lie in one member, each checked against its CRC-32 when it is first read.
+
+    Without CRCs by row the member's own is checked before its first row is read. A compressed member is
+    held in memory once it was read.
+    """
+
+    def __init__(
+        self, archive: Archive, member: int, crc: NDArray[np.uint32] | None, name: str, *, small: bool
+    ) -> None:
+        self._archive, self._member, self._crc, self._name = archive, member, crc, name
+        header = archive.header(member)
+        # Rows of a Fortran-ordered array are not contiguous in the file.
+        self._hold = small or header.fortran or not archive.is_stored(member)
+        self._held: NDArray[np.uint8] | None = None
+        self._lock = threading.Lock()
+        self._checked = np.zeros(0 if crc is None else len(crc), bool)
+
+    def read(self, rows: NDArray[np.int64], starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
+        if self._hold:
+            held = self._whole()
+            if len(starts) and (sizes == sizes[0]).all() and sizes[0]:
+                return held.reshape(-1, int(sizes[0]))[starts // sizes[0]].reshape(-1)
+            parts = [held[a : a + n] for a, n in zip(starts.tolist(), sizes.tolist(), strict=True)]
+            return np.concatenate(parts) if parts else np.empty(0, np.uint8)
+        if self._crc is None:
+            self._archive.check(np.array([self._member]))
+            return self._archive.extents(self._member, starts, sizes)
+        out = self._archive.extents(self._member, starts, sizes)
+        if self._archive.verify != "never":
+            self._check(rows, sizes, out)
+        return out
+
+    def _whole(self) -> NDArray[np.uint8]:
+        with self._lock:
+            if self._held is None:
+                self._held = self._archive.array(self._member).reshape(-1).view(np.uint8)
+            held: NDArray[np.uint8] = self._held
+            return held
+
+    def _check(self, rows: NDArray[np.int64], sizes: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        assert self._crc is not None
+        always = self._archive.verify == "always"
+        if not always and self._checked[rows].all():
+            return
+        view, ends = out.data, np.cumsum(sizes).tolist()
+        for row, size, end in zip(rows.tolist(), sizes.tolist(), ends, strict=True):
+            if (always or not self._checked[row]) and (found := zlib.crc32(view[end - size : end])) != self._crc[row]:
+                said = int(self._crc[row])
+                raise self._archive.corrupt(
+                    f"column {quoted(self._name)}, row {row}: its CRC-32 is {found:#010x}, stored is {said:#010x}"
+                )
+            self._checked[row] = True
+
+
+class _WholeColumn(_Column):
+    """A fixed column in one member, `(rows, *shape)`."""
+
+    def __init__(self, archive: Archive, member: int, crc: NDArray[np.uint32] | None, name: str) -> None:
+        header = archive.header(member)
+        if not header.shape:
+            raise archive.corrupt(f"member {quoted(name)} has no axis of rows")
+        self.array = Array(header.dtype, header.shape[1:])
+        self._dtype, self._length = header.dtype, header.shape[0]
+        self._row_bytes = header.nbytes // max(1, self._length)
+        if crc is not None and crc.shape != (self._length,):
+            raise archive.corrupt(f"column {quoted(name)} has {self._length} rows and {len(crc)} checksums")
+        small = self._row_bytes <= SMALL_ROW
+        self._rows = _Rows(archive, member, crc, name, small=small)
+        if small or header.fortran or not archive.is_stored(member):
+            self._dtype = header.dtype.newbyteorder("=")  # `Archive.array` gives native order
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, rows: NDArray[np.int64]) -> Column:
+        shape = tuple(axis or 0 for axis in self.array.shape)
+        size = np.full(len(rows), self._row_bytes, np.int64)
+        data = self._rows.read(rows, rows * self._row_bytes, size)
+        return _native(data.view(self._dtype).reshape(len(rows), *shape))
+
+
+class _PackedColumn(_Column):
+    """A ragged column or strings: `<column>.values` or `.utf8`, and `<column>.shapes`."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        member: int,
+        shapes: NDArray[Any],
+        crc: NDArray[np.uint32] | None,
+        name: str,
+        *,
+        is_string: bool,
+    ) -> None:
+        header = archive.header(member)
+        if shapes.dtype.kind not in "iu":
+            raise archive.corrupt(f"column {quoted(name)}: its shapes are {shapes.dtype}")
+        self._shapes = shapes.astype(np.int64, copy=False)
+        self.array = ragged_array(name, header.dtype, self._shapes, is_string=is_string)
+        self._offsets = offsets_of(self._shapes)
+        self._dtype = header.dtype
+        if header.shape != (int(self._offsets[-1]),):
+            raise archive.corrupt(
+                f"column {quoted(name)} holds {header.shape} values, its shapes say {int(self._offsets[-1])}"
+            )
+        if crc is not None and crc.shape != (len(shapes),):
+            raise archive.corrupt(f"column {quoted(name)} has {len(shapes)} rows and {len(crc)} checksums")
+        if not archive.is_stored(member):
+            self._dtype = header.dtype.newbyteorder("=")
+        self._rows = _Rows(archive, member, crc, name, small=False)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def read(self, rows: NDArray[np.int64]) -> Column:
+        starts, size = self._offsets[rows], self._dtype.itemsize
+        data = self._rows.read(rows, starts * size, (self._offsets[rows + 1] - starts) * size)
+        values = _native(data.view(self._dtype))
+        if self.array.ragged or self.array.is_string:
+            return Ragged(values, self._shapes[rows])
+        return values.reshape(len(rows), *(axis or 0 for axis in self.array.shape))
+
+    def shapes(self) -> NDArray[np.int64]:
+        return self._shapes
+
+
+class _MembersColumn(_Column):
+    """A column of one member per row, as KinoML writes them."""
+
+    def __init__(self, archive: Archive, name: str, members: Sequence[tuple[int, int]]) -> None:
+        self._archive = archive
+        rows = np.array([row for row, _ in members], np.int64)
+        self._members = np.empty(len(rows), np.int64)
+        if len(rows) != rows.max() + 1 or len(np.unique(rows)) != len(rows):
+            missing = np.setdiff1d(np.arange(int(rows.max()) + 1 if rows.max() < 10 * len(rows) else len(rows)), rows)
+            said = f"row {int(missing[0])} is missing" if len(missing) else "a row stands twice"
+            raise archive.corrupt(f"column {quoted(name)}: {said}")
+        self._members[rows] = [member for _, member in members]
+        kinds = archive.resolve(self._members)
+        headers = {int(kind): archive.headers[int(kind)] for kind in np.unique(kinds)}
+        dtypes = {header.dtype for header in headers.values()}
+        ranks = {len(header.shape) for header in headers.values()}
+        if len(dtypes) > 1 or len(ranks) > 1:
+            said = f"dtypes {sorted(map(str, dtypes))} and ranks {sorted(ranks)}"
+            raise UnsupportedStoreError(f"{archive.path}: the rows of column {quoted(name)} have {said}")
+        self._dtype, self._ndim = dtypes.pop(), ranks.pop()
+        self._fortran = any(header.fortran for header in headers.values()) and self._ndim > 1
+        self.array = ragged_array(name, self._dtype, self._table()[np.unique(kinds)])
+
+    def _table(self) -> NDArray[np.int64]:
+        """The shape of each header of the archive; only this column's are of its rank."""
+        table = np.zeros((len(self._archive.headers), self._ndim), np.int64)
+        for kind, header in enumerate(self._archive.headers):
+            if len(header.shape) == self._ndim:
+                table[kind] = header.shape
+        return table
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def read(self, rows: NDArray[np.int64]) -> Column:
+        members = self._members[rows]
+        kinds = self._archive.resolve(members)
+        values = _native(self._archive.gather(members).view(self._dtype))
+        shapes = self._table()[kinds].reshape(len(rows), self._ndim)
+        if self._fortran:
+            values = self._in_c_order(values, shapes, kinds)
+        if self.array.ragged:
+            return Ragged(values, shapes)
+        return values.reshape(len(rows), *(axis or 0 for axis in self.array.shape))
+
+    def _in_c_order(self, values: NDArray[Any], shapes: NDArray[np.int64], kinds: NDArray[np.int32]) -> NDArray[Any]:
+        ends = offsets_of(shapes).tolist()
+        for row, kind in enumerate(kinds.tolist()):
+            if self._archive.headers[kind].fortran:
+                part = values[ends[row] : ends[row + 1]]
+                part[:] = part.reshape(shapes[row], order="F").copy().reshape(-1)
+        return values
+
+    def shapes(self) -> NDArray[np.int64]:
+        return self._table()[self._archive.resolve(self._members)]
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

@@ -1,0 +1,140 @@
+"""Writing the packed NPZ layout: streaming, all or nothing, read back before it takes its name."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinoml_data.backends.arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, flatten
+from kinoml_data.backends.npz import NpzStorage
+from kinoml_data.columns import Column, Columns, Ragged
+from kinoml_data.errors import SpecError, quoted
+from kinoml_data.files import replacing
+from kinoml_data.spec import Array
+
+CHUNK = 1 << 22
+ROWS_PER_READ = 4096
+
+
+class _Spool:
+    """One array of the file to be, written piece by piece beside it."""
+
+    def __init__(self, folder: Path, number: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        self.file: IO[bytes] = (folder / str(number)).open("w+b")
+        self.dtype, self.row_shape, self.length = dtype, shape, 0
+
+    def append(self, array: NDArray[Any]) -> None:
+        self.file.write(np.ascontiguousarray(array, self.dtype).data)
+        self.length += len(array)
+
+
+def write(
+    path: Path,
+    columns: Mapping[str, Array],
+    batches: Iterable[Columns],
+    *,
+    arrays: Mapping[str, NDArray[Any]] | None,
+    spec: str | None,
+    overwrite: bool,
+    compress: bool,
+) -> None:
+    """See `Backend.write`; `compress` deflates every member, which then can only be read whole."""
+    with replacing(path, overwrite=overwrite) as temporary:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name[:80]}.", suffix=".partial", dir=path.parent) as folder:
+            spools = _spool(Path(folder), columns, batches)
+            try:
+                with zipfile.ZipFile(temporary, "x", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as file:
+                    for name, spool in spools.items():
+                        _member(file, name, spool)
+                    for name, array in (arrays or {}).items():
+                        _array(file, name + INDEX, array)
+                    if spec is not None:
+                        _array(file, SPEC, np.frombuffer(spec.encode(), np.uint8))
+            finally:
+                for spool in spools.values():
+                    spool.file.close()
+        _read_back(temporary)
+
+
+def _spool(folder: Path, columns: Mapping[str, Array], batches: Iterable[Columns]) -> dict[str, _Spool]:
+    spools: dict[str, _Spool] = {}
+    for name, array in columns.items():
+        parts: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        if array.ragged or array.is_string:
+            parts[name + (UTF8 if array.is_string else VALUES)] = array.numpy, ()
+            parts[name + SHAPES] = np.dtype(np.int64), (max(1, len(array.shape)),)
+        else:
+            parts[name] = array.numpy, tuple(axis for axis in array.shape if axis is not None)
+        parts[name + CRC] = np.dtype(np.uint32), ()
+        for key, (dtype, shape) in parts.items():
+            spools[key] = _Spool(folder, len(spools), dtype, shape)
+    try:
+        for batch in batches:
+            for name, array in columns.items():
+                column = batch[name]
+                for key, part in flatten({name: array}, {name: column}).items():
+                    if part.dtype != spools[key].dtype or part.shape[1:] != spools[key].row_shape:
+                        said = f"{part.dtype} {part.shape[1:]}, announced was {array.dtype} {array.shape}"
+                        raise SpecError(f"column {quoted(name)}: a batch holds {said}")
+                    spools[key].append(part)
+                spools[name + CRC].append(row_checks(column))
+    except BaseException:
+        for spool in spools.values():
+            spool.file.close()
+        raise
+    return spools
+
+
+def row_checks(column: Column) -> NDArray[np.uint32]:
+    """uint32 `(rows,)`: the CRC-32 over each row's bytes, in C order and little-endian."""
+    if isinstance(column, Ragged):
+        values, ends = column.values, column.offsets * column.values.itemsize
+    else:
+        values = column
+        ends = np.arange(len(column) + 1, dtype=np.int64) * (column[:1].nbytes if len(column) else 0)
+    view = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+    stops = ends.tolist()
+    checks = (zlib.crc32(view[a:b]) for a, b in pairwise(stops))
+    return np.fromiter(checks, np.uint32, len(stops) - 1)
+
+
+def _member(file: zipfile.ZipFile, name: str, spool: _Spool) -> None:
+    spool.file.seek(0)
+    with file.open(_info(file, name), "w", force_zip64=True) as member:
+        _header(member, spool.dtype, (spool.length, *spool.row_shape))
+        while chunk := spool.file.read(CHUNK):
+            member.write(chunk)
+
+
+def _array(file: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
+    with file.open(_info(file, name), "w", force_zip64=True) as member:
+        _header(member, array.dtype, array.shape)
+        member.write(np.ascontiguousarray(array).data)
+
+
+def _info(file: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, so that the same content gives the same file
+    info.compress_type = file.compression
+    return info
+
+
+def _header(member: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    said = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(member, said)
+
+
+def _read_back(path: Path) -> None:
+    storage = NpzStorage(path, None, verify="always")
+    try:
+        for a in range(0, len(storage), ROWS_PER_READ):
+            storage.read(np.arange(a, min(a + ROWS_PER_READ, len(storage))), list(storage.columns))
+    finally:
+        storage.close()

@@ -1,0 +1,217 @@
+"""Config files as plain data: YAML, JSON and TOML twins read to the same mapping, and nothing else.
+
+YAML follows the 1.2 core schema (`1e-3` is a number, `on` a string), so that it agrees with JSON.
+Duplicate keys, aliases, tags, dates, NaN, deep nesting and huge files are refused in all three.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kinoml_data.errors import SpecError, StoreNotFoundError, one_line, quoted
+
+SUFFIXES = (".yaml", ".yml", ".json", ".toml")
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 32
+MAX_NODES = 200_000
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The mapping a config file holds.
+
+    Raises:
+        StoreNotFoundError: there is no such file.
+        SpecError: it is not valid YAML, JSON or TOML, is not a mapping, or breaks one of the limits.
+    """
+    if not path.is_file():
+        raise StoreNotFoundError(f"there is no spec file {quoted(str(path))}")
+    if path.stat().st_size > MAX_BYTES:
+        raise SpecError(f"{path}: a spec file has at most {MAX_BYTES} bytes")
+    try:
+        return parse(path.read_bytes(), path.suffix.lower())
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
+
+
+def parse(data: bytes, suffix: str) -> dict[str, Any]:
+    """As `read`, from the bytes of a file and its suffix."""
+    readers: dict[str, Callable[[str], Any]] = {".json": _json, ".toml": _toml, ".yaml": _yaml, ".yml": _yaml}
+    try:
+        found = readers[suffix](data.decode("utf-8"))
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise SpecError(f"not readable as {suffix[1:]}: {one_line(error)}") from None
+    if not isinstance(found, dict):
+        raise SpecError("a spec is a mapping of names to values")
+    check_plain(found)
+    return found
+
+
+def dump(mapping: dict[str, Any], suffix: str) -> str:
+    """The text of a config file; `mapping` holds str, int, float, bool, list and dict only."""
+    if suffix == ".json":
+        return json.dumps(mapping, indent=2) + "\n"
+    if suffix == ".toml":
+        return "".join(f"{_toml_text(key)} = {_toml_value(value)}\n" for key, value in mapping.items())
+    return yaml.dump(mapping, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+def check_plain(value: Any) -> None:
+    """Refuse what JSON could not say: dates, NaN, keys other than strings, deep or huge trees.
+
+    Raises:
+        SpecError: naming what was found.
+    """
+    budget = MAX_NODES
+    stack = [(value, 1)]
+    while stack:
+        item, depth = stack.pop()
+        budget -= 1
+        if depth > MAX_DEPTH or budget < 0:
+            raise SpecError(f"nested deeper than {MAX_DEPTH} levels or more than {MAX_NODES} values")
+        if isinstance(item, dict):
+            if wrong := [key for key in item if not isinstance(key, str)]:
+                raise SpecError(f"the key {quoted(wrong[0])} is not a string")
+            stack += [(child, depth + 1) for child in item.values()]
+        elif isinstance(item, (list, tuple)):
+            stack += [(child, depth + 1) for child in item]
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise SpecError("NaN and infinity are not values of a spec")
+        elif not isinstance(item, (str, int, float, bool, type(None))):
+            raise SpecError(f"{quoted(item)} is a {type(item).__name__}; write it as a string")
+
+
+def _json(text: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise SpecError(f"the key {quoted(key)} stands twice")
+            found[key] = value
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except SpecError:
+        raise
+    except ValueError as error:
+        raise SpecError(f"not valid JSON: {one_line(error)}") from None
+
+
+def _toml(text: str) -> Any:
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:
+        raise SpecError(f"not valid TOML: {one_line(error)}") from None
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with fewer types still
+    except yaml.YAMLError as error:
+        raise SpecError(f"not valid YAML: {one_line(error)}") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise SpecError(f"not valid YAML: {one_line(error)}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the types of YAML 1.2's core schema, and without aliases."""
+
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not supported; write the value out")
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        found: dict[Hashable, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.YAMLError(f"a key is a string, {key_node.start_mark}")
+            key = key_node.value  # as written: `0:` is the key "0", as in JSON and TOML
+            if key in found:
+                raise yaml.YAMLError(f"the key {key!r} stands twice, {key_node.start_mark}")
+            found[key] = self.construct_object(value_node, deep=True)
+        return found
+
+    def construct_yaml_map(self, node: Any) -> Any:
+        yield self.construct_mapping(node)
+
+    def construct_number(self, node: Any) -> int | float:
+        text = node.value
+        if re.fullmatch(r"[-+]?[0-9]+", text):
+            return int(text)
+        if text.startswith(("0o", "0x")):
+            return int(text, 0)
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_yaml_map)
+for _tag, _first, _pattern in (
+    ("bool", "tTfF", r"true|True|TRUE|false|False|FALSE"),
+    ("null", ["~", "n", "N", ""], r"~|null|Null|NULL|"),
+    ("number", "-+.0123456789", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
+    ("number", "-+.0123456789", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"),
+    ("number", "-+.", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:number", _Loader.construct_number)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every string that a reader of YAML 1.1 or 1.2 would take for something else; one line per column."""
+
+    depth = 0
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        self.depth += 1
+        node = super().represent_mapping(tag, mapping, flow_style=self.depth > 2)
+        self.depth -= 1
+        return node
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        return super().represent_sequence(tag, sequence, flow_style=True)
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # A plain scalar must be plain both in YAML 1.1 (other readers) and 1.2 (this one).
+    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", text) and not re.fullmatch(
+        r"(?i)y|n|yes|no|on|off|true|false|null|nan|inf", text
+    )
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def _toml_text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's escapes are TOML's
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml_text(k)} = {_toml_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    if isinstance(value, str):
+        return _toml_text(value)
+    if value is None:
+        raise SpecError("TOML has no null; leave the key out")
+    return json.dumps(value)

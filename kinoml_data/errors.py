@@ -1,0 +1,86 @@
+"""Every exception the library raises.
+
+Each is a `KinomlDataError` and the built-in a Python programmer would expect, and each can be built
+from one string: torch rebuilds a worker's exception as `type(text)`, so type and text survive.
+"""
+
+
+class KinomlDataError(Exception):
+    """Base of every exception raised by kinoml_data."""
+
+
+class SpecError(KinomlDataError, ValueError):
+    """A spec or an option is wrong, or does not agree with what the store holds."""
+
+
+class SplitError(SpecError):
+    """A split is out of range, overlaps another one or does not exist."""
+
+
+class UnknownNameError(KinomlDataError, LookupError):
+    """No backend, featurizer or observation model is registered under this name."""
+
+
+class BackendLoadError(KinomlDataError, ImportError):
+    """A plugin was found but could not be loaded."""
+
+
+class BackendConflictError(KinomlDataError, ValueError):
+    """Two distributions register the same name."""
+
+
+class StoreNotFoundError(KinomlDataError, FileNotFoundError):
+    """The store does not exist, or is not a regular file."""
+
+
+class CorruptStoreError(KinomlDataError, ValueError):
+    """The store is damaged: what it holds is not what was written."""
+
+
+class UnsafeStoreError(CorruptStoreError):
+    """The store asks for something that is never done: unpickling, leaving its folder, huge members."""
+
+
+class UnsupportedStoreError(KinomlDataError, NotImplementedError):
+    """The store is intact but uses a feature this library does not read or write."""
+
+
+class StoreChangedError(KinomlDataError, RuntimeError):
+    """The store was replaced or altered after the dataset was opened."""
+
+
+class StoreReadError(KinomlDataError, OSError):
+    """The operating system could not read the store."""
+
+
+class StoreWriteError(KinomlDataError, OSError):
+    """The store could not be written; what was there before is unchanged unless the text says otherwise."""
+
+
+class StoreExistsError(StoreWriteError, FileExistsError):
+    """The target exists and `overwrite=True` was not given."""
+
+
+class SampleIndexError(KinomlDataError, IndexError):
+    """An index is out of range, or is nothing that selects rows."""
+
+
+class FeaturizationError(KinomlDataError, RuntimeError):
+    """A featurizer failed, or returned something other than it declared."""
+
+
+def quoted(value: object, limit: int = 120) -> str:
+    """`value` for an error message: control characters escaped, at most `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def one_line(error: object, limit: int = 400) -> str:
+    """The text of another library's error on one line, without control characters, bounded."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def describe(error: BaseException | None) -> str:
+    """Type and text of another library's error: `ImportError: no module named x`."""
+    return f"{type(error).__name__}: {one_line(error, 200)}"

@@ -1,0 +1,267 @@
+"""`load_dataset`: from a config, a file or Python arrays to a dataset."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from kinoml_data import config, registry
+from kinoml_data.backend import Backend
+from kinoml_data.binding import complete, embedded
+from kinoml_data.collate import Collater
+from kinoml_data.dataset import XyDataset
+from kinoml_data.errors import SpecError, StoreNotFoundError, UnknownNameError, quoted
+from kinoml_data.featurizer import Featurizer
+from kinoml_data.observation import ObservationModel
+from kinoml_data.opened import Opened, wanted
+from kinoml_data.spec import DTYPES, Component, DatasetSpec, Model, Named, explain, plain_json, unknown
+
+IN_MEMORY = "in-memory"
+M = TypeVar("M", bound=Model)
+
+
+def load_dataset(
+    spec: DatasetSpec | Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    backend: str | None = None,
+    split: str | None = None,
+    data: Mapping[str, Any] | None = None,
+    featurizer: Callable[..., Any] | None = None,
+    collate: Any = None,
+    dtype: str | Mapping[str, str] | None = None,
+    device: str | None = None,
+    base: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> XyDataset:
+    """A dataset from its description.
+
+    Args:
+        spec: a `DatasetSpec`, a mapping, a .yaml, .json or .toml file, or a bare data file that a backend opens.
+        backend: another backend over the same data: one with a `source` option wraps the spec's storage, so
+            "in-memory" preloads it; any other replaces it and keeps the options both have.
+        split: return this split instead of all rows.
+        data: Python values by column, one entry per row, for a storage without a source.
+        featurizer: a Python callable for `featurize-on-access`.
+        collate: a form for all ragged columns, or `{column: form}`.
+        dtype: the dtype of all floating columns of X and y, or `{column: dtype}`, where "X" and "y" stand for
+            all of theirs. Values that do not fit are an error.
+        device: where `in-memory` keeps the data, such as "cuda".
+        base: the folder that a mapping's relative paths start from; by default the working directory.
+        options: further options of the outermost backend.
+
+    Raises:
+        SpecError: the description is wrong, or does not fit what is stored.
+        SplitError: its splits overlap or are out of range, or there is no `split`.
+        UnknownNameError, BackendLoadError, BackendConflictError: a name is not registered, or its plugin is broken.
+        StoreNotFoundError, CorruptStoreError, UnsupportedStoreError: the store cannot be opened.
+    """
+    found = _spec(spec, None if base is None else Path(base))
+    if device is not None:
+        options = options | {"device": device}
+    found = _with_storage(found, backend, options)
+    opener = open_backend(found, data, featurizer)
+    storage = opener.open(wanted(found))
+    try:
+        if found.columns is None and storage.spec is not None:
+            found = _embedded(storage.spec, found)
+        found = complete(found, storage)
+        if dtype is not None:
+            found = _with_dtypes(found, dtype)
+        model = _observation_model(found)
+        if data is not None or featurizer is not None:
+            found = found.over_objects()
+        dataset = XyDataset(Opened(found, opener, storage), Collater(found, collate), model)
+        return dataset if split is None else dataset.split(split)
+    except BaseException:
+        storage.close()
+        raise
+
+
+def from_arrays(X: Any, y: Any = None, splits: Mapping[str, Any] | None = None) -> XyDataset:
+    """A dataset over Python arrays.
+
+    Args:
+        X, y: values of one row each along the first axis: an array, a tensor, a list of arrays of different
+            shapes, or `{name: values}` for several columns. y may be None.
+        splits: row numbers by name, or `{"ratios": {...}, "seed": 0}`.
+
+    Raises:
+        SpecError: different numbers of rows, object arrays, rows of different rank.
+        SplitError: splits that overlap or are out of range.
+    """
+    data: dict[str, Any] = {}
+    roles: dict[str, Any] = {}
+    for role, values in (("X", X), ("y", y)):
+        if values is None:
+            continue
+        named = values if isinstance(values, Mapping) else {role: values}
+        if clash := data.keys() & named.keys():
+            raise SpecError(f"X and y both have a column {quoted(min(clash))}")
+        data |= named
+        roles[role] = list(named) if isinstance(values, Mapping) else role
+    if splits is not None:
+        computed = "ratios" in splits
+        roles["splits"] = splits if computed else {n: {"rows": _listed(rows)} for n, rows in splits.items()}
+    return load_dataset(roles | {"storage": {"backend": IN_MEMORY}}, data=data)
+
+
+def _listed(rows: Any) -> list[Any]:
+    return rows.tolist() if hasattr(rows, "tolist") else list(rows)
+
+
+# -- the spec
+
+
+def _spec(spec: Any, base: Path | None) -> DatasetSpec:
+    if isinstance(spec, DatasetSpec):
+        return spec if base is None else spec.located(base, spec.root)
+    if isinstance(spec, Mapping) or _is_omegaconf(spec):
+        return DatasetSpec.parse(_plain(spec), base)
+    if not isinstance(spec, (str, os.PathLike)):
+        raise SpecError(f"{quoted(spec)} is no spec: give a DatasetSpec, a mapping or a path")
+    path = Path(spec)
+    if path.suffix.lower() in config.SUFFIXES:
+        found = DatasetSpec.from_file(path)
+        return found if base is None else found.located(base)
+    name = registry.backend_for(path.suffix.lower())
+    if name is None:
+        if not path.exists():
+            raise StoreNotFoundError(f"there is no file {quoted(str(path))}")
+        suffixes = sorted({s for cls in registry.backends().values() for s in cls.suffixes} | set(config.SUFFIXES))
+        raise SpecError(f"no backend opens bare {quoted(path.suffix)} files; known suffixes: {', '.join(suffixes)}")
+    full = path if path.is_absolute() else (base or Path.cwd()) / path
+    return DatasetSpec.parse({"storage": {"backend": name, "path": full.name}}, full.parent)
+
+
+def _is_omegaconf(spec: Any) -> bool:
+    omegaconf = sys.modules.get("omegaconf")
+    return omegaconf is not None and bool(omegaconf.OmegaConf.is_config(spec))
+
+
+def _plain(spec: Any) -> Any:
+    if _is_omegaconf(spec):
+        return sys.modules["omegaconf"].OmegaConf.to_container(spec, resolve=True)
+    if isinstance(spec, Mapping):
+        return {key: _plain(value) for key, value in spec.items()}
+    return [_plain(value) for value in spec] if isinstance(spec, (list, tuple)) else spec
+
+
+def _embedded(text: str, opened: DatasetSpec) -> DatasetSpec:
+    """The spec in the store; what the spec that led there says besides goes first."""
+    found = embedded(text, opened.storage.model_dump(mode="json"), opened.base, opened.root or opened.base)
+    said = opened.to_mapping()
+    both = found.to_mapping() | said
+    if "X" in said or "y" in said:
+        roles = {*_names(both["X"]), *_names(both.get("y"))}
+        both["meta"] = list(opened.meta) or [name for name in found.columns or {} if name not in roles]
+    return DatasetSpec.parse(both, opened.base, opened.root)
+
+
+def _names(part: Any) -> list[str]:
+    return [part] if isinstance(part, str) else list(part or ())
+
+
+def _with_dtypes(spec: DatasetSpec, dtype: str | Mapping[str, str]) -> DatasetSpec:
+    columns = dict(spec.columns or {})
+    roles = {"X": spec.X_names, "y": spec.y_names}
+    if isinstance(dtype, str):
+        floating = (name for name in (*roles["X"], *roles["y"]) if columns[name].numpy.kind == "f")
+        changes = dict.fromkeys(floating, dtype)
+    else:
+        changes = {}
+        for key, value in dtype.items():
+            names = (key,) if key in columns else roles.get(key, ())
+            if not names:
+                raise SpecError(f"dtype: {unknown(key, [*columns, *roles], 'column')}")
+            changes |= dict.fromkeys(names, value)
+    for name, value in changes.items():
+        if value not in DTYPES:
+            raise SpecError(f"dtype: {unknown(value, DTYPES, 'dtype')}")
+        columns[name] = columns[name].model_copy(update={"dtype": value, "cast": "same_kind"})
+    return spec.with_columns(columns)
+
+
+# -- the backend
+
+
+def _with_storage(spec: DatasetSpec, backend: str | None, options: Mapping[str, Any]) -> DatasetSpec:
+    if backend is None and not options:
+        return spec
+    held = spec.storage
+    if backend is None or backend == held.backend:
+        chosen = {**held.options, **options}
+        return spec.with_storage(_component(held.backend, chosen))
+    cls = registry.backend(backend)
+    if "source" in cls.model_fields:
+        wraps = held.backend != backend and not (len(held.options) == 0 and held.backend == IN_MEMORY)
+        source = {"source": held.model_dump(mode="json")} if wraps else {}
+        return spec.with_storage(_component(backend, {**source, **options}))
+    kept = {key: value for key, value in held.options.items() if key in cls.model_fields}
+    return spec.with_storage(_component(backend, {**kept, **options}))
+
+
+def _component(backend: str, options: Mapping[str, Any]) -> Component:
+    return Component.model_validate_json(plain_json({**options, "backend": backend}))
+
+
+def open_backend(
+    spec: DatasetSpec, data: Mapping[str, Any] | None = None, featurizer: Callable[..., Any] | None = None
+) -> Backend:
+    """The backend a spec names, with its options checked, over the Python objects given.
+
+    Raises:
+        SpecError: an option is wrong, or no backend of the spec takes what is given.
+        UnknownNameError, BackendLoadError, BackendConflictError: as `registry.Registry.get`.
+    """
+    context = {
+        "base": spec.base,
+        "root": spec.root,
+        "resolve": _resolve,
+        "featurizer_of": _featurizer,
+        "data": data,
+        "featurizer": featurizer,
+    }
+    found = _resolve(spec.storage.model_dump(mode="json"), context, "storage")
+    chain: list[Any] = [found]
+    while isinstance(inner := getattr(chain[-1], "source", None), Backend):
+        chain.append(inner)
+    innermost = chain[-1]
+    if data is not None and getattr(innermost, "_data", None) is None:
+        raise SpecError(f"backend {innermost.name!r} takes no data=; use backend='in-memory' or 'featurize-on-access'")
+    if featurizer is not None and not any(getattr(link, "_callable", None) is not None for link in chain):
+        raise SpecError("featurizer= needs the backend 'featurize-on-access'")
+    return found
+
+
+def _resolve(value: Mapping[str, Any], context: dict[str, Any], where: str = "") -> Backend:
+    options = dict(value)
+    name = options.pop("backend")
+    try:
+        cls = registry.backend(name)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"storage: {error}") from None
+    return _options(cls, options, context, where)
+
+
+def _options(cls: type[M], options: Mapping[str, Any], context: Any, where: str) -> M:
+    try:
+        return cls.model_validate_json(plain_json(options), context=context)
+    except ValidationError as error:
+        raise SpecError(explain(error, cls, where)) from None
+
+
+def _featurizer(named: Named) -> Featurizer:
+    return _options(registry.featurizer(named.name), named.options, None, f"featurizer {named.name}")
+
+
+def _observation_model(spec: DatasetSpec) -> ObservationModel | None:
+    named = spec.observation_model
+    if named is None:
+        return None
+    name, options = (named, {}) if isinstance(named, str) else (named.name, named.options)
+    return _options(registry.observation_model(name), options, None, "observation_model")

@@ -1,0 +1,240 @@
+"""Files: positioned reads, the identity of a file, and writing all or nothing."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinoml_data.errors import (
+    StoreChangedError,
+    StoreExistsError,
+    StoreNotFoundError,
+    StoreReadError,
+    StoreWriteError,
+    quoted,
+)
+
+
+class PositionedFile:
+    """A regular file read by position, so that threads and forked processes never share an offset.
+
+    Args:
+        path: the file.
+        keep_open: False opens it for each read, for many files or file systems that dislike held handles.
+
+    Raises:
+        StoreNotFoundError: there is no such regular file.
+    """
+
+    def __init__(self, path: Path, *, keep_open: bool = True) -> None:
+        self.path = path
+        self._keep_open = keep_open
+        self._fd: int | None = None
+        self._lock = threading.Lock()
+        fd = self._open()
+        try:
+            self.stat = _fingerprint(os.fstat(fd))
+        finally:
+            if keep_open:
+                self._fd = fd
+            else:
+                os.close(fd)
+
+    @property
+    def size(self) -> int:
+        return self.stat[2]
+
+    def read(self, offset: int, size: int) -> bytearray:
+        """`size` bytes from `offset`.
+
+        Raises:
+            StoreChangedError: the file is no longer the one that was opened.
+            StoreReadError: the operating system failed to read.
+        """
+        out = bytearray(size)
+        with self._descriptor() as fd:
+            self._fill(fd, offset, memoryview(out))
+        return out
+
+    def gather(self, offsets: NDArray[np.int64], sizes: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        """Read many extents end to end into `out`, neighbours in the file in one call.
+
+        Args:
+            offsets, sizes: int64 `(n,)`, in bytes.
+            out: uint8, `sizes.sum()` long.
+
+        Raises:
+            StoreChangedError, StoreReadError: as `read`.
+        """
+        if len(offsets) == 0:
+            return
+        ends = np.cumsum(sizes)
+        # A new call wherever the next extent does not follow on directly in the file.
+        first = np.flatnonzero(np.r_[True, offsets[1:] != offsets[:-1] + sizes[:-1]])
+        starts = (ends - sizes)[first].tolist()
+        stops = np.r_[ends[first[1:] - 1], ends[-1]].tolist() if len(first) > 1 else [int(ends[-1])]
+        view = out.data
+        with self._descriptor() as fd:
+            for offset, start, stop in zip(offsets[first].tolist(), starts, stops, strict=True):
+                self._fill(fd, offset, view[start:stop])
+
+    def heads(self, offsets: NDArray[np.int64], sizes: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
+        """The beginning of many extents: uint8 `(n, width)`, row i holding `sizes[i]` bytes and then zeros.
+
+        Raises:
+            StoreChangedError, StoreReadError: as `read`.
+        """
+        out = np.zeros((len(offsets), width), np.uint8)
+        view = out.reshape(-1).data
+        with self._descriptor() as fd:
+            for row, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
+                self._fill(fd, offset, view[row * width : row * width + size])
+        return out
+
+    def check(self) -> None:
+        """Raise `StoreChangedError` if the open file was altered or truncated since it was opened."""
+        with self._descriptor():
+            pass
+
+    def close(self) -> None:
+        with self._lock:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+
+    def __del__(self) -> None:
+        with suppress(Exception):
+            self.close()
+
+    @contextmanager
+    def _descriptor(self) -> Iterator[int]:
+        if self._keep_open:
+            if self._fd is None:
+                raise StoreReadError(f"{self.path} was closed")
+            self._compare(os.fstat(self._fd))
+            yield self._fd
+            return
+        fd = self._open()
+        try:
+            self._compare(os.fstat(fd))
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _compare(self, found: os.stat_result) -> None:
+        if _fingerprint(found) != self.stat:
+            raise StoreChangedError(f"{self.path} was changed after it was opened; load the dataset again")
+
+    def _open(self) -> int:
+        try:
+            # O_NONBLOCK: opening a FIFO must not wait for a writer.
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise StoreNotFoundError(f"there is no file {quoted(str(self.path))}") from None
+        except (OSError, ValueError) as error:
+            raise StoreReadError(f"cannot open {quoted(str(self.path))}: {error}") from None
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise StoreNotFoundError(f"{quoted(str(self.path))} is not a regular file")
+        return fd
+
+    def _fill(self, fd: int, offset: int, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            try:
+                count = os.preadv(fd, [view[done:]], offset + done)
+            except OSError as error:
+                raise StoreReadError(f"{self.path}: cannot read at byte {offset + done}: {error}") from None
+            if count == 0:
+                raise StoreChangedError(f"{self.path} ends at byte {offset + done}; it was truncated or is damaged")
+            done += count
+
+
+def _fingerprint(found: os.stat_result) -> tuple[int, int, int, int]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Write a file all or nothing: yields a temporary path beside `target`, renamed when the block ends well.
+
+    The content is flushed to disk before the rename and the folder after it. Any exception, Ctrl-C too,
+    removes the temporary file and leaves what was there.
+
+    Raises:
+        StoreExistsError: the target exists and `overwrite` is False; also if it appeared meanwhile.
+        StoreWriteError: the operating system refused.
+    """
+    if not overwrite and os.path.lexists(target):
+        raise StoreExistsError(f"{quoted(str(target))} exists; pass overwrite=True to replace it")
+    if not target.parent.is_dir():
+        raise StoreWriteError(f"there is no folder {quoted(str(target.parent))}")
+    # A symbolic link stays one: what it points to is replaced.
+    final = target.resolve() if target.is_symlink() else target
+    temporary = final.with_name(f".{final.name[:80]}.{os.getpid()}.{secrets.token_hex(4)}.partial")
+    try:
+        yield temporary
+        _sync(temporary)
+        if overwrite:
+            os.replace(temporary, final)
+        else:
+            _rename_new(temporary, final)
+    except StoreWriteError:
+        raise
+    except OSError as error:
+        raise StoreWriteError(f"cannot write {quoted(str(target))}: {error}; nothing was changed") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    try:
+        _sync(final.parent)
+    except OSError as error:
+        raise StoreWriteError(
+            f"{quoted(str(target))} was written, but may not survive a power loss: {error}"
+        ) from error
+
+
+def _rename_new(temporary: Path, final: Path) -> None:
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        raise StoreExistsError(f"{quoted(str(final))} appeared while it was being written") from None
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small text file all or nothing, over an existing one."""
+    with replacing(path, overwrite=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def npy(path: Path) -> NDArray[Any]:
+    """A .npy file, never unpickled.
+
+    Raises:
+        StoreNotFoundError: there is none.
+        StoreReadError: it is not a .npy file of numbers.
+    """
+    if not path.is_file():
+        raise StoreNotFoundError(f"there is no file {quoted(str(path))}")
+    try:
+        found: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise StoreReadError(f"{path}: not a .npy file of numbers: {error}") from None
+    return found

@@ -1,0 +1,243 @@
+"""From a name to a class: built-ins first, then plugins by entry point, each loaded on its own.
+
+A broken plugin breaks nobody else: it is kept with its distribution, version and error, and reported
+when it is asked for or an unknown name is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from threading import RLock
+from typing import Any, TypeVar, cast
+
+import pluggy
+
+from kinoml_data import hookspecs, observation
+from kinoml_data.backend import Backend
+from kinoml_data.backends import BUILT_IN as BUILT_IN_BACKENDS
+from kinoml_data.errors import (
+    BackendConflictError,
+    BackendLoadError,
+    UnknownNameError,
+    describe,
+    quoted,
+)
+from kinoml_data.featurizer import Featurizer
+from kinoml_data.observation import ObservationModel
+from kinoml_data.spec import unknown
+
+GROUP = hookspecs.PROJECT
+KINDS: Mapping[str, tuple[str, type]] = {
+    "backend": ("register_backends", Backend),
+    "featurizer": ("register_featurizers", Featurizer),
+    "observation model": ("register_observation_models", ObservationModel),
+}
+T = TypeVar("T")
+
+
+@dataclass
+class Plugin:
+    """An installed plugin, loaded or not.
+
+    Attributes:
+        entry_point: its name in the entry-point group.
+        distribution, version: the package it comes from.
+        error: why it could not be loaded; None if it was, or was not tried.
+        names: what it registers, `{kind: {name: class}}`; empty until it is loaded.
+    """
+
+    entry_point: str
+    distribution: str
+    version: str
+    loader: EntryPoint | None = None
+    error: BaseException | None = None
+    loaded: bool = False
+    names: dict[str, dict[str, type]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+
+class Built:
+    """The built-ins, registered through the same hooks as everyone else's."""
+
+    @hookspecs.hookimpl
+    def register_backends(self) -> tuple[type[Backend], ...]:
+        return BUILT_IN_BACKENDS
+
+    @hookspecs.hookimpl
+    def register_observation_models(self) -> tuple[type[ObservationModel], ...]:
+        return observation.BUILT_IN
+
+
+class Registry:
+    """All classes by kind and name. One serves the process; tests make their own."""
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Forget every plugin and look again, for a notebook in which one was installed or repaired."""
+        with self._lock:
+            from kinoml_data import __version__
+
+            self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+            self._manager.add_hookspecs(hookspecs)
+            self._built_in = Plugin("built-in", "kinoml-data", __version__)
+            self._register(self._built_in, Built())
+            self.plugins = [
+                Plugin(ep.name, ep.dist.name if ep.dist else "?", ep.dist.version if ep.dist else "?", ep)
+                for ep in entry_points(group=GROUP)
+                if _allowed(ep)
+            ]
+
+    def get(self, kind: str, name: str) -> type:
+        """The class registered under `name`.
+
+        Raises:
+            UnknownNameError: nobody registers it; names what there is, and plugins that could not be loaded.
+            BackendLoadError: the plugin that is named like it could not be loaded.
+            BackendConflictError: two distributions register it.
+        """
+        with self._lock:
+            if found := self._built_in.names[kind].get(name):
+                return found
+            # A plugin best names its entry point as what it brings: such a one is imported first.
+            first = [plugin for plugin in self.plugins if plugin.entry_point == name]
+            for plugin in first:
+                self._load(plugin)
+            owners = [plugin for plugin in self.plugins if name in plugin.names.get(kind, {})]
+            if not owners:
+                if broken := [plugin for plugin in first if plugin.error]:
+                    raise BackendLoadError(_why(kind, name, broken[0])) from broken[0].error
+                self._load_all()
+                owners = [plugin for plugin in self.plugins if name in plugin.names.get(kind, {})]
+            if len(owners) > 1:
+                both = " and ".join(map(str, owners))
+                raise BackendConflictError(f"{kind} {name!r} is registered by {both}; uninstall one of them")
+            if not owners:
+                known = sorted({*self._built_in.names[kind], *(n for p in self.plugins for n in p.names.get(kind, {}))})
+                raise UnknownNameError(
+                    "; ".join([unknown(name, known, kind) + _all(known), *map(_failure, self.broken())])
+                )
+            return owners[0].names[kind][name]
+
+    def all(self, kind: str) -> dict[str, tuple[type, Plugin]]:
+        """Every class of a kind with the plugin it comes from; of two with one name, the first."""
+        with self._lock:
+            self._load_all()
+            found: dict[str, tuple[type, Plugin]] = {}
+            for plugin in (self._built_in, *self.plugins):
+                for name, cls in plugin.names.get(kind, {}).items():
+                    found.setdefault(name, (cls, plugin))
+            return found
+
+    def broken(self) -> list[Plugin]:
+        """The plugins that were tried and could not be loaded, or not wholly."""
+        return [plugin for plugin in self.plugins if plugin.error]
+
+    def _load_all(self) -> None:
+        for plugin in self.plugins:
+            self._load(plugin)
+
+    def _load(self, plugin: Plugin) -> None:
+        if plugin.loaded or plugin.loader is None:
+            return
+        plugin.loaded = True
+        try:
+            self._register(plugin, plugin.loader.load())
+        except KeyboardInterrupt:
+            plugin.loaded = False
+            raise
+        except BaseException as error:  # a plugin may fail in any way at all, SystemExit included
+            plugin.error = error
+
+    def _register(self, plugin: Plugin, module: Any) -> None:
+        handle = f"{plugin.distribution}:{plugin.entry_point}"
+        self._manager.register(module, handle)
+        try:
+            for kind, (hook, base) in KINDS.items():
+                # One plugin's hook alone, so that no other plugin's wrapper or ordering plays a part.
+                others = [p for p in self._manager.get_plugins() if p is not module]
+                classes = [c for found in self._manager.subset_hook_caller(hook, others)() for c in found]
+                for cls in classes:
+                    _check(cls, base, hook)
+                    if plugin is not self._built_in and cls.name in self._built_in.names[kind]:
+                        raise BackendConflictError(f"{kind} {cls.name!r} is built in and cannot be replaced")
+                plugin.names[kind] = {cls.name: cls for cls in classes}
+        except BaseException:
+            plugin.names.clear()
+            self._manager.unregister(module)
+            raise
+
+
+def _check(cls: Any, base: type, hook: str) -> None:
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise TypeError(f"{hook} returned {quoted(cls)}, which is no subclass of {base.__name__}")
+    if not isinstance(getattr(cls, "name", None), str):
+        raise TypeError(f"{cls.__name__} has no `name`")
+
+
+def _allowed(entry_point: EntryPoint) -> bool:
+    listed = os.environ.get("KINOML_DATA_PLUGINS")
+    if listed is None:
+        return True
+    names = {name.strip() for name in listed.split(",")}
+    return entry_point.name in names or (entry_point.dist is not None and entry_point.dist.name in names)
+
+
+def _why(kind: str, name: str, plugin: Plugin) -> str:
+    return f"{kind} {name!r}: {_failure(plugin)}"
+
+
+def _failure(plugin: Plugin) -> str:
+    return f"plugin {plugin.entry_point!r} of {plugin} could not be loaded: {describe(plugin.error)}"
+
+
+def _all(known: list[str]) -> str:
+    return f" (installed: {', '.join(known)})" if known else ""
+
+
+_registry: Registry | None = None
+_making = RLock()
+
+
+def registry() -> Registry:
+    """The registry of this process, made on first use."""
+    global _registry
+    with _making:
+        if _registry is None:
+            _registry = Registry()
+        return _registry
+
+
+def backend(name: str) -> type[Backend]:
+    """The backend class of that name; raises as `Registry.get`."""
+    return cast(type[Backend], registry().get("backend", name))
+
+
+def featurizer(name: str) -> type[Featurizer]:
+    """The featurizer class of that name; raises as `Registry.get`."""
+    return cast(type[Featurizer], registry().get("featurizer", name))
+
+
+def observation_model(name: str) -> type[ObservationModel]:
+    """The observation model class of that name; raises as `Registry.get`."""
+    return cast(type[ObservationModel], registry().get("observation model", name))
+
+
+def backends() -> dict[str, type[Backend]]:
+    """Every installed backend by name, built-in and third-party."""
+    return {name: cls for name, (cls, _) in registry().all("backend").items()}
+
+
+def backend_for(suffix: str) -> str | None:
+    """The name of the backend that opens bare files of that suffix; built-ins come first."""
+    built_in = {s: cls.name for cls in reversed(BUILT_IN_BACKENDS) for s in cls.suffixes}
+    if suffix in built_in:
+        return built_in[suffix]
+    return next((name for name, cls in backends().items() if suffix in cls.suffixes), None)

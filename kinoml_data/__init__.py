@@ -1,6 +1,6 @@
 """From a description of a dataset to a PyTorch dataset, whatever holds the data."""
 
-from kinoml_data import errors
+from kinoml_data import errors, torch_datasets
 from kinoml_data.backend import AnyBackend, Backend, DataPath, Storage
 from kinoml_data.backends.arrays import ArrayStorage
 from kinoml_data.collate import Packed, PadMask
@@ -38,4 +38,5 @@ __all__ = [
     "hookimpl",
     "load_dataset",
     "save_dataset",
+    "torch_datasets",
 ]

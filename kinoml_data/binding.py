@@ -37,7 +37,7 @@ def complete(spec: DatasetSpec, storage: Storage) -> DatasetSpec:
     if not spec.meta:
         roles = {*_tuple(columns["X"]), *_tuple(columns.get("y"))}
         columns["meta"] = [name for name in storage.columns if name not in roles]
-    if not spec.splits:
+    if spec.splits is None:
         columns["splits"] = {
             name.removeprefix("idx_"): name
             for name, array in storage.arrays.items()

@@ -6,6 +6,7 @@ and `nested`. Every form comes out the same with and without workers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -112,7 +113,7 @@ class Collater:
         assert spec.columns is not None
         self.X, self.y = spec.X, spec.y
         self.names = (*spec.X_names, *spec.y_names)
-        self._arrays = dict(spec.columns)
+        self.arrays = dict(spec.columns)
         self._forms = _forms(spec, spec.collate if collate is None else collate)
 
     def __call__(self, samples: Batch | Sequence[Any]) -> tuple[Part, Part]:
@@ -124,19 +125,21 @@ class Collater:
             for names, part in ((self.X, X), (self.y, y)):
                 for name in (names,) if isinstance(names, str) else names or ():
                     tensors[name].append(part if isinstance(names, str) else part[name])
-        return self._parts({name: self._from_list(name, rows) for name, rows in tensors.items()})
+        return self.parts({name: self._from_list(name, rows) for name, rows in tensors.items()})
 
     def batch(self, columns: Mapping[str, Column]) -> tuple[Part, Part]:
         """`(X, y)` of columns as they were read."""
-        return self._parts({name: self._column(name, columns[name]) for name in self.names})
+        return self.parts({name: self._column(name, columns[name]) for name in self.names})
 
     def sample(self, arrays: Mapping[str, NDArray[Any]]) -> Sample:
         """`(X, y)` of one row, plain tensors whatever the form."""
-        sample = Sample(self._parts({name: as_tensor(arrays[name]) for name in self.names}))
+        sample = Sample(self.parts({name: as_tensor(arrays[name]) for name in self.names}))
         sample.collater = self
         return sample
 
-    def _parts(self, tensors: Mapping[str, Any]) -> tuple[Any, Any]:
+    def parts(self, tensors: Mapping[str, Any]) -> tuple[Any, Any]:
+        """`(X, y)` out of the tensors of all columns, of one row or of many."""
+
         def part(names: str | tuple[str, ...] | None) -> Any:
             if names is None or isinstance(names, str):
                 return None if names is None else tensors[names]
@@ -146,13 +149,13 @@ class Collater:
 
     def ragged(self, name: str, column: Ragged) -> Form:
         """A ragged column in the form chosen for it."""
-        return _formed(self._forms[name], as_tensor(column.values), column.shapes, self._arrays[name])
+        return _formed(self._forms[name], as_tensor(column.values), column.shapes, self.arrays[name])
 
     def _column(self, name: str, column: Column) -> Form:
         return self.ragged(name, column) if isinstance(column, Ragged) else as_tensor(column)
 
     def _from_list(self, name: str, rows: list[Tensor]) -> Form:
-        array = self._arrays[name]
+        array = self.arrays[name]
         if not array.ragged:
             return torch.stack(rows) if rows else torch.empty((0, *array.shape), dtype=torch_dtype(array))  # type: ignore[arg-type]
         shapes = np.array([row.shape for row in rows], np.int64).reshape(len(rows), len(array.shape))
@@ -253,36 +256,7 @@ def _padded(values: Tensor, shapes: NDArray[np.int64], array: Array, value: floa
         target, source = padded.numpy(), values.numpy()
     start = 0
     for row, shape in enumerate(shapes.tolist()):
-        stop = start + int(np.prod(shape, dtype=np.int64))
-        target[(row, *map(slice, shape))] = source[start:stop].reshape(shape)
-        start = stop
-    return padded
-    ones = torch.ones_like(values, dtype=torch.bool)
-    return PadMask(padded, _padded(ones, shapes, array, False))
-
-
-def _packed(values: Tensor, shapes: NDArray[np.int64]) -> Packed:
-    offsets = torch.from_numpy(offsets_of(shapes)).to(values.device)
-    return Packed(values, offsets, torch.from_numpy(shapes).to(values.device))
-
-
-def _rows(values: Tensor, shapes: NDArray[np.int64]) -> list[Tensor]:
-    ends = offsets_of(shapes).tolist()
-    pairs = zip(ends[:-1], ends[1:], shapes.tolist(), strict=True)
-    if values.device.type != "cpu":
-        return [values[a:b].reshape(shape) for a, b, shape in pairs]
-    array = values.numpy()  # slicing in numpy is twice as fast as in torch
-    return [torch.from_numpy(array[a:b].reshape(shape)) for a, b, shape in pairs]
-
-
-def _padded(values: Tensor, shapes: NDArray[np.int64], array: Array, value: float) -> Tensor:
-    longest = shapes.max(axis=0).tolist() if len(shapes) else [axis or 0 for axis in array.shape]
-    padded = torch.full((len(shapes), *longest), value, dtype=values.dtype, device=values.device)
-    on_cpu = values.device.type == "cpu"
-    target, source = (padded.numpy(), values.numpy()) if on_cpu else (padded, values)
-    start = 0
-    for row, shape in enumerate(shapes.tolist()):
-        stop = start + int(np.prod(shape, dtype=np.int64))
+        stop = start + math.prod(shape)
         target[(row, *map(slice, shape))] = source[start:stop].reshape(shape)
         start = stop
     return padded

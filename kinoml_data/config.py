@@ -114,7 +114,7 @@ def _toml(text: str) -> Any:
 
 def _yaml(text: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with fewer types still
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader with fewer types still
     except yaml.YAMLError as error:
         raise SpecError(f"not valid YAML: {one_line(error)}") from None
     except ValueError as error:  # a number of thousands of digits

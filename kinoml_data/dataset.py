@@ -99,6 +99,10 @@ class XyDataset(Dataset[Any]):
         chosen, single = positions(rows, len(self))
         return self._view(chosen[:1] if single else chosen)
 
+    def with_collater(self, collater: Collater) -> XyDataset:
+        """The same rows, put together by another collater."""
+        return type(self)(self._opened, collater, self.observation_model, self._selection)
+
     def _view(self, step: str | Rows) -> XyDataset:
         return type(self)(self._opened, self.collate_fn, self.observation_model, (*self._selection, step))
 

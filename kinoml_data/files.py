@@ -185,7 +185,7 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         if overwrite:
-            os.replace(temporary, final)
+            temporary.replace(final)
         else:
             _rename_new(temporary, final)
     except StoreWriteError:

@@ -281,7 +281,7 @@ class DatasetSpec(Model):
     y: ColumnNames | None = None
     meta: tuple[str, ...] = ()
     storage: Component
-    splits: Splits = Field(default_factory=dict)
+    splits: Splits | None = None
     observation_model: NamedOrName | None = None
     collate: Collate | None = None
 
@@ -344,9 +344,8 @@ class DatasetSpec(Model):
         folder = file.resolve().parent
         data = self.to_mapping()
         data["storage"] = _moved(data["storage"], self._base, folder)
-        data["splits"] = _moved(data.get("splits", {}), self._base, folder, key="file")
-        if not data["splits"]:
-            del data["splits"]
+        if "splits" in data:
+            data["splits"] = _moved(data["splits"], self._base, folder, key="file")
         replace_text(file, config.dump(data, file.suffix.lower()))
 
     @classmethod

@@ -25,6 +25,8 @@ def resolve(spec: DatasetSpec, arrays: Mapping[str, NDArray[Any]], length: int) 
     Raises:
         SplitError: out of range, overlapping, a row twice, or no such array.
     """
+    if spec.splits is None:
+        return {}
     if isinstance(spec.splits, RatioSplits):
         return by_ratio(spec.splits, length)
     found = {}

@@ -40,6 +40,29 @@ def flatten(columns: Mapping[str, Array], data: Columns) -> dict[str, NDArray[An
     return flat
 
 
+def difference(array: Array, column: Column) -> str | None:
+    """What a column of a batch is where it is not what `array` announced; None where it is. For writers."""
+    said = "(*,)" if array.is_string else str(array.shape)
+    ragged = array.ragged or array.is_string
+    axes: tuple[int | None, ...] = (None,) if array.is_string else array.shape
+    if isinstance(column, Ragged) != ragged:
+        return f"{'rows of different' if not ragged else 'rows of one'} shape, announced was {said}"
+    values = column.values if isinstance(column, Ragged) else column
+    if values.dtype != array.numpy:
+        return f"{values.dtype}, announced was {array.dtype}"
+    if not isinstance(column, Ragged):
+        return None if values.shape[1:] == axes else f"rows of shape {values.shape[1:]}, announced was {said}"
+    shapes = column.shapes
+    if shapes.ndim != 2 or shapes.shape[1] != len(axes):
+        return f"shapes {shapes.shape}, announced was {said}"
+    for axis, length in enumerate(axes):
+        if length is not None and (wrong := shapes[:, axis] != length).any():
+            return f"a row of shape {tuple(shapes[wrong][0].tolist())}, announced was {said}"
+    if values.ndim != 1 or (shapes < 0).any() or column.offsets[-1] != len(values):
+        return f"{values.shape} values, its shapes add up to {int(column.offsets[-1])}"
+    return None
+
+
 class ArrayStorage(Storage):
     """Serves any container of sliceable flat arrays: a dict of numpy arrays, a Zarr or HDF5 group.
 

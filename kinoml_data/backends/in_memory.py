@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import PrivateAttr
 
 from kinoml_data.backend import AnyBackend, Backend, Storage
-from kinoml_data.backends.arrays import MemoryStorage, flatten, ragged_array
+from kinoml_data.backends.arrays import ArrayStorage, MemoryStorage, flatten, ragged_array
 from kinoml_data.columns import Column, Ragged, concatenate
 from kinoml_data.errors import SpecError, quoted
 from kinoml_data.spec import DTYPES, STRING, Array
@@ -25,11 +25,13 @@ class InMemory(Backend):
     Attributes:
         source: the backend to read, once; without it the columns come from `load_dataset(data=...)`.
         device: where to keep them, such as "cuda"; worker processes are then refused.
+        progress: show a bar while the source is read.
     """
 
     name = "in-memory"
     source: AnyBackend | None = None
     device: str | None = None
+    progress: bool = False
     _data: Mapping[str, Any] | None = PrivateAttr(default=None)
 
     def model_post_init(self, context: Any) -> None:
@@ -51,7 +53,11 @@ class InMemory(Backend):
         try:
             held = {name: a for name, a in source.columns.items() if columns is None or name in columns}
             length = len(source)
-            starts = range(0, max(length, 1), ROWS_PER_READ)
+            starts: Iterable[int] = range(0, max(length, 1), ROWS_PER_READ)
+            if self.progress:
+                from rich.progress import track
+
+                starts = track(starts, "reading", transient=True)
             parts = [source.read(np.arange(a, min(a + ROWS_PER_READ, length)), list(held)) for a in starts]
             data = {name: concatenate([part[name] for part in parts]) for name in held}
             flat = flatten(held, data)
@@ -97,7 +103,7 @@ def _column_of(name: str, values: Any, wanted: Array | None) -> tuple[Array, Col
     if isinstance(values, Ragged):
         return ragged_array(name, values.values.dtype, values.shapes), values
     if type(values).__module__.split(".")[0] == "awkward":
-        values = [np.asarray(row) for row in values]
+        return _awkward_column(name, values, wanted)
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
     if not isinstance(values, np.ndarray):
@@ -127,6 +133,17 @@ def _column_of(name: str, values: Any, wanted: Array | None) -> tuple[Array, Col
     if values.dtype.name not in DTYPES:
         raise SpecError(f"column {quoted(name)} has dtype {values.dtype}, which no tensor can have")
     return Array(values.dtype, values.shape[1:]), np.array(values, dtype=values.dtype.newbyteorder("="), order="C")
+
+
+def _awkward_column(name: str, values: Any, wanted: Array | None) -> tuple[Array, Column]:
+    import awkward as ak
+
+    from kinoml_data.backends.arrow import flat_column, rows_of
+
+    where = f"column {quoted(name)}"
+    array = ak.to_arrow(values, extensionarray=False)
+    flat = ArrayStorage(flat_column(name, array.type, [rows_of(array, where)], where, wanted))
+    return flat.columns[name], flat.read(np.arange(len(flat)), [name])[name]
 
 
 def _row(name: str, row: int, value: Any) -> NDArray[Any]:

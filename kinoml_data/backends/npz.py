@@ -34,6 +34,15 @@ _PER_ROW = re.compile(r"X_s(\d{1,18})(?:_a(\d{1,9}))?_?")
 SMALL_ROW = 16  # bytes; a column of smaller rows is held in memory once it was read
 
 
+def row_and_array(key: str) -> tuple[int, int | None] | None:
+    """What `X_s{row}_a{array}_` names, `X_s{row}_` with None for the array; None for any other key."""
+    match = _PER_ROW.fullmatch(key)
+    if match is None:
+        return None
+    row, array = match.groups()
+    return int(row), None if array is None else int(array)
+
+
 class NpzStorage(Storage):
     """An NPZ file opened for reading.
 
@@ -70,9 +79,9 @@ class NpzStorage(Storage):
         for key, member in members.items():
             if key in own:
                 plain[key] = member
-            elif key.startswith("X_s") and (match := _PER_ROW.fullmatch(key)):
-                row, array = match.groups()
-                per_row.setdefault(-1 if array is None else int(array), []).append((int(row), member))
+            elif key.startswith("X_s") and (numbers := row_and_array(key)):
+                row, array = numbers
+                per_row.setdefault(-1 if array is None else array, []).append((row, member))
             elif key == SPEC:
                 self.spec = bytes(archive.array(member)).decode("utf-8", "replace")
             elif key.endswith(INDEX):
@@ -168,7 +177,9 @@ class _Rows:
         if self._hold:
             held = self._whole()
             if len(starts) and (sizes == sizes[0]).all() and sizes[0]:
-                return held.reshape(-1, int(sizes[0]))[starts // sizes[0]].reshape(-1)
+                table: NDArray[np.uint8] = held.reshape(-1, int(sizes[0]))
+                same: NDArray[np.uint8] = table[starts // sizes[0]].reshape(-1)
+                return same
             parts = [held[a : a + n] for a, n in zip(starts.tolist(), sizes.tolist(), strict=True)]
             return np.concatenate(parts) if parts else np.empty(0, np.uint8)
         if self._crc is None:
@@ -181,9 +192,9 @@ class _Rows:
 
     def _whole(self) -> NDArray[np.uint8]:
         with self._lock:
-            if self._held is None:
-                self._held = self._archive.array(self._member).reshape(-1).view(np.uint8)
-            held: NDArray[np.uint8] = self._held
+            held = self._held
+            if held is None:
+                self._held = held = self._archive.array(self._member).reshape(-1).view(np.uint8)
             return held
 
     def _check(self, rows: NDArray[np.int64], sizes: NDArray[np.int64], out: NDArray[np.uint8]) -> None:

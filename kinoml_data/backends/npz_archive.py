@@ -434,7 +434,7 @@ class Archive:
 
     def _start(self, member: int) -> int:
         self.resolve(np.array([member]))
-        return int(self._payload[member]) - self.headers[self._kind[member]].length
+        return int(self._payload[member]) - self.headers[int(self._kind[member])].length
 
     def _content(self, member: int) -> bytes | bytearray:
         if self._method[member] == 8:

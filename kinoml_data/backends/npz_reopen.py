@@ -10,7 +10,8 @@ from kinoml_data.backends.npz_lazy import NpzLazy
 class NpzReopen(NpzLazy):
     """The same files, opened for each read and closed after it.
 
-    For many files, or file systems that dislike held handles. The directory is parsed once; a file that changed in between is noticed.
+    For many files, or file systems that dislike held handles. The directory is parsed once, and a file that
+    changed in between is noticed.
     """
 
     name = "npz-reopen"

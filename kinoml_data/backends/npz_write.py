@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.backends.arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, flatten
+from kinoml_data.backends.arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, difference, flatten
 from kinoml_data.backends.npz import NpzStorage
 from kinoml_data.columns import Column, Columns, Ragged
 from kinoml_data.errors import SpecError, quoted
@@ -80,10 +80,9 @@ def _spool(folder: Path, columns: Mapping[str, Array], batches: Iterable[Columns
         for batch in batches:
             for name, array in columns.items():
                 column = batch[name]
+                if problem := difference(array, column):
+                    raise SpecError(f"column {quoted(name)}: a batch holds {problem}")
                 for key, part in flatten({name: array}, {name: column}).items():
-                    if part.dtype != spools[key].dtype or part.shape[1:] != spools[key].row_shape:
-                        said = f"{part.dtype} {part.shape[1:]}, announced was {array.dtype} {array.shape}"
-                        raise SpecError(f"column {quoted(name)}: a batch holds {said}")
                     spools[key].append(part)
                 spools[name + CRC].append(row_checks(column))
     except BaseException:

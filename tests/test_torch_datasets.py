@@ -1,0 +1,388 @@
+"""KinoML's classes: each as its documentation says, without its faults."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, SubsetRandomSampler
+
+from kinoml_data.errors import FeaturizationError, SampleIndexError, SpecError, SplitError
+from kinoml_data.observation import PIC50
+from kinoml_data.torch_datasets import (
+    AwkwardArrayDataset,
+    MultiXTorchDataset,
+    PrefeaturizedTorchDataset,
+    TorchDataset,
+    XyTorchDataset,
+    _accessor_to_indices,
+)
+
+ROWS = 11
+RNG = np.random.default_rng(7)
+SMILES = [RNG.normal(size=(5, int(n))) for n in RNG.integers(1, 9, ROWS)]
+EDGES = [RNG.integers(0, 9, (2, int(n))) for n in RNG.integers(0, 6, ROWS)]
+FIXED = RNG.normal(size=(ROWS, 4))
+Y = RNG.normal(size=ROWS)
+IDX = {"train": np.arange(6), "test": np.array([8, 7]), "val": np.array([6, 9, 10])}
+
+
+class System:
+    """What KinoML hands to a featurizer."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.featurizations: dict[str, Any] = {}
+
+
+class FillsOne:
+    """A featurizer called with a system."""
+
+    name = "one"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, system: System) -> System:
+        self.calls += 1
+        system.featurizations[self.name] = np.full(3, system.number)
+        return system
+
+
+class FillsMany:
+    """A featurizer called with a list of systems."""
+
+    name = "many"
+
+    def __call__(self, systems: list[System]) -> list[System]:
+        for system in systems:
+            system.featurizations[self.name] = np.full((2, system.number + 1), 0.5)
+        return systems
+
+
+def equal(a: torch.Tensor, b: Any) -> bool:
+    b = torch.as_tensor(b)
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+
+
+def test_prefeaturized_gives_float32_samples() -> None:
+    ds = PrefeaturizedTorchDataset(FIXED, Y, observation_model=PIC50())
+    X, y = ds[2]
+    assert equal(X, FIXED[2].astype(np.float32))
+    assert equal(y, np.float32(Y[2]))
+    assert not X.requires_grad
+    assert not y.requires_grad
+    assert len(ds) == ROWS
+    assert ds.estimate_input_size() == (4,)
+    assert ds.device == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert ds.systems is FIXED
+    assert ds.measurements is Y
+    assert isinstance(ds.observation_model, PIC50)
+    assert equal(ds[3:5][0], FIXED[3:5].astype(np.float32))
+
+
+def test_prefeaturized_has_the_identity_as_observation_model_and_takes_ragged_lists() -> None:
+    ds = PrefeaturizedTorchDataset(SMILES, Y.tolist())
+    assert torch.equal(ds.observation_model(torch.ones(2)), torch.ones(2))
+    assert equal(ds[1][0], SMILES[1].astype(np.float32))
+    assert ds.estimate_input_size() == SMILES[0].shape
+
+
+def test_prefeaturized_refuses_different_lengths() -> None:
+    with pytest.raises(SpecError, match="11 systems and 10 measurements"):
+        PrefeaturizedTorchDataset(FIXED, Y[:-1])
+
+
+@pytest.mark.parametrize("context", [None, "fork", "spawn"])
+def test_prefeaturized_loads_with_its_own_and_a_plain_dataloader(context: str | None) -> None:
+    ds = PrefeaturizedTorchDataset(FIXED, Y)
+    workers = {"num_workers": 2, "multiprocessing_context": context} if context else {}
+    for loader in (ds.as_dataloader(batch_size=4, **workers), DataLoader(ds, batch_size=4, **workers)):
+        X, y = (torch.cat(parts) for parts in zip(*loader, strict=True))
+        assert X.device.type == "cpu" or not context
+        assert equal(X.cpu(), FIXED.astype(np.float32))
+        assert equal(y.cpu(), Y.astype(np.float32))
+
+
+def test_torch_dataset_featurizes_on_access_and_remembers() -> None:
+    featurizer = FillsOne()
+    ds = TorchDataset([System(i) for i in range(ROWS)], Y, featurizer)
+    assert featurizer.calls == 0
+    first = [ds[4], ds[4], ds[[4, 4]]]
+    assert featurizer.calls == 2  # the first system tells the rank
+    assert equal(first[0][0], np.full(3, 4, np.float32))
+    assert equal(first[2][0], np.full((2, 3), 4, np.float32))
+    assert not first[0][0].requires_grad
+    assert ds.estimate_input_size() == (3,)
+
+
+def test_torch_dataset_takes_a_featurizer_of_lists_and_a_plain_callable() -> None:
+    ds = TorchDataset([System(i) for i in range(ROWS)], Y, FillsMany())
+    assert equal(ds[3][0], np.full((2, 4), 0.5, np.float32))
+    plain = TorchDataset(list(range(ROWS)), Y, np.arange)
+    assert equal(plain[5][0], np.arange(5, dtype=np.float32))
+    assert [len(x) for x in plain[[1, 2]][0]] == [1, 2]
+
+
+def test_torch_dataset_needs_a_featurizer_and_names_the_row_that_fails() -> None:
+    with pytest.raises(ValueError, match="featurizer"):
+        TorchDataset([1], [1.0], None)
+    ds = TorchDataset([1, 2, 0], Y[:3], lambda k: np.ones(3) / (1 if k else [][0]))
+    with pytest.raises(FeaturizationError, match=r"row 2.*IndexError"):
+        ds[2]
+
+
+@pytest.mark.parametrize("indices", [None, *({k: IDX[k] for k in keys} for keys in (["test"], ["train", "val"], IDX))])
+def test_xy_keeps_any_combination_of_indices(indices: dict[str, Any] | None, tmp_path: Path) -> None:
+    ds = XyTorchDataset(FIXED, Y, indices)
+    np.savez(tmp_path / "a.npz", X=FIXED, y=Y, **{f"idx_{k}": v for k, v in (indices or {}).items()})
+    for found in (ds, XyTorchDataset.from_npz(tmp_path / "a.npz")):
+        assert equal(found.data_X, FIXED)
+        assert equal(found.data_y, Y)
+        assert equal(found[2][0], FIXED[2])
+        assert equal(found[-2:][1], Y[-2:])
+        assert found.input_size() == 4
+        if indices is None:
+            assert found.indices == {"train": True}
+        else:
+            assert {k: list(v) for k, v in found.indices.items()} == {k: list(v) for k, v in indices.items()}
+
+
+def test_indices_that_overlap_are_refused() -> None:
+    with pytest.raises(SplitError, match="share"):
+        XyTorchDataset(FIXED, Y, {"train": slice(0, 8), "test": slice(7, 9)})
+    with pytest.raises(SpecError, match="holdout"):
+        XyTorchDataset(FIXED, Y, {"holdout": [1]})
+
+
+def write_npz(
+    path: Path, arrays: list[list[np.ndarray]], *, compressed: bool, idx: bool, underscore: str
+) -> dict[str, Any]:
+    several = len(arrays) > 1
+    members = {
+        f"X_s{row}" + (f"_a{a}" if several else "") + underscore: values[row]
+        for a, values in enumerate(arrays)
+        for row in range(ROWS)
+    }
+    members |= {"y": Y} | ({f"idx_{k}": v for k, v in IDX.items()} if idx else {})
+    (np.savez_compressed if compressed else np.savez)(path, **members)
+    return members
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("idx", [False, True])
+@pytest.mark.parametrize("underscore", ["", "_"])
+@pytest.mark.parametrize("arrays", [[SMILES], [SMILES, EDGES], [list(FIXED)]], ids=["one", "two", "fixed"])
+@pytest.mark.parametrize("mode", ["dict", "lazy", "preloaded", "closed"])
+def test_multi_x_gives_lists_of_tensors(
+    arrays: list[list[np.ndarray]], compressed: bool, idx: bool, underscore: str, mode: str, tmp_path: Path
+) -> None:
+    members = write_npz(tmp_path / "a.npz", arrays, compressed=compressed, idx=idx, underscore=underscore)
+    if mode == "dict":
+        indices = {key: members[f"idx_{key}"] for key in IDX} if idx else None
+        ds = MultiXTorchDataset({k: v for k, v in members.items() if not k.startswith("idx")}, indices)
+    else:
+        ds = MultiXTorchDataset.from_npz(
+            tmp_path / "a.npz", lazy=mode != "preloaded", close_filehandle=mode == "closed"
+        )
+    assert ds.shape_X == torch.Size([ROWS, 2] if len(arrays) == 2 else [ROWS])
+    assert ds.shape_y == torch.Size([ROWS])
+    assert ds.data_X is None
+    assert equal(ds.data_y, Y)
+    assert not ds.is_single_X()
+    assert set(ds.indices) == ({"train", "test", "val"} if idx else {"train"})
+    X, y = ds[3]
+    assert len(X) == len(arrays)
+    assert all(equal(x, values[3]) for x, values in zip(X, arrays, strict=True))
+    assert equal(y, Y[3])
+    for rows in ([4, 0, 4], slice(-2, None), np.array([True] + [False] * (ROWS - 1)), []):
+        X, y = ds[rows]
+        expected = np.arange(ROWS)[rows] if len(np.arange(ROWS)[rows]) else []
+        assert len(X) == len(expected)
+        assert equal(y, Y[expected] if len(expected) else Y[:0])
+        for row, found in zip(expected, X, strict=True):
+            assert all(equal(x, values[row]) for x, values in zip(found, arrays, strict=True))
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_multi_x_over_one_array_gives_tensors(lazy: bool, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", X=FIXED, y=Y)
+    for ds in (MultiXTorchDataset.from_npz(tmp_path / "a.npz", lazy=lazy), MultiXTorchDataset({"X": FIXED, "y": Y})):
+        assert ds.is_single_X()
+        assert ds.shape_X == torch.Size([ROWS, 4])
+        assert ds.data_X is not None
+        assert equal(ds.data_X, FIXED)
+        assert equal(ds[1:3][0], FIXED[1:3])
+
+
+def test_keys_are_parsed() -> None:
+    assert MultiXTorchDataset._key_to_ints("X_s12_a3_") == [12, 3]
+    assert MultiXTorchDataset._key_to_ints("X_s12") == [12]
+    with pytest.raises(SpecError, match="idx_train"):
+        MultiXTorchDataset._key_to_ints("idx_train")
+    with pytest.raises(SpecError, match="keys"):
+        MultiXTorchDataset({"X_s0_": SMILES[0], "X_s2_": SMILES[1], "y": Y[:2]})
+    with pytest.raises(SpecError, match="no y"):
+        MultiXTorchDataset({"X_s0_": SMILES[0]})
+
+
+def records(fields: list[list[np.ndarray]]) -> ak.Array:
+    return ak.zip([*(ak.Array(field) for field in fields), Y], depth_limit=1)
+
+
+@pytest.mark.parametrize("source", ["array", "parquet", "parquet with arguments"])
+def test_awkward_consolidates_rows_of_one_shape(source: str, tmp_path: Path) -> None:
+    data = records([SMILES, list(FIXED), EDGES])
+    if source == "array":
+        ds = AwkwardArrayDataset(data)
+    else:
+        ak.to_parquet(data, tmp_path / "a.parquet")
+        ds = AwkwardArrayDataset.from_parquet(
+            tmp_path / "a.parquet", **({} if source == "parquet" else {"columns": ["0", "1", "2", "3"]})
+        )
+    assert len(ds) == ROWS
+    assert ds.data.fields == ["0", "1", "2", "3"]
+    X, y = ds[2]
+    assert equal(X[0], SMILES[2])
+    assert equal(X[1], FIXED[2])
+    assert equal(X[2], EDGES[2])
+    assert equal(y, Y[2])
+    X, y = ds[[1, 0, 1]]
+    assert isinstance(X[1], torch.Tensor)
+    assert equal(X[1], FIXED[[1, 0, 1]])
+    assert isinstance(X[0], list)
+    assert all(equal(x, SMILES[row]) for x, row in zip(X[0], [1, 0, 1], strict=True))
+    assert equal(y, Y[[1, 0, 1]])
+    assert isinstance(ds[[1, 1]][0][0], torch.Tensor)  # a ragged field, rows of one shape
+    assert "11 rows" in repr(ds)
+
+
+def test_awkward_needs_records() -> None:
+    with pytest.raises(SpecError, match="records"):
+        AwkwardArrayDataset(ak.Array([[1, 2], [3]]))
+
+
+@pytest.mark.parametrize(
+    ("accessor", "expected"),
+    [
+        (True, (list(range(6)), False)),
+        (False, ([], False)),
+        (3, ([3], True)),
+        (-1, ([5], True)),
+        (np.int64(2), ([2], True)),
+        (slice(-2, None), ([4, 5], False)),
+        (slice(None, 0), ([], False)),
+        (slice(None, None, -2), ([5, 3, 1], False)),
+        ([0, 0, -1], ([0, 0, 5], False)),
+        ((1, 2), ([1, 2], False)),
+        ([], ([], False)),
+        ([True, False, True, False, False, True], ([0, 2, 5], False)),
+        (np.array([4, 1]), ([4, 1], False)),
+        (torch.tensor([2]), ([2], False)),
+        (range(3), ([0, 1, 2], False)),
+    ],
+)
+def test_accessors_are_those_of_numpy(accessor: Any, expected: tuple[list[int], bool]) -> None:
+    assert _accessor_to_indices(accessor, 6) == expected
+
+
+def test_accessors_out_of_range_are_errors() -> None:
+    for accessor in (6, [0, 6], [True, False], 1.0, "1"):
+        with pytest.raises(SampleIndexError):
+            _accessor_to_indices(accessor, 6)
+
+
+def every_class(folder: Path) -> dict[str, Any]:
+    np.savez(folder / "x.npz", X=FIXED, y=Y)
+    write_npz(folder / "multi.npz", [SMILES, EDGES], compressed=False, idx=True, underscore="_")
+    ak.to_parquet(records([SMILES]), folder / "a.parquet")
+    return {
+        "prefeaturized": PrefeaturizedTorchDataset(SMILES, Y),
+        "featurized": TorchDataset([System(i) for i in range(ROWS)], Y, FillsMany()),
+        "xy": XyTorchDataset.from_npz(folder / "x.npz"),
+        "multi lazy": MultiXTorchDataset.from_npz(folder / "multi.npz"),
+        "multi preloaded": MultiXTorchDataset.from_npz(folder / "multi.npz", lazy=False),
+        "multi closed": MultiXTorchDataset.from_npz(folder / "multi.npz", close_filehandle=True),
+        "awkward": AwkwardArrayDataset(records([SMILES, EDGES])),
+        "awkward parquet": AwkwardArrayDataset.from_parquet(folder / "a.parquet"),
+    }
+
+
+def flat(value: Any) -> list[torch.Tensor]:
+    return [value] if isinstance(value, torch.Tensor) else [t for part in value for t in flat(part)]
+
+
+def same(a: Any, b: Any) -> bool:
+    return len(flat(a)) == len(flat(b)) and all(equal(x, y) for x, y in zip(flat(a), flat(b), strict=True))
+
+
+def test_every_class_pickles(tmp_path: Path) -> None:
+    for name, ds in every_class(tmp_path).items():
+        copy = pickle.loads(pickle.dumps(ds))
+        assert len(copy) == ROWS
+        assert same(ds[[3, 1]], copy[[3, 1]]), name
+        assert same(ds[3], copy[3]), name
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_every_class_gives_the_same_from_workers(context: str, tmp_path: Path) -> None:
+    for name, ds in every_class(tmp_path).items():
+        alone = list(DataLoader(ds, batch_size=4))
+        workers = list(DataLoader(ds, batch_size=4, num_workers=1, multiprocessing_context=context))
+        assert len(alone) == len(workers) == 3
+        assert all(same(a, b) for a, b in zip(alone, workers, strict=True)), name
+
+
+def test_systems_changed_in_a_worker_arrive_changed(tmp_path: Path) -> None:
+    write_npz(tmp_path / "multi.npz", [SMILES, EDGES], compressed=False, idx=False, underscore="_")
+    ds = MultiXTorchDataset.from_npz(tmp_path / "multi.npz")
+
+    def doubled(batch: Any) -> Any:
+        X, y = ds.core.collate_fn(batch)
+        for system in X:
+            system[0] = system[0] * 2
+        return X, y
+
+    loader = DataLoader(ds, batch_size=ROWS, num_workers=1, multiprocessing_context="fork", collate_fn=doubled)
+    ((X, _),) = loader
+    assert all(torch.equal(system[0], torch.as_tensor(2 * smiles)) for system, smiles in zip(X, SMILES, strict=True))
+
+
+def test_the_data_path_of_the_published_training_notebook(tmp_path: Path) -> None:
+    """One Parquet file per measurement type; a sampler, a collate function and an observation model for each."""
+    models = {"pIC50": PIC50(), "pKd": lambda dG: -dG / np.log(10)}
+    datasets, loaders = {}, {}
+    for name in models:
+        ak.to_parquet(records([SMILES]), tmp_path / f"{name}.parquet")
+    for path in sorted(tmp_path.glob("*.parquet")):
+        ds = datasets[path.stem] = AwkwardArrayDataset.from_parquet(path)
+        indices = np.random.default_rng(0).permutation(len(ds))
+        train, test = indices[3:], indices[:3]
+
+        def collate(batch: Any) -> Any:
+            X = torch.nn.utils.rnn.pad_sequence([x[0].T for x, _ in batch], batch_first=True)
+            return X, torch.stack([y for _, y in batch])
+
+        loaders[path.stem] = {
+            "train": DataLoader(ds, batch_size=4, sampler=SubsetRandomSampler(train), collate_fn=collate),
+            "test": DataLoader(ds, batch_size=4, sampler=SubsetRandomSampler(test), collate_fn=collate),
+        }
+    weight = torch.zeros(5, requires_grad=True)
+    seen = dict.fromkeys(models, 0)
+    for name, by_split in loaders.items():
+        for X, y in by_split["train"]:
+            loss = ((models[name]((X.float() @ weight).sum(1)) - y) ** 2).mean()
+            loss.backward()
+            seen[name] += len(y)
+    assert seen == {"pIC50": ROWS - 3, "pKd": ROWS - 3}
+    assert weight.grad is not None
+    loader = loaders["pKd"]["test"]
+    X, y = loader.dataset[loader.batch_sampler.sampler.indices]  # type: ignore[attr-defined]
+    expected = np.random.default_rng(0).permutation(ROWS)[:3]
+    assert equal(y, Y[expected])
+    assert all(equal(x, SMILES[row]) for x, row in zip(X[0], expected, strict=True))

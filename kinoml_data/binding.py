@@ -110,6 +110,8 @@ class Binding:
                 self._plans[name] = _plan(name, source, wanted, stored)
         if problems:
             raise SpecError("the spec does not fit the store: " + "; ".join(problems))
+        # Columns that come out as they are stored, under the same name.
+        self._direct = frozenset(n for n, p in self._plans.items() if p.stored_as == n and not (p.cast or p.reshape))
 
     def read(self, rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, Column]:
         """The given rows of the columns `names`, as `Storage.read` but adapted to the spec.
@@ -120,6 +122,13 @@ class Binding:
         plans = [self._plans[name] for name in names]
         found: Columns = self.storage.read(rows, [plan.stored_as for plan in plans])
         return {plan.name: _adapt(found[plan.stored_as], plan, rows) for plan in plans}
+
+    def read_row(self, row: int, names: tuple[str, ...]) -> Mapping[str, NDArray[Any]]:
+        """One row of the columns `names`, each as a new array in its own shape."""
+        if self._direct >= set(names):
+            return self.storage.read_row(row, names)
+        found = self.read(np.array([row]), names)
+        return {name: np.array(column[0]) for name, column in found.items()}
 
     def stored(self, name: str) -> Array:
         """What the store holds for a column of the spec."""

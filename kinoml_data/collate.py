@@ -13,13 +13,14 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from kinoml_data.columns import Column, Ragged, offsets_of
 from kinoml_data.errors import SpecError, quoted
-from kinoml_data.spec import FORMS, Array, CollateForm, DatasetSpec, unknown
+from kinoml_data.spec import FORMS, Array, CollateForm, DatasetSpec, explain, unknown
 
 
 class Packed(NamedTuple):
@@ -176,7 +177,7 @@ def as_tensor(values: Any) -> Tensor:
 def _forms(spec: DatasetSpec, collate: Any) -> dict[str, CollateForm]:
     columns = spec.columns or {}
     if isinstance(collate, (str, CollateForm)) or collate is None:
-        chosen = dict.fromkeys(columns, collate or "list")
+        chosen = dict.fromkeys(columns, "list" if collate is None else collate)
     elif isinstance(collate, Mapping):
         if wrong := [name for name in collate if name not in columns]:
             raise SpecError(f"collate: {unknown(wrong[0], columns, 'column')}")
@@ -196,7 +197,10 @@ def _form(name: str, given: Any) -> CollateForm:
     if isinstance(given, Mapping):
         if wrong := set(given) - {"form", "value"}:
             raise SpecError(f"collate.{name}: {unknown(min(wrong), ['form', 'value'])}")
-        given = CollateForm(**given)
+        try:
+            given = CollateForm(**given)
+        except ValidationError as error:
+            raise SpecError(explain(error, CollateForm, f"collate.{name}")) from None
     form = CollateForm(form=given) if isinstance(given, str) else given
     if not isinstance(form, CollateForm) or form.form not in FORMS:
         raise SpecError(f"collate.{name}: {unknown(getattr(form, 'form', given), FORMS, 'form')}")
@@ -213,17 +217,23 @@ def _check_form(name: str, form: CollateForm, array: Array) -> None:
             )
     elif form.form not in ("pad", "pad-mask"):
         raise SpecError(f"collate.{name}: {form.form} takes no value")
-    elif array.numpy.kind in "iu" and (
-        not isinstance(form.value, int) or not np.iinfo(array.numpy).min <= form.value <= np.iinfo(array.numpy).max
-    ):
+    elif not _fits(form.value, array.numpy):
         raise SpecError(f"collate.{name}: the value {form.value} is no {array.dtype}")
+
+
+def _fits(value: float, dtype: np.dtype[Any]) -> bool:
+    if dtype.kind == "b":
+        return value in (0, 1)
+    if dtype.kind in "iu":
+        return isinstance(value, int) and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+    return abs(value) <= float(np.finfo(dtype).max)
 
 
 def _formed(form: CollateForm, values: Tensor, shapes: NDArray[np.int64], array: Array) -> Form:
     if form.form == "packed":
         return _packed(values, shapes)
     if form.form == "nested":
-        return _nested(values, shapes, array.shape.index(None))
+        return _nested(values, shapes, array)
     if form.form == "list":
         return ListOfRows(values, shapes) if get_worker_info() else _rows(values, shapes)
     padded = _padded(values, shapes, array, 0 if form.value is None else form.value)
@@ -249,6 +259,8 @@ def _rows(values: Tensor, shapes: NDArray[np.int64]) -> list[Tensor]:
 
 def _padded(values: Tensor, shapes: NDArray[np.int64], array: Array, value: float) -> Tensor:
     longest = shapes.max(axis=0).tolist() if len(shapes) else [axis or 0 for axis in array.shape]
+    if values.is_floating_point() or values.is_complex():
+        value = float(value)  # torch takes no int beyond int64
     padded = torch.full((len(shapes), *longest), value, dtype=values.dtype, device=values.device)
     target: Any = padded
     source: Any = values
@@ -262,12 +274,14 @@ def _padded(values: Tensor, shapes: NDArray[np.int64], array: Array, value: floa
     return padded
 
 
-def _nested(values: Tensor, shapes: NDArray[np.int64], axis: int) -> Tensor:
+def _nested(values: Tensor, shapes: NDArray[np.int64], array: Array) -> Tensor:
+    axis = array.shape.index(None)
     lengths = shapes[:, axis]
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    rest = shapes[0].tolist() if len(shapes) else []
-    joined = values.reshape(-1, *rest[1:]) if axis == 0 else torch.cat(_rows(values, shapes), dim=axis)
+    whole = [int(offsets[-1]) if length is None else length for length in array.shape]
+    # With the ragged axis first, rows end to end are already joined; so are no values at all.
+    joined = values.reshape(whole) if axis == 0 or not len(values) else torch.cat(_rows(values, shapes), dim=axis)
     jagged: Tensor = torch.nested.nested_tensor_from_jagged(
         joined,
         torch.from_numpy(offsets).to(values.device),

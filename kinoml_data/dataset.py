@@ -60,9 +60,16 @@ class XyDataset(Dataset[Any]):
         Raises:
             SampleIndexError: out of range, or nothing that selects rows.
         """
-        chosen, single = positions(index, len(self))
-        batch = self._read(chosen)
-        return batch[0] if single else self.collate_fn(batch)
+        length = len(self)
+        if type(index) is int and -length <= index < length:
+            position = index % length
+        else:
+            chosen, single = positions(index, length)
+            if not single:
+                return self.collate_fn(self._read(chosen))
+            position = int(chosen[0])
+        row = position if self._rows is None else int(self._rows[position])
+        return self.collate_fn.sample(self._opened.binding.read_row(row, self.collate_fn.names))
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Samples at several positions, read together; torch's loaders call this."""

@@ -61,9 +61,23 @@ class PositionedFile:
             StoreReadError: the operating system failed to read.
         """
         out = bytearray(size)
-        with self._descriptor() as fd:
-            self._fill(fd, offset, memoryview(out))
+        self.read_into(offset, memoryview(out))
         return out
+
+    def read_into(self, offset: int, out: Any) -> None:
+        """Fill a writable buffer of bytes from `offset`; raises as `read`."""
+        fd = self._fd
+        if fd is None:
+            with self._descriptor() as opened:
+                self._fill(opened, offset, memoryview(out))
+            return
+        self._compare(os.fstat(fd))
+        try:
+            count = os.preadv(fd, [out], offset)
+        except OSError:
+            count = 0
+        if count != len(out):  # the rest, or the error, by the longer way
+            self._fill(fd, offset, memoryview(out))
 
     def gather(self, offsets: NDArray[np.int64], sizes: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         """Read many extents end to end into `out`, neighbours in the file in one call.
@@ -87,18 +101,24 @@ class PositionedFile:
             for offset, start, stop in zip(offsets[first].tolist(), starts, stops, strict=True):
                 self._fill(fd, offset, view[start:stop])
 
-    def heads(self, offsets: NDArray[np.int64], sizes: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
-        """The beginning of many extents: uint8 `(n, width)`, row i holding `sizes[i]` bytes and then zeros.
+    def heads(self, offsets: NDArray[np.int64], width: int) -> bytes:
+        """`width` bytes from each offset, end to end; zeros past the end of the file.
 
         Raises:
             StoreChangedError, StoreReadError: as `read`.
         """
-        out = np.zeros((len(offsets), width), np.uint8)
-        view = out.reshape(-1).data
         with self._descriptor() as fd:
-            for row, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
-                self._fill(fd, offset, view[row * width : row * width + size])
-        return out
+            pread = os.pread
+            try:
+                found = [pread(fd, width, offset) for offset in offsets.tolist()]
+            except OSError as error:
+                raise StoreReadError(f"{self.path}: cannot read: {error}") from None
+        short = [i for i, head in enumerate(found) if len(head) != width]
+        for i in short:
+            if offsets[i] + len(found[i]) < self.size:
+                found[i] = bytes(self.read(int(offsets[i]), min(width, self.size - int(offsets[i]))))
+            found[i] = found[i].ljust(width, b"\0")
+        return b"".join(found)
 
     def check(self) -> None:
         """Raise `StoreChangedError` if the open file was altered or truncated since it was opened."""

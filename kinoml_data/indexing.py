@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kinoml_data.errors import SampleIndexError, quoted
+from kinoml_data.errors import SampleIndexError, one_line, quoted
 
 
 def positions(index: Any, length: int) -> tuple[NDArray[np.int64], bool]:
@@ -34,9 +34,9 @@ def positions(index: Any, length: int) -> tuple[NDArray[np.int64], bool]:
     if type(index) is int:  # the most frequent case first
         return np.array([_position(index, length)]), True
     if isinstance(index, torch.Tensor):
-        index = index.detach().cpu().numpy()
+        index = _from_tensor(index)
     if isinstance(index, (list, range)):
-        index = _from_list(index)
+        index = _from_list(index, length)
     elif not isinstance(index, (np.ndarray, np.integer, int)) or isinstance(index, bool):
         raise SampleIndexError(f"{quoted(index)} does not select rows; use an int, slice, list or mask")
     array = np.asarray(index)
@@ -49,10 +49,21 @@ def positions(index: Any, length: int) -> tuple[NDArray[np.int64], bool]:
     return _in_range(array.reshape(-1), length), array.ndim == 0
 
 
-def _from_list(index: list[Any] | range) -> NDArray[Any]:
-    if len(index) == 0:
+def _from_tensor(index: torch.Tensor) -> NDArray[Any]:
+    if index.is_floating_point() or index.is_complex():  # numpy has not all of these
+        raise SampleIndexError(f"a tensor of {index.dtype} does not select rows; use ints or a mask")
+    try:
+        return index.detach().cpu().numpy()
+    except (TypeError, RuntimeError) as error:  # sparse, or on the device "meta"
+        raise SampleIndexError(f"a tensor without plain values does not select rows: {one_line(error)}") from None
+
+
+def _from_list(index: list[Any] | range, length: int) -> NDArray[Any]:
+    if not index:
         return np.empty(0, np.int64)
     if isinstance(index, range):
+        for end in (index[0], index[-1]):  # before as many numbers are made as it has
+            _position(end, length)
         return np.arange(index.start, index.stop, index.step)
     kinds = {type(item) for item in index}
     if kinds <= {int}:

@@ -162,7 +162,7 @@ class MultiXTorchDataset(WithIndices):
         core = load_dataset({"storage": source if lazy else IN_MEMORY | {"source": source, "progress": True}})
         archive = Archive(Path(path))  # to the core, one array per row and one array of rows are the same
         archive.close()
-        self._use(core, single="X" in archive.names)
+        self._use(core, single="X.npy" in archive.names)
         self.take_indices(core.indices, len(core))
         return self
 

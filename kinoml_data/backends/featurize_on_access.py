@@ -91,9 +91,9 @@ class _Featurized(Storage):
         columns: Mapping[str, Array] | None,
     ) -> None:
         self._source, self._objects, self._call = source, objects, backend._callable
-        held = dict(source.columns) if source else {}
-        self.arrays = dict(source.arrays) if source else {}
-        self.identity = source.identity if source else None
+        held = dict(source.columns) if source is not None else {}
+        self.arrays = dict(source.arrays) if source is not None else {}
+        self.identity = source.identity if source is not None else None
         featurizer = backend._featurizer
         self._label = featurizer.name if featurizer else getattr(self._call, "__name__", type(self._call).__name__)
         if featurizer is not None:
@@ -106,7 +106,7 @@ class _Featurized(Storage):
                 raise SpecError("every column of the spec is in the source; there is nothing to featurize")
         self._inputs = self._find_inputs(backend, featurizer, held, columns)
         self.columns = {**held, **self._outputs}
-        lengths = {len(values) for values in objects.values()} | ({len(source)} if source else set())
+        lengths = {len(values) for values in objects.values()} | ({len(source)} if source is not None else set())
         if len(lengths) != 1:
             raise SpecError(f"the raw columns differ in their number of rows: {sorted(lengths)}")
         self._length = lengths.pop()
@@ -170,7 +170,9 @@ class _Featurized(Storage):
     def _raw(self, rows: list[int]) -> list[tuple[Any, ...]]:
         values: list[Any] = []
         stored = [name for name in self._inputs if name not in self._objects]
-        read = self._source.read(np.array(rows, np.int64), stored) if stored and rows and self._source else {}
+        read = (
+            self._source.read(np.array(rows, np.int64), stored) if stored and rows and self._source is not None else {}
+        )
         for name in self._inputs:
             if name in self._objects:
                 values.append([self._objects[name][row] for row in rows])

@@ -30,7 +30,8 @@ from kinoml_data.columns import Column, Columns, Ragged, offsets_of
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted
 from kinoml_data.spec import Array
 
-_PER_ROW = re.compile(r"X_s(\d{1,18})(?:_a(\d{1,9}))?_?")
+_PER_ROW = re.compile(r"X_s([0-9]{1,18})(?:_a([0-9]{1,9}))?_?")
+_PER_ROW_LINES = re.compile(rf"^{_PER_ROW.pattern}\.npy$", re.MULTILINE)
 SMALL_ROW = 16  # bytes; a column of smaller rows is held in memory once it was read
 
 
@@ -62,26 +63,31 @@ class NpzStorage(Storage):
     ) -> None:
         self._archive = archive = Archive(path, keep_open=keep_open, verify=verify)
         try:
-            self._open({name: number for number, name in enumerate(archive.names)}, columns)
+            self._open(columns)
         except BaseException:
             archive.close()
             raise
         self.identity = archive.identity
 
-    def _open(self, members: dict[str, int], columns: Mapping[str, Array] | None) -> None:
+    def _open(self, columns: Mapping[str, Array] | None) -> None:
         archive = self._archive
         self._columns: dict[str, _Column] = {}
         arrays: dict[str, NDArray[Any]] = {}
-        per_row: dict[int, list[tuple[int, int]]] = {}
         plain: dict[str, int] = {}
+        names = archive.names
+        per_row = [member for member, name in enumerate(names) if name.startswith("X_s")]
+        found = _PER_ROW_LINES.findall("\n".join([names[member] for member in per_row]))
+        if len(found) < len(per_row):  # other names that begin alike: one of our own columns, or a stranger's
+            own = {name[: -len(CRC + ".npy")] for name in names if name.endswith(CRC + ".npy")}
+            per_row = [m for m in per_row if _PER_ROW.fullmatch(names[m][:-4]) and names[m][:-4] not in own]
+            found = _PER_ROW_LINES.findall("\n".join([names[member] for member in per_row]))
+        others = range(len(names)) if not per_row else np.setdiff1d(np.arange(len(names)), per_row).tolist()
+        members = {names[member][:-4]: member for member in others}
         # Our own columns have checksums beside them, whatever they are called.
         own = {key.removesuffix(CRC) for key in members if key.endswith(CRC)}
         for key, member in members.items():
             if key in own:
                 plain[key] = member
-            elif key.startswith("X_s") and (numbers := row_and_array(key)):
-                row, array = numbers
-                per_row.setdefault(-1 if array is None else array, []).append((row, member))
             elif key == SPEC:
                 self.spec = bytes(archive.array(member)).decode("utf-8", "replace")
             elif key.endswith(INDEX):
@@ -98,13 +104,7 @@ class NpzStorage(Storage):
                 )
             elif not key.endswith((SHAPES, CRC)):
                 plain[key] = member
-        if -1 in per_row and len(per_row) > 1:
-            raise archive.corrupt("it mixes X_s{row} and X_s{row}_a{array}")
-        for number in sorted(per_row):
-            name = "X" if len(per_row) == 1 else f"X{number}"
-            self._columns[name] = _MembersColumn(archive, name, per_row[number])
-        if per_row:
-            archive.forget_names()
+        self._open_per_row(per_row, found)
         foreign = columns is None and self.spec is None
         if foreign and (unknown := sorted(set(plain) - {"X", "y"} - own)):
             raise SpecError(
@@ -119,10 +119,24 @@ class NpzStorage(Storage):
             self._columns[name] = _WholeColumn(archive, plain[name], self._row_checks(members, name), name)
         self.columns = {name: column.array for name, column in self._columns.items()}
         self.arrays = arrays
+        if per_row:
+            archive.forget_names()
         try:
             self._length = common_length({name: len(column) for name, column in self._columns.items()})
         except CorruptStoreError as error:
             raise CorruptStoreError(f"{archive.path}: {error}") from None
+
+    def _open_per_row(self, members: list[int], found: list[tuple[str, str]]) -> None:
+        archive = self._archive
+        rows = np.array([int(row) for row, _ in found], np.int64)
+        arrays = np.array([int(array or -1) for _, array in found], np.int64)
+        numbers = np.unique(arrays).tolist()
+        if -1 in numbers and len(numbers) > 1:
+            raise archive.corrupt("it mixes X_s{row} and X_s{row}_a{array}")
+        for number in numbers:
+            name = "X" if len(numbers) == 1 else f"X{number}"
+            held = np.array(members, np.int64)[arrays == number]
+            self._columns[name] = _MembersColumn(archive, name, rows[arrays == number], held)
 
     def _row_checks(self, members: Mapping[str, int], name: str) -> NDArray[np.uint32] | None:
         return self._archive.array(members[name + CRC]) if name + CRC in members else None
@@ -132,6 +146,9 @@ class NpzStorage(Storage):
 
     def read(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Columns:
         return {name: self._columns[name].read(rows) for name in columns}
+
+    def read_row(self, row: int, columns: Sequence[str]) -> Mapping[str, NDArray[Any]]:
+        return {name: self._columns[name].row(row) for name in columns}
 
     def shapes(self, column: str) -> NDArray[np.int64] | None:
         return self._columns[column].shapes()
@@ -151,6 +168,9 @@ class _Column(ABC):
     @abstractmethod
     def read(self, rows: NDArray[np.int64]) -> Column: ...
 
+    def row(self, row: int) -> NDArray[Any]:
+        return np.array(self.read(np.array([row]))[0])
+
     def shapes(self) -> NDArray[np.int64] | None:
         return None
 
@@ -159,13 +179,15 @@ class _Rows:
     """The bytes of rows that lie in one member, each checked against its CRC-32 when it is first read.
 
     Without CRCs by row the member's own is checked before its first row is read. A compressed member is
-    held in memory once it was read.
+    held in memory once it was read. `row_bytes` is the length that every row has, or None.
     """
 
     def __init__(
-        self, archive: Archive, member: int, crc: NDArray[np.uint32] | None, name: str, *, small: bool
+        self, archive: Archive, member: int, crc: NDArray[np.uint32] | None, name: str, *, row_bytes: int | None
     ) -> None:
         self._archive, self._member, self._crc, self._name = archive, member, crc, name
+        self._row_bytes = row_bytes
+        small = row_bytes is not None and row_bytes <= SMALL_ROW
         header = archive.header(member)
         # Rows of a Fortran-ordered array are not contiguous in the file.
         self._hold = small or header.fortran or not archive.is_stored(member)
@@ -176,10 +198,9 @@ class _Rows:
     def read(self, rows: NDArray[np.int64], starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
         if self._hold:
             held = self._whole()
-            if len(starts) and (sizes == sizes[0]).all() and sizes[0]:
-                table: NDArray[np.uint8] = held.reshape(-1, int(sizes[0]))
-                same: NDArray[np.uint8] = table[starts // sizes[0]].reshape(-1)
-                return same
+            if self._row_bytes:
+                table: NDArray[np.uint8] = held.reshape(-1, self._row_bytes)
+                return table[rows].reshape(-1)
             parts = [held[a : a + n] for a, n in zip(starts.tolist(), sizes.tolist(), strict=True)]
             return np.concatenate(parts) if parts else np.empty(0, np.uint8)
         if self._crc is None:
@@ -190,7 +211,23 @@ class _Rows:
             self._check(rows, sizes, out)
         return out
 
+    def row(self, row: int, start: int, size: int) -> NDArray[np.uint8]:
+        """The bytes of one row, as `read`."""
+        if self._hold:
+            return self._whole()[start : start + size].copy()
+        out = np.empty(size, np.uint8)
+        if self._crc is None:
+            self._archive.check(np.array([self._member]))
+            self._archive.extent(self._member, start, out)
+            return out
+        self._archive.extent(self._member, start, out)
+        if self._archive.verify == "always" or (self._archive.verify == "first" and not self._checked[row]):
+            self._check(np.array([row]), np.array([size]), out)
+        return out
+
     def _whole(self) -> NDArray[np.uint8]:
+        if self._held is not None:
+            return self._held
         with self._lock:
             held = self._held
             if held is None:
@@ -220,20 +257,25 @@ class _WholeColumn(_Column):
         if not header.shape:
             raise archive.corrupt(f"member {quoted(name)} has no axis of rows")
         self.array = Array(header.dtype, header.shape[1:])
+        self._shape = header.shape[1:]
         self._dtype, self._length = header.dtype, header.shape[0]
         self._row_bytes = header.nbytes // max(1, self._length)
         if crc is not None and crc.shape != (self._length,):
             raise archive.corrupt(f"column {quoted(name)} has {self._length} rows and {len(crc)} checksums")
         small = self._row_bytes <= SMALL_ROW
-        self._rows = _Rows(archive, member, crc, name, small=small)
+        self._rows = _Rows(archive, member, crc, name, row_bytes=self._row_bytes)
         if small or header.fortran or not archive.is_stored(member):
             self._dtype = header.dtype.newbyteorder("=")  # `Archive.array` gives native order
 
     def __len__(self) -> int:
         return self._length
 
+    def row(self, row: int) -> NDArray[Any]:
+        data = self._rows.row(row, row * self._row_bytes, self._row_bytes)
+        return _native(data.view(self._dtype)).reshape(self._shape)
+
     def read(self, rows: NDArray[np.int64]) -> Column:
-        shape = tuple(axis or 0 for axis in self.array.shape)
+        shape = self._shape
         size = np.full(len(rows), self._row_bytes, np.int64)
         data = self._rows.read(rows, rows * self._row_bytes, size)
         return _native(data.view(self._dtype).reshape(len(rows), *shape))
@@ -258,6 +300,7 @@ class _PackedColumn(_Column):
         self._shapes = shapes.astype(np.int64, copy=False)
         self.array = ragged_array(name, header.dtype, self._shapes, is_string=is_string)
         self._offsets = offsets_of(self._shapes)
+        self._ends = self._offsets.data
         self._dtype = header.dtype
         if header.shape != (int(self._offsets[-1]),):
             raise archive.corrupt(
@@ -267,10 +310,16 @@ class _PackedColumn(_Column):
             raise archive.corrupt(f"column {quoted(name)} has {len(shapes)} rows and {len(crc)} checksums")
         if not archive.is_stored(member):
             self._dtype = header.dtype.newbyteorder("=")
-        self._rows = _Rows(archive, member, crc, name, small=False)
+        self._rows = _Rows(archive, member, crc, name, row_bytes=None)
 
     def __len__(self) -> int:
         return len(self._shapes)
+
+    def row(self, row: int) -> NDArray[Any]:
+        start, stop = self._ends[row], self._ends[row + 1]
+        size = self._dtype.itemsize
+        data = self._rows.row(row, start * size, (stop - start) * size)
+        return _native(data.view(self._dtype)).reshape(self._shapes[row])
 
     def read(self, rows: NDArray[np.int64]) -> Column:
         starts, size = self._offsets[rows], self._dtype.itemsize
@@ -287,15 +336,14 @@ class _PackedColumn(_Column):
 class _MembersColumn(_Column):
     """A column of one member per row, as KinoML writes them."""
 
-    def __init__(self, archive: Archive, name: str, members: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, archive: Archive, name: str, rows: NDArray[np.int64], members: NDArray[np.int64]) -> None:
         self._archive = archive
-        rows = np.array([row for row, _ in members], np.int64)
         self._members = np.empty(len(rows), np.int64)
         if len(rows) != rows.max() + 1 or len(np.unique(rows)) != len(rows):
             missing = np.setdiff1d(np.arange(int(rows.max()) + 1 if rows.max() < 10 * len(rows) else len(rows)), rows)
             said = f"row {int(missing[0])} is missing" if len(missing) else "a row stands twice"
             raise archive.corrupt(f"column {quoted(name)}: {said}")
-        self._members[rows] = [member for _, member in members]
+        self._members[rows] = members
         kinds = archive.resolve(self._members)
         headers = {int(kind): archive.headers[int(kind)] for kind in np.unique(kinds)}
         dtypes = {header.dtype for header in headers.values()}
@@ -305,10 +353,11 @@ class _MembersColumn(_Column):
             raise UnsupportedStoreError(f"{archive.path}: the rows of column {quoted(name)} have {said}")
         self._dtype, self._ndim = dtypes.pop(), ranks.pop()
         self._fortran = any(header.fortran for header in headers.values()) and self._ndim > 1
-        self.array = ragged_array(name, self._dtype, self._table()[np.unique(kinds)])
+        # The shape of each header of the archive; only this column's are of its rank.
+        self._table = self._shape_table()
+        self.array = ragged_array(name, self._dtype, self._table[np.unique(kinds)])
 
-    def _table(self) -> NDArray[np.int64]:
-        """The shape of each header of the archive; only this column's are of its rank."""
+    def _shape_table(self) -> NDArray[np.int64]:
         table = np.zeros((len(self._archive.headers), self._ndim), np.int64)
         for kind, header in enumerate(self._archive.headers):
             if len(header.shape) == self._ndim:
@@ -318,11 +367,17 @@ class _MembersColumn(_Column):
     def __len__(self) -> int:
         return len(self._members)
 
+    def row(self, row: int) -> NDArray[Any]:
+        member = self._members.item(row)
+        data, header = self._archive.member(member)
+        values = data.view(self._dtype).reshape(header.shape, order="F" if header.fortran else "C")
+        return np.ascontiguousarray(values, self._dtype.newbyteorder("=")) if header.fortran else _native(values)
+
     def read(self, rows: NDArray[np.int64]) -> Column:
         members = self._members[rows]
         kinds = self._archive.resolve(members)
         values = _native(self._archive.gather(members).view(self._dtype))
-        shapes = self._table()[kinds].reshape(len(rows), self._ndim)
+        shapes = self._table[kinds].reshape(len(rows), self._ndim)
         if self._fortran:
             values = self._in_c_order(values, shapes, kinds)
         if self.array.ragged:
@@ -338,7 +393,7 @@ class _MembersColumn(_Column):
         return values
 
     def shapes(self) -> NDArray[np.int64]:
-        return self._table()[self._archive.resolve(self._members)]
+        return self._table[self._archive.resolve(self._members)]
 
 
 def _native(array: NDArray[Any]) -> NDArray[Any]:

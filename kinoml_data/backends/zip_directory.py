@@ -1,0 +1,292 @@
+"""The directory of a zip file, read strictly: what does not add up is an error, never a guess.
+
+Format: PKWARE's APPNOTE 6.3.10, with zip64 and data descriptors. It is parsed once into flat numpy arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinoml_data.errors import CorruptStoreError, UnsafeStoreError, UnsupportedStoreError, quoted
+from kinoml_data.files import PositionedFile
+
+MAX_MEMBER = 1 << 34  # a compressed member is held whole; more than this is no column of features
+MAX_RATIO = 1032  # deflate cannot do better
+
+_ENTRY = np.dtype("<u4,<u2,<u2,<u2,<u2,<u2,<u2,<u4,<u4,<u4,<u2,<u2,<u2,<u2,<u2,<u4,<u4")
+_ENTRY.names = (
+    *("signature", "made_by", "needs", "flags", "method", "time", "date", "crc", "csize", "usize"),
+    *("name_length", "extra_length", "comment_length", "disk", "internal", "external", "offset"),
+)
+_LOCAL = np.dtype("<u4,<u2,<u2,<u2,<u2,<u2,<u4,<u4,<u4,<u2,<u2")
+_LOCAL.names = (
+    *("signature", "needs", "flags", "method", "time", "date", "crc", "csize", "usize"),
+    *("name_length", "extra_length"),
+)
+_ZIP64 = np.dtype("<u2,<u2,<u8,<u8")
+_DESCRIPTOR, _UTF8 = 0x0008, 0x0800
+_FULL = 0xFFFFFFFF
+
+
+class Directory:
+    """The members of a zip file, by number, in the order of its directory.
+
+    Args:
+        path: the file.
+        keep_open: see `PositionedFile`.
+
+    Attributes:
+        names: of the members; empty once they were dropped.
+        identity: a text that changes when the directory does, and so when any checksum in it does.
+
+    Raises:
+        StoreNotFoundError: there is no such regular file.
+        CorruptStoreError, UnsafeStoreError, UnsupportedStoreError: the directory is not as the format says.
+    """
+
+    names: list[str]
+
+    def __init__(self, path: Path, *, keep_open: bool = True) -> None:
+        self.path = path
+        self.file = PositionedFile(path, keep_open=keep_open)
+        try:
+            self._read_directory()
+        except BaseException:
+            self.file.close()
+            raise
+
+    def __len__(self) -> int:
+        return len(self._offset)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def corrupt(self, text: str) -> CorruptStoreError:
+        """The error that says what is wrong with this file."""
+        return CorruptStoreError(f"{self.path}: {text}; the file is damaged")
+
+    def name(self, member: int) -> str:
+        """The name of a member, without a look at the directory once its header was compared with it."""
+        if self.names:
+            return self.names[member]
+        data = self.file.read(int(self._offset[member]) + 30, int(self._name_length[member]))
+        return data.decode("utf-8", "replace")
+
+    def forget_names(self) -> None:
+        """Drop the names, which for one member per row are most of the memory. The headers of all were compared."""
+        self.names = []
+        self._raw, self._name_at = np.empty(0, np.uint8), np.empty(0, np.int64)
+
+    def _read_directory(self) -> None:
+        size = self.file.size
+        if size < 22:
+            raise self.corrupt(f"{size} bytes are no NPZ file")
+        tail = bytes(self.file.read(max(0, size - 98), min(size, 98)))
+        end = tail[-22:]
+        if end[:4] != b"PK\5\6" or end[20:] != b"\0\0":
+            raise self.corrupt(
+                "it does not end with a zip directory: not an NPZ file, truncated, or followed by other bytes"
+            )
+        disk, first_disk, here, count, length, start = struct.unpack("<4xHHHHII2x", end)
+        directory_end = size - 22
+        if tail[-42:-38] == b"PK\6\7" and len(tail) == 98:
+            disk, first_disk, here, count, length, start = self._zip64(
+                tail, (disk, first_disk, here, count, length, start)
+            )
+            directory_end = size - 98
+        if disk or first_disk or here != count or start + length != directory_end:
+            raise self.corrupt("its directory does not end where it says")
+        raw = np.frombuffer(self.file.read(start, length), np.uint8)
+        self.identity = f"npz:{size}:{hashlib.blake2b(raw.tobytes() + tail, digest_size=16).hexdigest()}"
+        entry = self._entries(raw, count)
+        head = raw[entry[:, None] + np.arange(46)].view(_ENTRY).reshape(-1) if count else np.empty(0, _ENTRY)
+        self._check_entries(head)
+        self._flags, self._method = head["flags"].astype(np.uint16), head["method"].astype(np.uint8)
+        self._crc = head["crc"].astype(np.uint32)
+        self._csize, self._usize, self._offset = (head[n].astype(np.int64) for n in ("csize", "usize", "offset"))
+        self._long_sizes(raw, entry, head)
+        self._name_length = head["name_length"].astype(np.uint16)
+        self._raw, self._name_at = raw, entry + 46
+        self.names = self._decode_names((head["flags"] & _UTF8) != 0)
+        order = np.argsort(self._offset, kind="stable")
+        ordered = self._offset[order]
+        if count and (ordered[0] != 0 or (np.diff(ordered) < 30).any() or ordered[-1] >= start):
+            raise UnsafeStoreError(f"{self.path}: members overlap, or do not begin at the start of the file")
+        if not count and start:
+            raise self.corrupt("there are bytes before its directory")
+        # Where the next member, or the directory, begins: a member has to end there.
+        self._next = np.empty(count, np.int64)
+        self._next[order] = np.r_[ordered[1:], start]
+        if (self._csize > self._next - self._offset - 30).any():
+            raise UnsafeStoreError(f"{self.path}: members overlap")
+
+    def _zip64(self, tail: bytes, short: tuple[int, ...]) -> tuple[int, ...]:
+        disk, where, disks = struct.unpack("<4xIQI", tail[-42:-22])
+        signature, size, _, _, this, first, here, count, length, start = struct.unpack("<IQHHIIQQQQ", tail[:56])
+        if signature != 0x06064B50 or size != 44 or disk or disks != 1 or this or first or where != self.file.size - 98:
+            raise self.corrupt("its zip64 directory record is not where it says")
+        said = (0, 0, min(here, 0xFFFF), min(count, 0xFFFF), min(length, _FULL), min(start, _FULL))
+        if short != said:
+            raise self.corrupt("its two directory records disagree")
+        return this, first, here, count, length, start
+
+    def _entries(self, raw: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
+        """Where each directory entry begins: every signature found, if they form a chain; else walked one by one."""
+        if len(raw) < 46 * count:
+            raise self.corrupt(f"its directory is too short for {count} members")
+        if not count:
+            if len(raw):
+                raise self.corrupt("its directory says 0 members, and holds some")
+            return np.empty(0, np.int64)
+        hits = np.flatnonzero(raw[:-3] == 0x50)
+        for i, byte in enumerate(b"K\1\2", 1):
+            hits = hits[raw[hits + i] == byte]
+        if len(hits) == count and hits[0] == 0 and hits[-1] + 46 <= len(raw):
+            ends = hits + 46 + sum(raw[hits + i] + raw[hits + i + 1] * np.int64(256) for i in (28, 30, 32))
+            if np.array_equal(ends, np.r_[hits[1:], len(raw)]):
+                return hits.astype(np.int64)
+        found: list[int] = []
+        at, data = 0, raw.tobytes()
+        while at < len(data) and len(found) <= count:
+            if at + 46 > len(data) or data[at : at + 4] != b"PK\1\2":
+                raise self.corrupt("its directory is broken")
+            found.append(at)
+            at += 46 + sum(struct.unpack_from("<HHH", data, at + 28))
+        if at != len(data) or len(found) != count:
+            raise self.corrupt(f"its directory says {count} members and holds {len(found)}")
+        return np.array(found, np.int64)
+
+    def _check_entries(self, head: NDArray[Any]) -> None:
+        if (head["comment_length"] != 0).any() or (head["disk"] != 0).any():
+            raise self.corrupt("a directory entry has a comment or another disk")
+        if (head["flags"] & 1).any():
+            raise UnsupportedStoreError(f"{self.path}: encrypted members are not supported")
+        if (head["flags"] & ~np.uint16(_DESCRIPTOR | _UTF8)).any():
+            raise UnsupportedStoreError(f"{self.path}: a member has flags that no numpy writes")
+        if (unknown := ~np.isin(head["method"], (0, 8))).any():
+            raise UnsupportedStoreError(
+                f"{self.path}: compression method {head['method'][unknown][0]} is not supported"
+            )
+
+    def _long_sizes(self, raw: NDArray[np.uint8], entry: NDArray[np.int64], head: NDArray[Any]) -> None:
+        """Replace the sentinels of zip64 by the values in the extra field; any other extra field is refused."""
+        fields = [self._usize, self._csize, self._offset]
+        marked = np.stack([field == _FULL for field in fields]) if len(head) else np.zeros((3, 0), bool)
+        if (head["extra_length"] != np.where(marked.any(axis=0), 4 + 8 * marked.sum(axis=0), 0)).any():
+            raise self.corrupt("a directory entry has an extra field other than zip64's")
+        for combination in range(1, 8):
+            chosen = [i for i in range(3) if combination >> i & 1]
+            members = np.flatnonzero((marked == [[i in chosen] for i in range(3)]).all(axis=0))
+            if not len(members):
+                continue
+            at = entry[members] + 46 + head["name_length"][members]
+            extra = raw[at[:, None] + np.arange(4 + 8 * len(chosen))]
+            if (extra[:, :4].copy().view("<u2") != [1, 8 * len(chosen)]).any():
+                raise self.corrupt("a directory entry has an extra field other than zip64's")
+            values = extra[:, 4:].copy().view("<u8")
+            if (values >= np.uint64(1 << 62)).any():
+                raise self.corrupt("a member's size is beyond any file's")
+            for column, i in enumerate(chosen):
+                fields[i][members] = values[:, column]
+
+    def _decode_names(self, utf8: NDArray[np.bool_]) -> list[str]:
+        data = self._raw.tobytes()
+        ends = self._name_at + self._name_length
+        blob = b"\n".join([data[a:b] for a, b in zip(self._name_at.tolist(), ends.tolist(), strict=True)])
+        if b"\0" in blob or blob.count(b"\n") != max(0, len(ends) - 1):
+            raise UnsafeStoreError(f"{self.path}: a member's name has control characters")
+        try:
+            if not blob.isascii() and not all(
+                flag or name.isascii() for name, flag in zip(blob.split(b"\n"), utf8.tolist(), strict=True)
+            ):
+                raise self.corrupt("a member's name is not UTF-8")
+            names = blob.decode().split("\n") if len(ends) else []
+        except UnicodeDecodeError:
+            raise self.corrupt("a member's name is not UTF-8") from None
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UnsafeStoreError(f"{self.path}: the member {quoted(twice)} stands twice")
+        return names
+
+    def is_stored(self, member: int) -> bool:
+        """True if the member is not compressed, so that parts of it can be read."""
+        return bool(self._method[member] == 0)
+
+    def start(self, members: Any) -> Any:
+        """Where the content of some members begins; their headers have to be compared before."""
+        gap = self._next[members] - self._offset[members] - 30 - self._name_length[members] - self._csize[members]
+        # A data descriptor is 16 bytes after a plain header, 24 after one with the 20 bytes of zip64.
+        streamed = (self._flags[members] & _DESCRIPTOR) != 0
+        return self._next[members] - self._csize[members] - np.where(streamed, np.where(gap == 16, 16, 24), 0)
+
+    def compare_headers(self, members: NDArray[np.int64], extra_width: int) -> tuple[bytes, int, NDArray[np.int64]]:
+        """Read the local headers of some members and compare them with the directory.
+
+        Args:
+            members: their numbers.
+            extra_width: bytes of the content to read along.
+
+        Returns:
+            What was read, the bytes per member in it, and where in them each member's content begins.
+
+        Raises:
+            CorruptStoreError: they disagree.
+            UnsafeStoreError: a member would expand beyond any limit.
+        """
+        offset, names = self._offset[members], self._name_length[members].astype(np.int64)
+        width = 30 + int(names.max()) + 20 + extra_width
+        blob = self.file.heads(offset, width)
+        heads = np.frombuffer(blob, np.uint8).reshape(len(members), width)
+        local = heads[:, :30].copy().view(_LOCAL).reshape(-1)
+        extra = local["extra_length"].astype(np.int64)
+        streamed = (self._flags[members] & _DESCRIPTOR) != 0
+        length = 30 + names + extra + self._csize[members] + np.where(streamed, np.where(extra > 0, 24, 16), 0)
+        wrong = (
+            (local["signature"] != 0x04034B50)
+            | (local["flags"] != self._flags[members])
+            | (local["method"] != self._method[members])
+            | (local["name_length"] != names)
+            | ~np.isin(extra, (0, 20))
+            | (offset + length != self._next[members])
+        )
+        found = np.stack([local[name].astype(np.uint64) for name in ("crc", "csize", "usize")])
+        for key in np.unique(names * 32 + extra).tolist():
+            same = np.flatnonzero((names * 32 + extra == key) & ~wrong)
+            if not len(same):
+                continue
+            size, more = divmod(key, 32)
+            said = self._raw[self._name_at[members[same]][:, None] + np.arange(size)]
+            wrong[same] |= (heads[same, 30 : 30 + size] != said).any(axis=1)
+            if more:
+                zip64 = heads[same, 30 + size : 50 + size].copy().view(_ZIP64).reshape(-1)
+                wrong[same] |= (zip64["f0"] != 1) | (zip64["f1"] != 16) | (found[1:, same] != _FULL).any(axis=0)
+                found[1, same], found[2, same] = zip64["f3"], zip64["f2"]
+        for i in np.flatnonzero(streamed & ~wrong).tolist():
+            wrong[i] = found[:, i].any()
+            found[:, i] = self._descriptor(int(self._next[members[i]]), bool(extra[i]))
+        csize, usize = self._csize[members], self._usize[members]
+        wrong |= (found != np.stack([self._crc[members], csize, usize]).astype(np.uint64)).any(axis=0)
+        stored = self._method[members] == 0
+        wrong |= stored & (csize != usize)
+        if wrong.any():
+            name = quoted(self.name(int(members[wrong][0])))
+            raise self.corrupt(f"member {name}: its header disagrees with the directory")
+        if (large := (usize > MAX_RATIO * csize + 64) | (~stored & (usize > MAX_MEMBER))).any():
+            name, size = quoted(self.name(int(members[large][0]))), int(usize[large][0])
+            raise UnsafeStoreError(f"{self.path}: member {name} would expand to {size} bytes")
+        return blob, width, 30 + names + extra
+
+    def _descriptor(self, end: int, long: bool) -> tuple[int, int, int]:
+        form = "<4sIQQ" if long else "<4sIII"
+        size = struct.calcsize(form)
+        mark, crc, csize, usize = struct.unpack(form, self.file.read(end - size, size))
+        if mark != b"PK\7\x08":
+            raise self.corrupt("a data descriptor is broken")
+        return crc, csize, usize

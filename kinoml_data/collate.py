@@ -96,6 +96,7 @@ class Batch:
     def __getitem__(self, i: int) -> Sample:
         if not -self._length <= i < self._length:
             raise IndexError(i)
+        i %= self._length
         return self.collater.sample({name: column[i] for name, column in self.columns.items()})
 
 

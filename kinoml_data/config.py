@@ -16,12 +16,13 @@ from typing import Any
 
 import yaml
 
-from kinoml_data.errors import SpecError, StoreNotFoundError, one_line, quoted
+from kinoml_data.errors import KinomlDataError, SpecError, StoreNotFoundError, StoreReadError, one_line, quoted
 
 SUFFIXES = (".yaml", ".yml", ".json", ".toml")
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_NODES = 200_000
+MAX_DOTS = 1_000  # on one line of TOML
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -29,23 +30,28 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         StoreNotFoundError: there is no such file.
+        StoreReadError: the operating system could not read it.
         SpecError: it is not valid YAML, JSON or TOML, is not a mapping, or breaks one of the limits.
     """
-    if not path.is_file():
-        raise StoreNotFoundError(f"there is no spec file {quoted(str(path))}")
-    if path.stat().st_size > MAX_BYTES:
-        raise SpecError(f"{path}: a spec file has at most {MAX_BYTES} bytes")
     try:
+        if not path.is_file():
+            raise StoreNotFoundError(f"there is no spec file {quoted(str(path))}")
+        if path.stat().st_size > MAX_BYTES:
+            raise SpecError(f"a spec file has at most {MAX_BYTES} bytes")
         return parse(path.read_bytes(), path.suffix.lower())
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from None
+    except KinomlDataError:
+        raise
+    except OSError as error:
+        raise StoreReadError(f"cannot read {quoted(str(path))}: {error}") from None
 
 
 def parse(data: bytes, suffix: str) -> dict[str, Any]:
     """As `read`, from the bytes of a file and its suffix."""
     readers: dict[str, Callable[[str], Any]] = {".json": _json, ".toml": _toml, ".yaml": _yaml, ".yml": _yaml}
     try:
-        found = readers[suffix](data.decode("utf-8"))
+        found = readers[suffix](data.decode("utf-8-sig"))  # the mark some editors begin a file with is no content
     except (UnicodeDecodeError, RecursionError) as error:
         raise SpecError(f"not readable as {suffix[1:]}: {one_line(error)}") from None
     if not isinstance(found, dict):
@@ -106,6 +112,9 @@ def _json(text: str) -> Any:
 
 
 def _toml(text: str) -> Any:
+    # tomllib takes time and memory by the square of the parts of a dotted key: 100,000 are 40 GB.
+    if any(line.count(".") > MAX_DOTS for line in text.splitlines()):
+        raise SpecError(f"a line has more than {MAX_DOTS} dots")
     try:
         return tomllib.loads(text)
     except ValueError as error:
@@ -125,14 +134,18 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the types of YAML 1.2's core schema, and without aliases."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}
-    depth = 0
+    depth = nodes = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not supported; write the value out")
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases are not supported; write the value out, {event.start_mark}")
+        if event.tag is not None:
+            raise yaml.YAMLError(f"tags are not supported, {event.start_mark}")
         self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels")
+        self.nodes += 1
+        if self.depth > MAX_DEPTH or self.nodes > 2 * MAX_NODES:
+            raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels or more than {MAX_NODES} values")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node

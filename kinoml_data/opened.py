@@ -104,9 +104,7 @@ class Opened:
 
     def _bind(self, storage: Storage) -> None:
         if isinstance(storage, MemoryStorage) and storage.device is not None and get_worker_info() is not None:
-            raise SpecError(
-                f"the dataset is kept on {storage.device!r}, where workers cannot read it; use num_workers=0"
-            )
+            raise SpecError(f"the dataset is kept on {storage.device!r}; workers cannot read it, use num_workers=0")
         self._binding = Binding(self.spec, storage)
         self._storage, self._pid = storage, os.getpid()
 

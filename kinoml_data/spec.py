@@ -6,7 +6,10 @@ A spec is data. It needs no plugin to be read, and opens nothing; `factory.load_
 from __future__ import annotations
 
 import difflib
+import json
+import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
@@ -14,6 +17,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -71,7 +75,7 @@ class Model(BaseModel):
 def unknown(name: object, known: Sequence[str] | Mapping[str, Any], what: str = "key") -> str:
     """The sentence that refuses a name: with the nearest known one, or all of them."""
     near = difflib.get_close_matches(str(name), list(known), 1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}" if known else ""
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {one_line(', '.join(known), 300)}" if known else ""
     return f"unknown {what} {quoted(name)}{hint}"
 
 
@@ -92,7 +96,7 @@ class Array(Model):
     cast: Literal["safe", "same_kind"] = "safe"
     packbits: bool = False
 
-    def __init__(self, dtype: Any = "float32", shape: Any = (), **options: Any) -> None:
+    def __init__(self, /, dtype: Any = "float32", shape: Any = (), **options: Any) -> None:
         options |= {"dtype": dtype, "shape": shape}
         super().__init__(**options)
 
@@ -113,15 +117,20 @@ class Array(Model):
     @field_validator("dtype", mode="before")
     @classmethod
     def _known_dtype(cls, value: Any) -> Any:
-        name = value if isinstance(value, str) else STRING if value is str else np.dtype(value).name
+        if isinstance(value, (type, np.dtype)):
+            value = STRING if value is str else np.dtype(value).name
+        name = value if isinstance(value, str) else ""
         if name not in DTYPES:
-            raise ValueError(unknown(name, DTYPES, "dtype"))
+            raise ValueError(unknown(value, DTYPES, "dtype"))
         return name
 
     @field_validator("shape", mode="before")
     @classmethod
     def _ragged_axes(cls, value: Any) -> Any:
-        return tuple(None if axis == "*" else axis for axis in value) if isinstance(value, (list, tuple)) else value
+        if not isinstance(value, (list, tuple)):
+            return value
+        axes = (axis.item() if isinstance(axis, np.integer) else axis for axis in value)
+        return tuple(None if isinstance(axis, str) and axis == "*" else axis for axis in axes)
 
     @model_validator(mode="after")
     def _consistent(self) -> Array:
@@ -195,7 +204,7 @@ class FileSplit(Model):
 class RatioSplits(Model):
     """Random splits: `{ratios: {train: 0.8, test: 0.2}, seed: 0}`."""
 
-    ratios: dict[str, Annotated[float, Field(ge=0, strict=False)]]
+    ratios: dict[str, Annotated[float, Field(ge=0)]]
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
@@ -250,6 +259,16 @@ class CollateForm(Model):
     form: str
     value: float | int | None = None
 
+    @field_validator("value", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        number = value.item() if isinstance(value, np.number) else value
+        if number is not None and (
+            type(number) not in (int, float) or number in (math.inf, -math.inf) or number != number
+        ):
+            raise ValueError(f"{quoted(value)} is no finite number")
+        return number
+
 
 NamedOrName = Annotated[
     Annotated[str, Tag("bare")] | Annotated[Named, Tag("options")],
@@ -265,6 +284,12 @@ Collate = Annotated[
 ]
 
 
+def _format(value: Any) -> Any:
+    if type(value) is not int or value != 1:
+        raise ValueError(f"this version of kinoml_data reads format 1, not {quoted(value)}")
+    return value
+
+
 class DatasetSpec(Model):
     """The description of a dataset; `docs/spec.md` goes through it field by field.
 
@@ -274,7 +299,7 @@ class DatasetSpec(Model):
         SpecError: anything wrong with it, all problems at once, each with its path.
     """
 
-    format: Literal[1] = 1
+    format: Annotated[Literal[1], BeforeValidator(_format)] = 1
     name: str | None = None
     columns: dict[str, Array] | None = None
     X: ColumnNames | None = None
@@ -289,7 +314,7 @@ class DatasetSpec(Model):
     _root: Path | None = PrivateAttr(default=None)
     _objects: bool = PrivateAttr(default=False)
 
-    def __init__(self, **data: Any) -> None:
+    def __init__(self, /, **data: Any) -> None:
         # One way in: whatever comes from Python is checked as the file that would say the same.
         try:
             self.__pydantic_validator__.validate_json(plain_json(data), self_instance=self)
@@ -344,8 +369,9 @@ class DatasetSpec(Model):
         folder = file.resolve().parent
         data = self.to_mapping()
         data["storage"] = _moved(data["storage"], self._base, folder)
-        if "splits" in data:
-            data["splits"] = _moved(data["splits"], self._base, folder, key="file")
+        for split in data.get("splits", {}).values():
+            if isinstance(split, dict) and isinstance(split.get("file"), str):
+                split["file"] = _relative(split["file"], self._base, folder)
         replace_text(file, config.dump(data, file.suffix.lower()))
 
     @classmethod
@@ -371,7 +397,8 @@ class DatasetSpec(Model):
     def located(self, base: Path, root: Path | None = None) -> DatasetSpec:
         """The same spec with its relative paths starting from `base`, and none leaving `root`."""
         spec = self.model_copy()
-        spec._base, spec._root = base, root
+        # Resolved now: the working directory may change, and `..` past a symbolic link is not what it seems.
+        spec._base, spec._root = base.resolve(), root
         return spec
 
     def over_objects(self) -> DatasetSpec:
@@ -418,23 +445,27 @@ class DatasetSpec(Model):
         for field in ("columns", "splits", "collate"):
             if isinstance(value := getattr(self, field), dict):
                 object.__setattr__(self, field, frozen(value))
+        problems = []
         if self.columns is not None and self.X is None:
-            raise ValueError("X is missing: name the column, or a list of columns, that is X")
+            problems.append("X is missing: name the column, or a list of columns, that is X")
+        if self.X == ():
+            problems.append("X names no column")
         roles = [*self.X_names, *self.y_names, *self.meta]
-        if twice := sorted({name for name in roles if roles.count(name) > 1}):
-            raise ValueError(f"X, y and meta name {', '.join(map(quoted, twice))} twice")
+        if len(set(roles)) < len(roles):
+            twice = [name for name, count in Counter(roles).items() if count > 1]
+            problems.append(f"X, y and meta name {', '.join(map(quoted, twice))} twice")
         if self.columns is not None:
             for name in self.columns:
                 if not name or any(c not in _NAME_CHARACTERS for c in name):
-                    raise ValueError(f"the column name {quoted(name)} has characters other than A-Z a-z 0-9 _ -")
-            for name in roles:
-                if name not in self.columns:
-                    raise ValueError(unknown(name, self.columns, "column"))
-            for name in (*self.X_names, *self.y_names):
-                if self.columns[name].is_string:
-                    raise ValueError(f"column {name!r} holds strings, which are no tensors; name it in meta")
-        if isinstance(self.X, tuple) and not self.X:
-            raise ValueError("X names no column")
+                    problems.append(f"the column name {quoted(name)} has characters other than A-Z a-z 0-9 _ -")
+            for part, names in (("X", self.X_names), ("y", self.y_names), ("meta", self.meta)):
+                for name in names:
+                    if name not in self.columns:
+                        problems.append(f"{part}: {unknown(name, self.columns, 'column')}")
+                    elif part != "meta" and self.columns[name].is_string:
+                        problems.append(f"{part}: column {name!r} holds strings, which are no tensors; name it in meta")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 
@@ -461,12 +492,20 @@ def plain_json(data: Any) -> bytes:
 
     if isinstance(data, dict):
         data = {key: _without_unset(value) for key, value in data.items()}
+
+    def refuse(constant: str) -> None:
+        raise ValueError("NaN and infinity are not values of a spec")
+
     try:
-        return to_json(data, fallback=fallback, inf_nan_mode="constants", exclude_none=False)
-    except SpecError:
-        raise
-    except ValueError as error:
-        raise SpecError(one_line(error)) from None
+        text = to_json(data, fallback=fallback, inf_nan_mode="constants", exclude_none=False)
+        if b"NaN" in text or b"Infinity" in text:
+            json.loads(text, parse_constant=refuse)
+    except ValueError as error:  # pydantic puts its own words before those of `fallback`
+        said = one_line(error)
+        for prefix in ("Error serializing to JSON: ", "SpecError: ", "ValueError: ", "UnicodeEncodeError: "):
+            said = said.removeprefix(prefix)
+        raise SpecError(said) from None
+    return text
 
 
 def _without_unset(value: Any) -> Any:
@@ -481,31 +520,31 @@ def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> 
         if problem["type"] == "extra_forbidden":
             known = model.model_fields if len(loc) == 1 else Array.model_fields if loc[0] == "columns" else {}
             text = unknown(loc[-1], known)
-        # A tag of one of the unions above is not part of the user's file.
-        names = [str(part) for i, part in enumerate(loc) if i == 0 or part not in _TAGS]
+        # Behind the fields that are unions stand tags, which are not the user's words.
+        tags = (1, 3) if loc[1:2] in (("named",), ("each",)) else (1,)
+        tagged = model is DatasetSpec and loc[:1] and loc[0] in _UNIONS
+        names = [str(part) for i, part in enumerate(loc) if not (tagged and i in tags)]
         path = ".".join(filter(None, (where, *names)))
         lines.append(f"{one_line(path, 200)}: {one_line(text)}" if path else one_line(text))
     return "; ".join(dict.fromkeys(lines))
 
 
-_TAGS = frozenset(
-    ("name", "range", "rows", "file", "named", "computed", "one", "several", "bare", "options", "all", "each")
-)
+_UNIONS = frozenset(("X", "y", "splits", "observation_model", "collate"))
 
 
-def _moved(value: Any, base: Path, folder: Path, key: str = "path") -> Any:
+def _moved(value: Any, base: Path, folder: Path) -> Any:
     """`value` with the relative paths in it, which start from `base`, starting from `folder`."""
-    if base == folder:
-        return value
     if isinstance(value, dict):
         return {
             k: _relative(v, base, folder)
-            if isinstance(v, str) and (k == key or k.endswith(f"_{key}"))
-            else _moved(v, base, folder, key)
+            if isinstance(v, str) and (k == "path" or k.endswith("_path"))
+            else _moved(v, base, folder)
             for k, v in value.items()
         }
-    return [_moved(v, base, folder, key) for v in value] if isinstance(value, list) else value
+    return [_moved(v, base, folder) for v in value] if isinstance(value, list) else value
 
 
 def _relative(path: str, base: Path, folder: Path) -> str:
-    return path if PurePath(path).is_absolute() else Path(os.path.relpath(base / path, folder)).as_posix()
+    if base == folder or PurePath(path).is_absolute():
+        return path
+    return Path(os.path.relpath(base / path, folder)).as_posix()

@@ -83,6 +83,8 @@ class FeaturizeOnAccess(Backend):
 
 
 class _Featurized(Storage):
+    computes = True
+
     def __init__(
         self,
         backend: FeaturizeOnAccess,

@@ -112,6 +112,7 @@ class Binding:
             raise SpecError("the spec does not fit the store: " + "; ".join(problems))
         # Columns that come out as they are stored, under the same name.
         self._direct = frozenset(n for n, p in self._plans.items() if p.stored_as == n and not (p.cast or p.reshape))
+        self._direct_names: set[tuple[str, ...]] = set()
 
     def read(self, rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, Column]:
         """The given rows of the columns `names`, as `Storage.read` but adapted to the spec.
@@ -125,8 +126,10 @@ class Binding:
 
     def read_row(self, row: int, names: tuple[str, ...]) -> Mapping[str, NDArray[Any]]:
         """One row of the columns `names`, each as a new array in its own shape."""
-        if self._direct >= set(names):
+        if names in self._direct_names:
             return self.storage.read_row(row, names)
+        if self._direct.issuperset(names):
+            self._direct_names.add(names)
         found = self.read(np.array([row]), names)
         return {name: np.array(column[0]) for name, column in found.items()}
 

@@ -142,12 +142,7 @@ class Collater:
     def parts(self, tensors: Mapping[str, Any]) -> tuple[Any, Any]:
         """`(X, y)` out of the tensors of all columns, of one row or of many."""
 
-        def part(names: str | tuple[str, ...] | None) -> Any:
-            if names is None or isinstance(names, str):
-                return None if names is None else tensors[names]
-            return {name: tensors[name] for name in names}
-
-        return part(self.X), part(self.y)
+        return _part(self.X, tensors), _part(self.y, tensors)
 
     def ragged(self, name: str, column: Ragged) -> Form:
         """A ragged column in the form chosen for it."""
@@ -165,6 +160,12 @@ class Collater:
         return _formed(self._forms[name], values, shapes, array)
 
 
+def _part(names: str | tuple[str, ...] | None, tensors: Mapping[str, Any]) -> Any:
+    if type(names) is str or names is None:
+        return None if names is None else tensors[names]
+    return {name: tensors[name] for name in names}
+
+
 def torch_dtype(array: Array) -> torch.dtype:
     """The dtype of the tensor a column becomes."""
     return torch.from_numpy(np.empty(0, array.numpy)).dtype
@@ -172,7 +173,7 @@ def torch_dtype(array: Array) -> torch.dtype:
 
 def as_tensor(values: Any) -> Tensor:
     """An array as a tensor over the same memory; a tensor (from storage on a device) as it is."""
-    return values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+    return torch.from_numpy(values) if type(values) is np.ndarray else torch.as_tensor(values)
 
 
 def _forms(spec: DatasetSpec, collate: Any) -> dict[str, CollateForm]:

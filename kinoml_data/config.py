@@ -113,7 +113,7 @@ def _json(text: str) -> Any:
 
 def _toml(text: str) -> Any:
     # tomllib takes time and memory by the square of the parts of a dotted key: 100,000 are 40 GB.
-    if any(line.count(".") > MAX_DOTS for line in text.splitlines()):
+    if any(line.count(".") > MAX_DOTS for line in text.split("\n")):
         raise SpecError(f"a line has more than {MAX_DOTS} dots")
     try:
         return tomllib.loads(text)
@@ -137,14 +137,14 @@ class _Loader(yaml.SafeLoader):
     depth = nodes = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError(f"aliases are not supported; write the value out, {event.start_mark}")
         if event.tag is not None:
             raise yaml.YAMLError(f"tags are not supported, {event.start_mark}")
         self.depth += 1
         self.nodes += 1
-        if self.depth > MAX_DEPTH or self.nodes > 2 * MAX_NODES:
+        if self.depth > MAX_DEPTH or self.nodes > 2 * MAX_NODES:  # keys are nodes too
             raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels or more than {MAX_NODES} values")
         node = super().compose_node(parent, index)
         self.depth -= 1

@@ -59,7 +59,8 @@ class XyDataset(Dataset[Any]):
         Raises:
             SampleIndexError: out of range, or nothing that selects rows.
         """
-        length = len(self)
+        binding = self._opened.binding
+        length = len(binding.storage) if self._rows is None else len(self._rows)
         if type(index) is int and -length <= index < length:
             position = index % length
         else:
@@ -68,7 +69,7 @@ class XyDataset(Dataset[Any]):
                 return self.collate_fn(self._read(chosen))
             position = int(chosen[0])
         row = position if self._rows is None else int(self._rows[position])
-        return self.collate_fn.sample(self._opened.binding.read_row(row, self.collate_fn.names))
+        return self.collate_fn.sample(binding.read_row(row, self.collate_fn.names))
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Samples at several positions, read together; torch's loaders call this."""

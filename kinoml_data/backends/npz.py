@@ -50,7 +50,7 @@ class NpzStorage(Storage):
     Args:
         path: the file.
         columns: what the spec asks for; None to find out.
-        keep_open: False opens the file for each read and parses nothing again.
+        io: "hold", "reopen" or "mmap", see `Directory`; nothing is parsed again.
         verify: "first", "always" or "never", see `Archive`.
 
     Raises:
@@ -59,9 +59,9 @@ class NpzStorage(Storage):
     """
 
     def __init__(
-        self, path: Path, columns: Mapping[str, Array] | None, *, keep_open: bool = True, verify: str = "first"
+        self, path: Path, columns: Mapping[str, Array] | None, *, io: str = "hold", verify: str = "first"
     ) -> None:
-        self._archive = archive = Archive(path, keep_open=keep_open, verify=verify)
+        self._archive = archive = Archive(path, io=io, verify=verify)
         try:
             self._open(columns)
         except BaseException:
@@ -194,10 +194,11 @@ class _Rows:
         self._held: NDArray[np.uint8] | None = None
         self._lock = threading.Lock()
         self._checked = np.zeros(0 if crc is None else len(crc), bool)
+        self._skip = archive.verify == "never"
 
     def read(self, rows: NDArray[np.int64], starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
         if self._hold:
-            held = self._whole()
+            held = self.held()
             if self._row_bytes:
                 table: NDArray[np.uint8] = held.reshape(-1, self._row_bytes)
                 return table[rows].reshape(-1)
@@ -207,25 +208,24 @@ class _Rows:
             self._archive.check(np.array([self._member]))
             return self._archive.extents(self._member, starts, sizes)
         out = self._archive.extents(self._member, starts, sizes)
-        if self._archive.verify != "never":
+        if not self._skip:
             self._check(rows, sizes, out)
         return out
 
-    def row(self, row: int, start: int, size: int) -> NDArray[np.uint8]:
-        """The bytes of one row, as `read`."""
+    def row(self, row: int, start: int, out: NDArray[Any]) -> NDArray[Any]:
+        """Fill `out` with the bytes of one row, as `read` does; returns it."""
         if self._hold:
-            return self._whole()[start : start + size].copy()
-        out = np.empty(size, np.uint8)
+            out.reshape(-1).view(np.uint8)[:] = self.held()[start : start + out.nbytes]
+            return out
         if self._crc is None:
             self._archive.check(np.array([self._member]))
-            self._archive.extent(self._member, start, out)
-            return out
         self._archive.extent(self._member, start, out)
-        if self._archive.verify == "always" or (self._archive.verify == "first" and not self._checked[row]):
-            self._check(np.array([row]), np.array([size]), out)
+        if self._crc is not None and not (self._skip or self._checked[row]):
+            self._check(np.array([row]), np.array([out.nbytes]), out.reshape(-1).view(np.uint8))
         return out
 
-    def _whole(self) -> NDArray[np.uint8]:
+    def held(self) -> NDArray[np.uint8]:
+        """The bytes of all rows, read once and kept."""
         if self._held is not None:
             return self._held
         with self._lock:
@@ -237,16 +237,16 @@ class _Rows:
     def _check(self, rows: NDArray[np.int64], sizes: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         assert self._crc is not None
         always = self._archive.verify == "always"
-        if not always and self._checked[rows].all():
+        if self._checked[rows].all():
             return
         view, ends = out.data, np.cumsum(sizes).tolist()
         for row, size, end in zip(rows.tolist(), sizes.tolist(), ends, strict=True):
-            if (always or not self._checked[row]) and (found := zlib.crc32(view[end - size : end])) != self._crc[row]:
+            if not self._checked[row] and (found := zlib.crc32(view[end - size : end])) != self._crc[row]:
                 said = int(self._crc[row])
                 raise self._archive.corrupt(
                     f"column {quoted(self._name)}, row {row}: its CRC-32 is {found:#010x}, stored is {said:#010x}"
                 )
-            self._checked[row] = True
+            self._checked[row] = not always
 
 
 class _WholeColumn(_Column):
@@ -262,6 +262,7 @@ class _WholeColumn(_Column):
         self._row_bytes = header.nbytes // max(1, self._length)
         if crc is not None and crc.shape != (self._length,):
             raise archive.corrupt(f"column {quoted(name)} has {self._length} rows and {len(crc)} checksums")
+        self._scalars: NDArray[Any] | None = None  # small rows as an array, once they are held
         small = self._row_bytes <= SMALL_ROW
         self._rows = _Rows(archive, member, crc, name, row_bytes=self._row_bytes)
         if small or header.fortran or not archive.is_stored(member):
@@ -271,8 +272,12 @@ class _WholeColumn(_Column):
         return self._length
 
     def row(self, row: int) -> NDArray[Any]:
-        data = self._rows.row(row, row * self._row_bytes, self._row_bytes)
-        return _native(data.view(self._dtype)).reshape(self._shape)
+        if self._scalars is not None:
+            return self._scalars[row, ...].copy()
+        out = self._rows.row(row, row * self._row_bytes, np.empty(self._shape, self._dtype))
+        if self._row_bytes <= SMALL_ROW:
+            self._scalars = self._rows.held().view(self._dtype).reshape(self._length, *self._shape)
+        return _native(out)
 
     def read(self, rows: NDArray[np.int64]) -> Column:
         shape = self._shape
@@ -316,10 +321,8 @@ class _PackedColumn(_Column):
         return len(self._shapes)
 
     def row(self, row: int) -> NDArray[Any]:
-        start, stop = self._ends[row], self._ends[row + 1]
-        size = self._dtype.itemsize
-        data = self._rows.row(row, start * size, (stop - start) * size)
-        return _native(data.view(self._dtype)).reshape(self._shapes[row])
+        out = np.empty(self._shapes[row], self._dtype)
+        return _native(self._rows.row(row, self._ends[row] * self._dtype.itemsize, out))
 
     def read(self, rows: NDArray[np.int64]) -> Column:
         starts, size = self._offsets[rows], self._dtype.itemsize

@@ -51,7 +51,7 @@ class Archive(Directory):
 
     Args:
         path: the file.
-        keep_open: see `PositionedFile`.
+        io: see `Directory`.
         verify: "first" checks a member's CRC-32 when it is first read, "always" each time, "never" not at all.
 
     Raises:
@@ -59,8 +59,8 @@ class Archive(Directory):
         CorruptStoreError, UnsafeStoreError, UnsupportedStoreError: it is not as zip and numpy say.
     """
 
-    def __init__(self, path: Path, *, keep_open: bool = True, verify: str = "first") -> None:
-        super().__init__(path, keep_open=keep_open)
+    def __init__(self, path: Path, *, io: str = "hold", verify: str = "first") -> None:
+        super().__init__(path, io=io)
         self.verify = verify
         if other := [name for name in self.names if not name.endswith(".npy")]:
             self.close()

@@ -19,19 +19,20 @@ class NpzLazy(Backend):
 
     Attributes:
         path: the file.
+        io: "pread" reads by position; "mmap" maps the file, which is faster, and safe only while nobody shortens it.
         verify: when checksums are checked: "first" time a row or member is read in a process, "always", "never".
         compress: write compressed members; they can only be read whole, and are held in memory.
     """
 
     name = "npz-lazy"
     suffixes: ClassVar[tuple[str, ...]] = (".npz",)
-    keep_open: ClassVar[bool] = True
     path: DataPath
+    io: Literal["pread", "mmap"] = "pread"
     verify: Literal["first", "always", "never"] = "first"
     compress: bool = False
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
-        return NpzStorage(self.path, columns, keep_open=self.keep_open, verify=self.verify)
+        return NpzStorage(self.path, columns, io="mmap" if self.io == "mmap" else "hold", verify=self.verify)
 
     def write(
         self,

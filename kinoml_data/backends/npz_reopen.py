@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Literal
 
+from kinoml_data.backend import Storage
+from kinoml_data.backends.npz import NpzStorage
 from kinoml_data.backends.npz_lazy import NpzLazy
+from kinoml_data.spec import Array
 
 
 class NpzReopen(NpzLazy):
     """The same files, opened for each read and closed after it.
 
     For many files, or file systems that dislike held handles. The directory is parsed once, and a file that
-    changed in between is noticed.
+    changed in between is noticed. A file that is not held is not mapped either.
     """
 
     name = "npz-reopen"
     suffixes = ()
-    keep_open: ClassVar[bool] = False
+    io: Literal["pread"] = "pread"
+
+    def open(self, columns: Mapping[str, Array] | None) -> Storage:
+        return NpzStorage(self.path, columns, io="reopen", verify=self.verify)

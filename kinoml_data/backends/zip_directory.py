@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.errors import CorruptStoreError, UnsafeStoreError, UnsupportedStoreError, quoted
-from kinoml_data.files import PositionedFile
+from kinoml_data.files import MappedFile, PositionedFile
 
 MAX_MEMBER = 1 << 34  # a compressed member is held whole; more than this is no column of features
 MAX_RATIO = 1032  # deflate cannot do better
@@ -39,7 +39,7 @@ class Directory:
 
     Args:
         path: the file.
-        keep_open: see `PositionedFile`.
+        io: "hold" reads by position from one handle, "reopen" opens the file for each read, "mmap" maps it.
 
     Attributes:
         names: of the members; empty once they were dropped.
@@ -52,9 +52,9 @@ class Directory:
 
     names: list[str]
 
-    def __init__(self, path: Path, *, keep_open: bool = True) -> None:
+    def __init__(self, path: Path, *, io: str = "hold") -> None:
         self.path = path
-        self.file = PositionedFile(path, keep_open=keep_open)
+        self.file = MappedFile(path) if io == "mmap" else PositionedFile(path, keep_open=io == "hold")
         try:
             self._read_directory()
         except BaseException:

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kinoml_data.backends.arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES
+from kinoml_data.backends.arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, flatten
+from kinoml_data.columns import Column, Ragged
 from kinoml_data.errors import (
     CorruptStoreError,
     KinomlDataError,
@@ -154,10 +155,10 @@ def _strings(array: Any) -> Rows:
     return Rows(held[bounds[0] : bounds[-1]], np.diff(bounds).reshape(-1, 1))
 
 
-def flat_column(
+def described(
     name: str, type_: Any, parts: Sequence[Rows], where: str, wanted: Array | None = None
-) -> dict[str, NDArray[Any]]:
-    """One column as new arrays, by the names of the layout in `arrays.py`.
+) -> tuple[Array, NDArray[np.int64]]:
+    """What a column holds, and the shapes of all its rows, int64 `(rows, ndim)`.
 
     An axis is fixed where all rows that show it agree. A row that does not show it has that length, or 0 where
     the axis is ragged; one that no row shows has the length `wanted` says, or 0.
@@ -165,7 +166,7 @@ def flat_column(
     Args:
         name: of the column.
         type_: its Arrow type.
-        parts: its rows, in order.
+        parts: its rows, in order; their values are not looked at.
         where: the file and the column, for errors.
         wanted: what the spec says of it, for what the rows do not show.
 
@@ -185,20 +186,10 @@ def flat_column(
         if wanted is None or len(wanted.shape) < depth:
             raise SpecError(f"{where}: no row shows its type; say its dtype and shape in `columns`")
         dtype = "uint8" if wanted.packbits else wanted.dtype
-    empty = np.empty(0, np.uint8 if dtype == STRING else dtype)
-    values = np.concatenate([empty, *(part.values for part in parts if len(part.values))], dtype=empty.dtype)
     if dtype == STRING:
-        shapes = np.concatenate([np.empty((0, 1), np.int64), *(part.shapes for part in parts)])
-        return {name + UTF8: values, name + SHAPES: shapes}
+        return Array(STRING), np.concatenate([np.empty((0, 1), np.int64), *(part.shapes for part in parts)])
     shapes = np.full((sum(len(part.shapes) for part in parts), max(depth, len(axes))), NOT_SHOWN, np.int64)
     shapes[:, :depth] = np.concatenate([np.empty((0, depth), np.int64), *(part.shapes for part in parts)])
-    return _flat(name, values, shapes, axes)
-
-
-def _flat(
-    name: str, values: NDArray[Any], shapes: NDArray[np.int64], axes: tuple[int | None, ...]
-) -> dict[str, NDArray[Any]]:
-    """The flat arrays of a column, what `shapes` does not show filled in: from the other rows, else from `axes`."""
     row: list[int | None] = []
     for axis, asked in enumerate(axes):
         lengths = shapes[:, axis]
@@ -206,6 +197,28 @@ def _flat(
         length = int(shown[0]) if len(shown) == 1 else None if len(shown) or not len(shapes) else asked or 0
         row.append(asked if not len(shapes) else length)
         lengths[lengths == NOT_SHOWN] = length or 0
-    if None in row:
-        return {name + VALUES: values, name + SHAPES: shapes}
-    return {name: values.reshape(len(shapes), *(length or 0 for length in row))}
+    return Array(dtype, tuple(row)), shapes
+
+
+def column_of(array: Array, parts: Sequence[Rows]) -> Column:
+    """Some rows of a column that was `described` as `array`, as new arrays."""
+    empty = np.empty(0, array.numpy)
+    values = np.concatenate([empty, *(part.values for part in parts if len(part.values))], dtype=empty.dtype)
+    depth = max(1, len(array.shape)) if array.is_string or array.shape else 0
+    shapes = np.full((sum(len(part.shapes) for part in parts), depth), NOT_SHOWN, np.int64)
+    held = [part.shapes for part in parts]
+    if held:
+        shapes[:, : held[0].shape[1]] = np.concatenate(held)
+    for axis, length in enumerate(array.shape):
+        shapes[shapes[:, axis] == NOT_SHOWN, axis] = length or 0
+    if array.ragged or array.is_string:
+        return Ragged(values, shapes)
+    return values.reshape(len(shapes), *(axis or 0 for axis in array.shape))
+
+
+def flat_column(
+    name: str, type_: Any, parts: Sequence[Rows], where: str, wanted: Array | None = None
+) -> dict[str, NDArray[Any]]:
+    """One column as new arrays, by the names of the layout in `arrays.py`; arguments and errors as `described`."""
+    array, _ = described(name, type_, parts, where, wanted)
+    return flatten({name: array}, {name: column_of(array, parts)})

@@ -1,4 +1,4 @@
-"""`parquet-awkward`: a Parquet file, decoded once into memory.
+"""`parquet-awkward`: a Parquet file, decoded once into memory, or by row group where that is too large.
 
 It reads KinoML's files, tables of any origin and the layout that it writes, see `parquet_layout.py`.
 """
@@ -6,19 +6,21 @@ It reads KinoML's files, tables of any origin and the layout that it writes, see
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
+from pydantic import Field
 
 from kinoml_data.backend import Backend, DataPath, Storage
 from kinoml_data.backends.arrays import MemoryStorage, flatten
-from kinoml_data.columns import Columns, concatenate
+from kinoml_data.columns import Column, Columns, concatenate
 from kinoml_data.errors import CorruptStoreError, StoreWriteError, quoted
 from kinoml_data.files import replacing
 from kinoml_data.spec import Array
 
 if TYPE_CHECKING:
+    from kinoml_data.backends.arrow import Rows
     from kinoml_data.backends.parquet import ParquetContainer
     from kinoml_data.backends.parquet_layout import Layout
 
@@ -30,11 +32,13 @@ class ParquetAwkward(Backend):
 
     Attributes:
         path: the file.
+        memory_budget: bytes; a file that is larger decoded is read by row group, with so much of it kept.
     """
 
     name = "parquet-awkward"
     suffixes = (".parquet", ".pq")
     path: DataPath
+    memory_budget: int = Field(8 << 30, ge=0)
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
         """See `Backend.open`.
@@ -48,15 +52,22 @@ class ParquetAwkward(Backend):
         from kinoml_data.backends.parquet_layout import Layout
 
         file = ParquetContainer(self.path)
+        storage: Storage | None = None
         try:
             with arrow_errors(self.path):
-                if not Layout.claims(file):
-                    return MemoryStorage(_nested(file, columns), identity=file.identity)
-                layout = Layout(file)
-                flat = _own(file, layout, columns)
-                return MemoryStorage(flat, arrays=layout.arrays, spec=layout.spec, identity=file.identity)
+                layout = Layout(file) if Layout.claims(file) else None
+                names = _names(file, layout, columns)
+                if file.decoded_size(names) > self.memory_budget:
+                    storage = _by_group(file, layout, names, columns, self.memory_budget)
+                elif layout is None:
+                    storage = MemoryStorage(_nested(file, names, columns), identity=file.identity)
+                else:
+                    flat = _own(file, layout, names)
+                    storage = MemoryStorage(flat, arrays=layout.arrays, spec=layout.spec, identity=file.identity)
+                return storage
         finally:
-            file.close()
+            if storage is None or isinstance(storage, MemoryStorage):
+                file.close()
 
     def write(
         self,
@@ -92,10 +103,21 @@ class ParquetAwkward(Backend):
                 raise StoreWriteError(f"{quoted(str(self.path))} was not written well: {error}") from error
 
 
-def _own(file: ParquetContainer, layout: Layout, columns: Mapping[str, Array] | None) -> dict[str, NDArray[Any]]:
-    from kinoml_data.backends.arrow import chosen
+def _names(file: ParquetContainer, layout: Layout | None, columns: Mapping[str, Array] | None) -> list[str]:
+    """The columns to read."""
+    from kinoml_data.backends.arrow import chosen, dtype_of
 
-    names = chosen(file.path, list(layout.columns), columns)
+    if layout is not None:
+        return chosen(file.path, list(layout.columns), columns)
+    # What pandas numbered its rows with is no feature; it is read where a spec asks for it.
+    held = [name for name in file.types if columns is not None or not PANDAS_INDEX.fullmatch(name)]
+    names = chosen(file.path, held, columns)
+    for name in names:
+        dtype_of(file.types[name], f"{file.path}: column {quoted(name)}")
+    return names
+
+
+def _own(file: ParquetContainer, layout: Layout, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     parts = {name: [layout.empty(name)] for name in names}
     for group in range(len(file.groups)):
         for name, column in layout.read(group, names).items():
@@ -104,27 +126,60 @@ def _own(file: ParquetContainer, layout: Layout, columns: Mapping[str, Array] | 
     return flatten(held, {name: concatenate(parts.pop(name)) for name in names})
 
 
-def _nested(file: ParquetContainer, columns: Mapping[str, Array] | None) -> dict[str, NDArray[Any]]:
+def _nested(
+    file: ParquetContainer, names: Sequence[str], columns: Mapping[str, Array] | None
+) -> dict[str, NDArray[Any]]:
     """The flat arrays of a file of another origin: KinoML's nested lists, or a table of any program."""
-    from kinoml_data.backends.arrow import Rows, chosen, dtype_of, flat_column, rows_of
+    from kinoml_data.backends.arrow import flat_column
 
-    # What pandas numbered its rows with is no feature; it is read where a spec asks for it.
-    held = [name for name in file.types if columns is not None or not PANDAS_INDEX.fullmatch(name)]
-    names = chosen(file.path, held, columns)
-    where = {name: f"{file.path}: column {quoted(name)}" for name in names}
     parts: dict[str, list[Rows]] = {name: [] for name in names}
-    for name in names:
-        dtype_of(file.types[name], where[name])
-    first = 0
-    for group, rows in enumerate(file.groups):
-        for name, chunks in file.read(group, names).items():
-            start = first
-            for chunk in chunks:
-                parts[name].append(rows_of(chunk, where[name], start))
-                start += len(chunk)
-        first += rows
+    for group in range(len(file.groups)):
+        for name, rows in _rows_of_group(file, group, names).items():
+            parts[name] += rows
     flat: dict[str, NDArray[Any]] = {}
     for name in names:
-        wanted = None if columns is None else columns[name]
-        flat |= flat_column(name, file.types[name], parts.pop(name), where[name], wanted)
+        where, wanted = f"{file.path}: column {quoted(name)}", None if columns is None else columns[name]
+        flat |= flat_column(name, file.types[name], parts.pop(name), where, wanted)
     return flat
+
+
+def _rows_of_group(file: ParquetContainer, group: int, names: Sequence[str]) -> dict[str, list[Rows]]:
+    from kinoml_data.backends.arrow import rows_of
+
+    found: dict[str, list[Rows]] = {}
+    for name, chunks in file.read(group, names).items():
+        start = sum(file.groups[:group])
+        found[name] = []
+        for chunk in chunks:
+            found[name].append(rows_of(chunk, f"{file.path}: column {quoted(name)}", start))
+            start += len(chunk)
+    return found
+
+
+def _by_group(
+    file: ParquetContainer,
+    layout: Layout | None,
+    names: Sequence[str],
+    columns: Mapping[str, Array] | None,
+    budget: int,
+) -> Storage:
+    """The storage that decodes row groups when they are read; a file of another origin is read once for its shapes."""
+    from kinoml_data.backends.arrow import Rows, column_of, described
+    from kinoml_data.backends.parquet_groups import RowGroups
+
+    if layout is not None:
+        held = {name: layout.columns[name] for name in names}
+        return RowGroups(file, layout.read, held, budget=budget, arrays=layout.arrays, spec=layout.spec)
+    shapes: dict[str, list[Rows]] = {name: [] for name in names}
+    for group in range(len(file.groups)):
+        for name, rows in _rows_of_group(file, group, names).items():
+            shapes[name] += [Rows(part.values[:0], part.shapes) for part in rows]
+    held = {}
+    for name in names:
+        where, wanted = f"{file.path}: column {quoted(name)}", None if columns is None else columns[name]
+        held[name] = described(name, file.types[name], shapes.pop(name), where, wanted)[0]
+
+    def decode(group: int, some: Sequence[str]) -> Mapping[str, Column]:
+        return {name: column_of(held[name], rows) for name, rows in _rows_of_group(file, group, some).items()}
+
+    return RowGroups(file, decode, held, budget=budget)

@@ -220,7 +220,7 @@ def test_a_killed_parent_leaves_no_shared_memory(dataset: kd.XyDataset, tmp_path
         "batches = iter(loader); next(batches)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    before = {p.name for p in Path("/dev/shm").iterdir()}
-    done = subprocess.run([sys.executable, script, tmp_path / "a.npz"], capture_output=True, timeout=120, check=False)
-    assert done.returncode == -9
-    assert {p.name for p in Path("/dev/shm").iterdir()} - before == set()
+    child = subprocess.Popen([sys.executable, script, tmp_path / "a.npz"], stderr=subprocess.DEVNULL)
+    assert child.wait(timeout=120) == -9
+    # torch names its files after the process; other programs may use the folder meanwhile.
+    assert [p.name for p in Path("/dev/shm").iterdir() if str(child.pid) in p.name.split("_")] == []

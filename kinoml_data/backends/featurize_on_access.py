@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from pydantic import Field, PrivateAttr
 from kinoml_data.backend import AnyBackend, Backend, Storage
 from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.columns import Column, Columns, Ragged, cast
-from kinoml_data.errors import FeaturizationError, KinomlDataError, SpecError, describe, quoted
+from kinoml_data.errors import FeaturizationError, SpecError, describe, quoted
 from kinoml_data.featurizer import Featurizer
 from kinoml_data.spec import Array, Named, unknown
 
@@ -77,8 +77,8 @@ class FeaturizeOnAccess(Backend):
         wanted = self.inputs or (self._featurizer.inputs if self._featurizer else None)
         if wanted is None:
             wanted = tuple(name for name in self._data if name not in (columns or {}))
-        objects = {name: self._data[name] for name in wanted if name in self._data}
-        plain = {n: v for n, v in self._data.items() if n not in objects or (columns is not None and n in columns)}
+        objects = {name: _by_position(name, self._data[name]) for name in wanted if name in self._data}
+        plain = {n: v for n, v in self._data.items() if (n not in objects if columns is None else n in columns)}
         return objects, plain
 
 
@@ -107,7 +107,8 @@ class _Featurized(Storage):
             if not self._outputs:
                 raise SpecError("every column of the spec is in the source; there is nothing to featurize")
         self._inputs = self._find_inputs(backend, featurizer, held, columns)
-        self.columns = {**held, **self._outputs}
+        # Computed columns first: where a spec leaves the roles open, the last number in the source is y.
+        self.columns = {**self._outputs, **{n: array for n, array in held.items() if n not in self._outputs}}
         lengths = {len(values) for values in objects.values()} | ({len(source)} if source is not None else set())
         if len(lengths) != 1:
             raise SpecError(f"the raw columns differ in their number of rows: {sorted(lengths)}")
@@ -132,7 +133,8 @@ class _Featurized(Storage):
                     f"say which raw columns the featurizer is called with: inputs: [...] out of {', '.join(raw)}"
                 )
         if missing := [name for name in inputs if name not in raw]:
-            raise SpecError(f"featurizer {self._label!r} reads {unknown(missing[0], raw, 'raw column')}")
+            known = list({**raw, **(backend._data or {})})
+            raise SpecError(f"featurizer {self._label!r} reads {unknown(missing[0], known, 'raw column')}")
         return tuple(inputs)
 
     def __len__(self) -> int:
@@ -164,35 +166,27 @@ class _Featurized(Storage):
                     self._memory.move_to_end(row)
                     found[row] = self._memory[row]
         missing = [row for row in dict.fromkeys(wanted) if row not in found]
-        for row, raw in zip(missing, self._raw(missing), strict=True):
-            found[row] = self._featurized(row, raw)
+        stored = self._stored(missing)
+        for i, row in enumerate(missing):
+            found[row] = self._featurized(row, {name: values[i] for name, values in stored.items()})
             self._remember(row, found[row])
         return [found[row] for row in wanted]
 
-    def _raw(self, rows: list[int]) -> list[tuple[Any, ...]]:
-        values: list[Any] = []
-        stored = [name for name in self._inputs if name not in self._objects]
-        read = (
-            self._source.read(np.array(rows, np.int64), stored) if stored and rows and self._source is not None else {}
-        )
-        for name in self._inputs:
-            if name in self._objects:
-                values.append([self._objects[name][row] for row in rows])
-            elif rows:
-                column = read[name]
-                values.append(
-                    column.strings() if isinstance(column, Ragged) and self.columns[name].is_string else column
-                )
-        return [tuple(column[i] for column in values) for i in range(len(rows))]
+    def _stored(self, rows: list[int]) -> dict[str, Any]:
+        """The values of the inputs that the source holds, one per row."""
+        names = [name for name in self._inputs if name not in self._objects]
+        if self._source is None or not names or not rows:
+            return {}
+        read = self._source.read(np.array(rows, np.int64), names)
+        texts = {name for name in names if self._source.columns[name].is_string}
+        return {n: c.strings() if isinstance(c, Ragged) and n in texts else c for n, c in read.items()}
 
-    def _featurized(self, row: int, raw: tuple[Any, ...]) -> Arrays:
+    def _featurized(self, row: int, stored: Mapping[str, Any]) -> Arrays:
         assert self._call is not None
         try:
-            result = self._call(*raw)
-            return self._checked(result, row)
-        except KeyboardInterrupt:
-            raise
-        except KinomlDataError:
+            raw = [stored[name] if name in stored else self._objects[name][row] for name in self._inputs]
+            return self._checked(self._call(*raw), row)
+        except (KeyboardInterrupt, FeaturizationError):
             raise
         # StopIteration would silently end an epoch, SystemExit a worker: both are failures of this row.
         except BaseException as error:
@@ -215,6 +209,8 @@ class _Featurized(Storage):
         return tuple(self._array(name, value, row) for name, value in zip(names, result, strict=True))
 
     def _array(self, name: str, value: Any, row: int) -> NDArray[Any]:
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"column {quoted(name)} is a masked array; fill it first")
         array, declared = np.asarray(value), self._outputs[name]
         shape = tuple(None if axis is None else held for axis, held in zip(declared.shape, array.shape, strict=False))
         if array.dtype.kind not in "biufc" or not np.can_cast(array.dtype, declared.numpy, declared.cast):
@@ -241,6 +237,16 @@ class _Featurized(Storage):
             while self._used > self._budget:
                 _, old = self._memory.popitem(last=False)
                 self._used -= sum(array.nbytes for array in old) + 200 * len(old)
+
+
+def _by_position(name: str, values: Any) -> Sequence[Any]:
+    """The caller's values as something indexed by row number."""
+    is_indexed = hasattr(values, "__getitem__") and hasattr(values, "__len__")
+    if isinstance(values, (Mapping, Set, str, bytes)) or not (is_indexed or isinstance(values, Iterable)):
+        raise SpecError(f"column {quoted(name)} of data is no sequence of rows")
+    # What has no [], or one by label as in pandas, is written out.
+    found: Sequence[Any] = values if is_indexed and not hasattr(values, "iloc") else list(values)
+    return found
 
 
 def _column(rows: list[NDArray[Any]], array: Array) -> Column:

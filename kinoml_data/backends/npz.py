@@ -81,7 +81,9 @@ class NpzStorage(Storage):
             own = {name[: -len(CRC + ".npy")] for name in names if name.endswith(CRC + ".npy")}
             per_row = [m for m in per_row if _PER_ROW.fullmatch(names[m][:-4]) and names[m][:-4] not in own]
             found = _PER_ROW_LINES.findall("\n".join([names[member] for member in per_row]))
-        others = range(len(names)) if not per_row else np.setdiff1d(np.arange(len(names)), per_row).tolist()
+        other = np.ones(len(names), bool)
+        other[per_row] = False
+        others = np.flatnonzero(other).tolist()
         members = {names[member][:-4]: member for member in others}
         # Our own columns have checksums beside them, whatever they are called.
         own = {key.removesuffix(CRC) for key in members if key.endswith(CRC)}
@@ -130,7 +132,7 @@ class NpzStorage(Storage):
         archive = self._archive
         rows = np.array([int(row) for row, _ in found], np.int64)
         arrays = np.array([int(array or -1) for _, array in found], np.int64)
-        numbers = np.unique(arrays).tolist()
+        numbers = sorted(set(arrays.tolist()))
         if -1 in numbers and len(numbers) > 1:
             raise archive.corrupt("it mixes X_s{row} and X_s{row}_a{array}")
         for number in numbers:
@@ -342,23 +344,24 @@ class _MembersColumn(_Column):
     def __init__(self, archive: Archive, name: str, rows: NDArray[np.int64], members: NDArray[np.int64]) -> None:
         self._archive = archive
         self._members = np.empty(len(rows), np.int64)
-        if len(rows) != rows.max() + 1 or len(np.unique(rows)) != len(rows):
+        if len(rows) != rows.max() + 1 or np.bincount(rows).max() > 1:
             missing = np.setdiff1d(np.arange(int(rows.max()) + 1 if rows.max() < 10 * len(rows) else len(rows)), rows)
             said = f"row {int(missing[0])} is missing" if len(missing) else "a row stands twice"
             raise archive.corrupt(f"column {quoted(name)}: {said}")
         self._members[rows] = members
         kinds = archive.resolve(self._members)
-        headers = {int(kind): archive.headers[int(kind)] for kind in np.unique(kinds)}
-        dtypes = {header.dtype for header in headers.values()}
-        ranks = {len(header.shape) for header in headers.values()}
+        used = np.flatnonzero(np.bincount(kinds))
+        headers = [archive.headers[kind] for kind in used.tolist()]
+        dtypes = {header.dtype for header in headers}
+        ranks = {len(header.shape) for header in headers}
         if len(dtypes) > 1 or len(ranks) > 1:
             said = f"dtypes {sorted(map(str, dtypes))} and ranks {sorted(ranks)}"
             raise UnsupportedStoreError(f"{archive.path}: the rows of column {quoted(name)} have {said}")
         self._dtype, self._ndim = dtypes.pop(), ranks.pop()
-        self._fortran = any(header.fortran for header in headers.values()) and self._ndim > 1
+        self._fortran = any(header.fortran for header in headers) and self._ndim > 1
         # The shape of each header of the archive; only this column's are of its rank.
         self._table = self._shape_table()
-        self.array = ragged_array(name, self._dtype, self._table[np.unique(kinds)])
+        self.array = ragged_array(name, self._dtype, self._table[used])
 
     def _shape_table(self) -> NDArray[np.int64]:
         table = np.zeros((len(self._archive.headers), self._ndim), np.int64)

@@ -78,7 +78,7 @@ class Archive(Directory):
         """Read and check the headers of some members; returns the number of each one's header in `headers`."""
         kinds = self._kind[members]
         if (kinds < 0).any():
-            todo = np.unique(members[kinds < 0])
+            todo = np.array(sorted(set(members[kinds < 0].tolist())), np.int64)
             for a in range(0, len(todo), 1 << 15):
                 self._resolve(todo[a : a + (1 << 15)])
             kinds = self._kind[members]
@@ -96,13 +96,13 @@ class Archive(Directory):
         stored = self._method[members] == 0
         # Most headers are of version 1.0 and a few lengths: each distinct one is parsed once.
         lengths = np.zeros(len(members), np.int64)
-        for begin in np.unique(at[stored]).tolist():
+        for begin in set(at[stored].tolist()):
             same = np.flatnonzero(stored & (at == begin))
             head = heads[same, begin : begin + 10]
             plain = (head[:, :8] == np.frombuffer(b"\x93NUMPY\1\0", np.uint8)).all(axis=1)
             lengths[same] = np.where(plain, 10 + head[:, 8].astype(np.int64) + 256 * head[:, 9].astype(np.int64), 0)
         ready = stored & (lengths > 0) & (lengths <= NPY_WIDTH) & (lengths <= self._usize[members])
-        for begin, length in np.unique(np.stack([at[ready], lengths[ready]], axis=1), axis=0).tolist():
+        for begin, length in set(zip(at[ready].tolist(), lengths[ready].tolist(), strict=True)):
             same = np.flatnonzero(ready & (at == begin) & (lengths == length))
             texts = heads[same, begin : begin + length].tobytes()
             known = [self._known.get(texts[a : a + length], -1) for a in range(0, len(texts), length)]

@@ -257,7 +257,7 @@ class Directory:
             | (offset + length != self._next[members])
         )
         found = np.stack([local[name].astype(np.uint64) for name in ("crc", "csize", "usize")])
-        for key in np.unique(names * 32 + extra).tolist():
+        for key in set((names * 32 + extra).tolist()):
             same = np.flatnonzero((names * 32 + extra == key) & ~wrong)
             if not len(same):
                 continue

@@ -28,7 +28,6 @@ class Storage(ABC):
         spec: the spec embedded in the store, as JSON, where there is one.
         identity: a text that changes when the content changes, where that can be told cheaply.
         shareable: True if it is immutable buffers that may cross into worker processes.
-        computes: True if a row is computed when it is read, so that worker processes pay.
     """
 
     columns: Mapping[str, Array]
@@ -36,7 +35,6 @@ class Storage(ABC):
     spec: str | None = None
     identity: str | None = None
     shareable: ClassVar[bool] = False
-    computes: ClassVar[bool] = False
 
     @abstractmethod
     def __len__(self) -> int:

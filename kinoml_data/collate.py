@@ -263,11 +263,15 @@ def _padded(values: Tensor, shapes: NDArray[np.int64], array: Array, value: floa
     longest = shapes.max(axis=0).tolist() if len(shapes) else [axis or 0 for axis in array.shape]
     if values.is_floating_point() or values.is_complex():
         value = float(value)  # torch takes no int beyond int64
-    padded = torch.full((len(shapes), *longest), value, dtype=values.dtype, device=values.device)
-    target: Any = padded
+    size = (len(shapes), *longest)
     source: Any = values
-    if values.device.type == "cpu":  # numpy's indexing costs a third of torch's
-        target, source = padded.numpy(), values.numpy()
+    if values.device.type == "cpu":
+        # numpy: indexing costs a third of torch's, and no threads are started that wait for each other.
+        source = values.numpy()
+        target: Any = np.full(size, value, source.dtype)
+        padded = torch.from_numpy(target)
+    else:
+        target = padded = torch.full(size, value, dtype=values.dtype, device=values.device)
     start = 0
     for row, shape in enumerate(shapes.tolist()):
         stop = start + math.prod(shape)

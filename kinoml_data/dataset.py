@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from kinoml_data import loader
-from kinoml_data.backends.arrays import MemoryStorage
 from kinoml_data.collate import Batch, Collater, Part, as_tensor
 from kinoml_data.columns import Column, Ragged
 from kinoml_data.errors import SpecError, SplitError
 from kinoml_data.indexing import positions
 from kinoml_data.observation import Identity
-from kinoml_data.opened import Opened
+from kinoml_data.opened import Opened, refuse_workers
 from kinoml_data.spec import Array, DatasetSpec, unknown
 
 Rows = NDArray[np.int64]
@@ -200,8 +199,8 @@ class XyDataset(Dataset[Any]):
     ) -> DataLoader[Any]:
         """A `DataLoader` over this dataset.
 
-        Batches are read in the process itself, which is the fastest way for every backend that stores features;
-        in worker processes where they are asked for, or the backend computes features and processes can be forked.
+        Batches are read in the process itself unless workers are asked for: that is the fastest way for every backend
+        that stores features, and for one that computes them after the first epoch, as long as it remembers them.
 
         Args:
             collate: a form for all ragged columns, or `{column: form}`; by default the dataset's own.
@@ -217,10 +216,8 @@ class XyDataset(Dataset[Any]):
                 each other; a column to group by that is not ragged.
         """
         storage = self._opened.binding.storage
-        if storage.computes and not prefetch:
-            kwargs = {"num_workers": loader.workers_by_default()} | kwargs
-        if kwargs.get("num_workers") and isinstance(storage, MemoryStorage) and storage.device is not None:
-            raise SpecError(f"the dataset is kept on {storage.device!r}; workers cannot read it, use num_workers=0")
+        if kwargs.get("num_workers"):
+            refuse_workers(storage)
         collate_fn = self.collate_fn if collate is None else Collater(self.spec, collate)
         lengths = None if group_by_length is None else self._lengths(group_by_length)
         return loader.make(self, collate_fn, seed=seed, prefetch=prefetch, lengths=lengths, kwargs=kwargs)

@@ -130,7 +130,7 @@ def _spec(spec: Any, base: Path | None) -> DatasetSpec:
         return found if base is None else found.located(base)
     name = registry.backend_for(path.suffix.lower())
     if name is None:
-        if not path.exists():
+        if not path.is_file():
             raise StoreNotFoundError(f"there is no file {quoted(str(path))}")
         suffixes = sorted({s for cls in registry.backends().values() for s in cls.suffixes} | set(config.SUFFIXES))
         raise SpecError(f"no backend opens bare {quoted(path.suffix)} files; known suffixes: {', '.join(suffixes)}")

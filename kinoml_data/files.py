@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import mmap
 import os
 import secrets
@@ -16,11 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.errors import (
+    CorruptStoreError,
+    KinomlDataError,
     StoreChangedError,
     StoreExistsError,
     StoreNotFoundError,
     StoreReadError,
     StoreWriteError,
+    UnsafeStoreError,
+    one_line,
     quoted,
 )
 
@@ -99,8 +105,15 @@ class PositionedFile:
         stops = np.r_[ends[first[1:] - 1], ends[-1]].tolist() if len(first) > 1 else [int(ends[-1])]
         view = out.data
         with self._descriptor() as fd:
+            preadv = os.preadv
             for offset, start, stop in zip(offsets[first].tolist(), starts, stops, strict=True):
-                self._fill(fd, offset, view[start:stop])
+                part = view[start:stop]
+                try:
+                    whole = preadv(fd, [part], offset) == stop - start
+                except OSError:
+                    whole = False
+                if not whole:  # the rest, or the error, by the longer way
+                    self._fill(fd, offset, part)
 
     def heads(self, offsets: NDArray[np.int64], width: int) -> bytes:
         """`width` bytes from each offset, end to end; zeros past the end of the file.
@@ -247,7 +260,8 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
         raise StoreWriteError(f"there is no folder {quoted(str(target.parent))}")
     # A symbolic link stays one: what it points to is replaced.
     final = target.resolve() if target.is_symlink() else target
-    temporary = final.with_name(f".{final.name[:80]}.{os.getpid()}.{secrets.token_hex(4)}.partial")
+    # 40 characters are at most 160 bytes: with the rest, less than the 255 that a name may have.
+    temporary = final.with_name(f".{final.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.partial")
     try:
         yield temporary
         _sync(temporary)
@@ -255,7 +269,7 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
             temporary.replace(final)
         else:
             _rename_new(temporary, final)
-    except StoreWriteError:
+    except KinomlDataError:  # some of these are OSErrors too, such as a source that could not be read
         raise
     except OSError as error:
         raise StoreWriteError(f"cannot write {quoted(str(target))}: {error}; nothing was changed") from error
@@ -273,8 +287,16 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
 def _rename_new(temporary: Path, final: Path) -> None:
     try:
         os.link(temporary, final)
+        return
     except FileExistsError:
-        raise StoreExistsError(f"{quoted(str(final))} appeared while it was being written") from None
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        if not os.path.lexists(final):  # a file system without hard links, such as exFAT
+            temporary.rename(final)
+            return
+    raise StoreExistsError(f"{quoted(str(final))} appeared while it was being written")
 
 
 def _sync(path: Path) -> None:
@@ -295,13 +317,21 @@ def npy(path: Path) -> NDArray[Any]:
     """A .npy file, never unpickled.
 
     Raises:
-        StoreNotFoundError: there is none.
-        StoreReadError: it is not a .npy file of numbers.
+        StoreNotFoundError: there is no such regular file.
+        StoreReadError: the operating system failed to read.
+        UnsafeStoreError: it holds Python objects.
+        CorruptStoreError: it is not one .npy array, whole.
     """
-    if not path.is_file():
-        raise StoreNotFoundError(f"there is no file {quoted(str(path))}")
+    file = PositionedFile(path)
     try:
-        found: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise StoreReadError(f"{path}: not a .npy file of numbers: {error}") from None
+        stream = io.BytesIO(file.read(0, file.size))
+    finally:
+        file.close()
+    try:
+        found: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+        if stream.read(1):
+            raise ValueError("bytes follow after the array")
+    except Exception as error:  # numpy parses a header with Python's own tokenizer, which fails in many ways
+        kind = UnsafeStoreError if "Object arrays" in str(error) else CorruptStoreError
+        raise kind(f"{path}: not a .npy file of numbers: {one_line(error, 200)}") from None
     return found

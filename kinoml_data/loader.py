@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 WORKER_TIMEOUT = 300.0
 SLOT_BYTES = 16 << 20  # of address space; memory is used as far as batches fill it
-MAX_WORKERS = 4
 WINDOW = 50  # batches whose rows are sorted by length together: enough to pad little, few enough to stay random
 
 
@@ -66,12 +64,6 @@ def _for_workers(kwargs: dict[str, Any]) -> dict[str, Any]:
         slots = kwargs["num_workers"] * ((kwargs.get("prefetch_factor") or 2) + 1)
         kwargs["collate_fn"] = ring.RingCollate(kwargs["collate_fn"], ring.Ring(slots, SLOT_BYTES, context))
     return kwargs
-
-
-def workers_by_default() -> int:
-    """The worker processes for a backend that computes: none where they would have to be spawned."""
-    forks = multiprocessing.get_start_method() == "fork"
-    return min(MAX_WORKERS, os.cpu_count() or 1) if forks else 0
 
 
 class PrefetchLoader(DataLoader[Any]):

@@ -103,8 +103,8 @@ class Opened:
         return storage
 
     def _bind(self, storage: Storage) -> None:
-        if isinstance(storage, MemoryStorage) and storage.device is not None and get_worker_info() is not None:
-            raise SpecError(f"the dataset is kept on {storage.device!r}; workers cannot read it, use num_workers=0")
+        if get_worker_info() is not None:
+            refuse_workers(storage)
         self._binding = Binding(self.spec, storage)
         self._storage, self._pid = storage, os.getpid()
 
@@ -122,8 +122,19 @@ def wanted(spec: DatasetSpec) -> dict[str, Any] | None:
     return None if spec.columns is None else {array.stored_as or name: array for name, array in spec.columns.items()}
 
 
+def refuse_workers(storage: Storage | None) -> None:
+    """Refuse worker processes for data on a device, which they cannot read.
+
+    Raises:
+        SpecError: the storage is kept on a device.
+    """
+    if isinstance(storage, MemoryStorage) and storage.device is not None:
+        raise SpecError(f"the dataset is kept on {storage.device!r}; workers cannot read it, use num_workers=0")
+
+
 def _reduce_for_worker(opened: Opened) -> tuple[Any, ...]:
     """How it goes to a spawned process: with a shareable storage, which makes the backend unnecessary."""
+    refuse_workers(opened._storage)
     state = opened.__getstate__()
     if opened._storage is not None and opened._storage.shareable:
         state |= {"storage": opened._storage, "backend": None}

@@ -121,9 +121,10 @@ class Registry:
                 raise BackendConflictError(f"{kind} {name!r} is registered by {both}; uninstall one of them")
             if not owners:
                 known = sorted({*self._built_in.names[kind], *(n for p in self.plugins for n in p.names.get(kind, {}))})
-                raise UnknownNameError(
-                    "; ".join([unknown(name, known, kind) + _all(known), *map(_failure, self.broken())])
-                )
+                said = unknown(name, known, kind)
+                if "; known: " not in said:  # it names the nearest only
+                    said += _all(known)
+                raise UnknownNameError("; ".join([said, *map(_failure, self.broken())]))
             return owners[0].names[kind][name]
 
     def all(self, kind: str) -> dict[str, tuple[type, Plugin]]:
@@ -157,6 +158,8 @@ class Registry:
             plugin.error = error
 
     def _register(self, plugin: Plugin, module: Any) -> None:
+        if self._manager.is_registered(module):  # two entry points, each named as a backend of one module
+            return
         handle = f"{plugin.distribution}:{plugin.entry_point}"
         self._manager.register(module, handle)
         try:
@@ -169,6 +172,8 @@ class Registry:
                     if plugin is not self._built_in and cls.name in self._built_in.names[kind]:
                         raise BackendConflictError(f"{kind} {cls.name!r} is built in and cannot be replaced")
                 plugin.names[kind] = {cls.name: cls for cls in classes}
+                if len(plugin.names[kind]) < len(set(classes)):
+                    raise TypeError(f"{hook} returned two classes of one name")
         except BaseException:
             plugin.names.clear()
             self._manager.unregister(module)
@@ -180,6 +185,8 @@ def _check(cls: Any, base: type, hook: str) -> None:
         raise TypeError(f"{hook} returned {quoted(cls)}, which is no subclass of {base.__name__}")
     if not isinstance(getattr(cls, "name", None), str):
         raise TypeError(f"{cls.__name__} has no `name`")
+    if missing := getattr(cls, "__abstractmethods__", None):
+        raise TypeError(f"{cls.__name__} does not define {', '.join(sorted(missing))}")
 
 
 def _allowed(entry_point: EntryPoint) -> bool:

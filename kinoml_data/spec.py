@@ -138,8 +138,8 @@ class Array(Model):
             raise ValueError("an axis is not negative")
         if self.is_string and self.shape:
             raise ValueError("a column of strings has no axes")
-        if self.packbits and (not self.shape or self.shape[-1] is None):
-            raise ValueError("packbits needs a fixed last axis")
+        if self.packbits and (not self.shape or not self.shape[-1]):
+            raise ValueError("packbits needs a fixed last axis, of one bit or more")
         return self
 
     @field_serializer("shape", when_used="json")
@@ -389,9 +389,11 @@ class DatasetSpec(Model):
     def to_mapping(self) -> dict[str, Any]:
         """What a file of this spec holds: str, numbers, lists and dicts, defaults left out."""
         data: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
-        for column in data.get("columns", {}).values():
+        for name, column in data.get("columns", {}).items():
             if not column.get("shape"):
                 column.pop("shape", None)
+            # Written out: what a file means must not hang on a default.
+            data["columns"][name] = {"dtype": (self.columns or {})[name].dtype} | column
         return {"format": self.format} | data
 
     def located(self, base: Path, root: Path | None = None) -> DatasetSpec:

@@ -63,7 +63,7 @@ def by_ratio(splits: RatioSplits, length: int) -> dict[str, Rows]:
     exact = np.array(list(splits.ratios.values())) * length
     # 0.7 * 10 is 6.999...: what rounding error took is given back before cutting.
     sizes = np.floor(exact + 1e-9).astype(np.int64)
-    order = np.argsort(-(exact - sizes), kind="stable")
+    order = np.argsort(-np.round(exact - sizes, 9), kind="stable")
     sizes[order[: length - int(sizes.sum())]] += 1
     shuffled = np.random.Generator(np.random.PCG64(splits.seed)).permutation(length)
     return dict(zip(splits.ratios, np.split(shuffled, np.cumsum(sizes)[:-1]), strict=True))
@@ -81,7 +81,7 @@ def _as_rows(array: NDArray[Any], name: str, length: int) -> Rows:
     if array.dtype.kind not in "iuO":
         raise SplitError(f"split {name!r}: row numbers are integers, these are {array.dtype}")
     if (outside := (array < 0) | (array >= length)).any():
-        raise SplitError(f"split {name!r}: row {quoted(array[outside][0])} is outside the {length} rows")
+        raise SplitError(f"split {name!r}: row {quoted(int(array[outside][0]))} is outside the {length} rows")
     return array.astype(np.int64)
 
 

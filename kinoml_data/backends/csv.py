@@ -33,6 +33,7 @@ class Csv(Backend):
         delimiter: one character; a space for most .smi files.
         header: False if the first line is a row; the columns are then "0", "1", ... or `names`.
         names: what to call the columns, in place of what the header says.
+        dtypes: of some columns where the spec has none for them, as below `featurize-on-access`: `{id: str}`.
     """
 
     name = "csv"
@@ -41,6 +42,7 @@ class Csv(Backend):
     delimiter: Annotated[str, Field(pattern=r'^[^"\r\n]$')] = ","
     header: bool = True
     names: tuple[str, ...] | None = None
+    dtypes: dict[str, str] = Field(default_factory=dict)
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
         """See `Backend.open`.
@@ -62,8 +64,13 @@ class Csv(Backend):
             flat: dict[str, NDArray[Any]] = {}
             for name in chosen(self.path, list(table), columns):
                 where = f"{self.path}: column {quoted(name)}"
-                flat |= _column(name, table[name], where, None if columns is None else columns[name])
+                flat |= _column(name, table[name], where, self._wanted(name, columns))
         return MemoryStorage(flat, identity=identity)
+
+    def _wanted(self, name: str, columns: Mapping[str, Array] | None) -> Array | None:
+        if columns is not None:
+            return columns[name]
+        return Array(self.dtypes[name]) if name in self.dtypes else None
 
     def _table(self, data: bytearray) -> dict[str, Any]:
         """Every cell as text by column, what is empty and not quoted as null."""

@@ -83,8 +83,6 @@ class FeaturizeOnAccess(Backend):
 
 
 class _Featurized(Storage):
-    computes = True
-
     def __init__(
         self,
         backend: FeaturizeOnAccess,

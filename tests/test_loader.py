@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import resource
 import subprocess
 import sys
@@ -86,18 +85,6 @@ def test_a_prefetching_epoch_that_is_left_early_ends_its_thread(dataset: kd.XyDa
             break
         threading.Event().wait(0.1)
     assert threading.active_count() == before
-
-
-def test_a_backend_that_computes_is_read_by_worker_processes_where_they_can_be_forked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    spec = {"columns": {"f": {"shape": [2]}}, "X": "f", "storage": {"backend": "featurize-on-access"}}
-    ds = kd.load_dataset(spec, data={"raw": list(range(10))}, featurizer=lambda row: np.zeros(2, np.float32))
-    monkeypatch.setattr("multiprocessing.get_start_method", lambda **_: "fork")
-    assert ds.as_dataloader().num_workers == min(4, os.cpu_count() or 1)
-    assert ds.as_dataloader(num_workers=0).num_workers == 0
-    monkeypatch.setattr("multiprocessing.get_start_method", lambda **_: "spawn")
-    assert ds.as_dataloader().num_workers == 0
 
 
 def test_grouping_by_length_gives_each_row_once_and_cuts_padding(dataset: kd.XyDataset) -> None:

@@ -1,0 +1,181 @@
+"""The command `kinoml-data`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from kinoml_data import summary
+from kinoml_data.convert import convert as copy
+from kinoml_data.errors import KinomlDataError, one_line
+from kinoml_data.registry import registry
+from kinoml_data.terminal import opened, progress, screen, show, size, table
+
+# `explain` and `Binding` join problems by semicolons; each begins with its path in the spec.
+PROBLEM = re.compile(r"; (?!known: |cast: )(?=[\w.-]+: )")
+IN_THE_COMMAND = {
+    "pass overwrite=True": "give --overwrite",
+    "name one: {backend: name, path: ...}": "name one: --backend NAME",
+}
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+DataOrSpec = Annotated[str, typer.Argument(metavar="PATH", help="A data file, or a spec (.yaml, .json, .toml).")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; without `arguments` those of the process.
+
+    Raises:
+        SystemExit: always; 0, or 1 after an error, or 2 for a command line that makes no sense.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(args=[word for word in words if word != "--debug"], prog_name="kinoml-data")
+    except Exception as error:
+        if "--debug" in words:
+            raise
+        _explain(error)
+        raise SystemExit(1) from None
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")] = (
+        False
+    ),
+) -> None:
+    """From a description of a dataset to a PyTorch dataset, whatever holds the data."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder to write to: new, empty, or of an earlier demo.")] = Path(
+        "kinoml-data-demo"
+    ),
+) -> None:
+    """From molecules to a trained model, start to end.
+
+    Takes about half a minute. It needs the plugin kinoml-data-rdkit, and matplotlib.
+    """
+    from kinoml_data.demo import run
+
+    run(out, screen())
+
+
+@app.command()
+def inspect(
+    path: DataOrSpec,
+    sample: Annotated[int, typer.Option(min=0, help="Rows to read where the store does not know the shapes.")] = 1000,
+) -> None:
+    """What a dataset holds: columns, shapes, splits."""
+    with opened(path) as dataset:
+        about = Table.grid(padding=(0, 3))
+        about.add_column(no_wrap=True)
+        about.add_column(overflow="fold")
+        for fact in summary.facts(dataset):
+            about.add_row(*fact)
+        columns = table(*summary.COLUMNS, right=("bytes",))
+        whole = True
+        for row, read_all in summary.columns(dataset, sample):
+            columns.add_row(*row)
+            whole = whole and read_all
+        show(screen(), about, "", columns)
+        if not whole:
+            note = f"Shapes are of the first {min(sample, len(dataset)):,} rows: this store computes them."
+            screen().print(note, soft_wrap=True)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A data file or a spec.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="The file to write; its suffix tells the backend.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it exists.")] = False,
+    backend: Annotated[str | None, typer.Option(metavar="NAME", help="The backend that writes DST.")] = None,
+) -> None:
+    """Copy a dataset into another file.
+
+    Splits and spec go along. The copy is read back and compared with the source.
+    """
+    start = time.perf_counter()
+    to = target if backend is None else {"backend": backend, "path": target}
+    with opened(source) as dataset:
+        with progress("copying") as report:
+            spec = copy(dataset, to, overwrite=overwrite, progress=report)
+        rows, took = len(dataset), time.perf_counter() - start
+    held = f", {size(Path(target).stat().st_size)}" if Path(target).is_file() else ""
+    what = f"{target}: {rows:,} rows, {len(spec.columns or {})} columns{held}"
+    how = f"written by {spec.storage.backend} and compared with the source in {took:.1f} s"
+    screen().print(f"{what}; {how}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def validate(path: Annotated[str, typer.Argument(metavar="SPEC", help="A spec or a data file.")]) -> None:
+    """Check a spec against what is stored.
+
+    Opens the store and reads the first row. Prints OK, or every problem.
+    """
+    with opened(path) as dataset:
+        if len(dataset):
+            dataset[0]
+        screen().print(f"OK  {path}: {dataset!r}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def backends() -> None:
+    """What is installed, and what cannot be loaded."""
+    out, found = screen(), registry().all("backend")
+    rows = [(name, cls, plugin) for name, (cls, plugin) in found.items()]
+    for plugin in registry().plugins:
+        rows += [(n, c, plugin) for n, c in plugin.names.get("backend", {}).items() if found[n][1] is not plugin]
+    names = [name for name, _, _ in rows]
+    listing = table("backend", "from", "version", "opens", "what it is")
+    for name, cls, plugin in rows:
+        source = "built-in" if plugin.distribution == "kinoml-data" else plugin.distribution
+        clash = "CONFLICT, registered twice: " if names.count(name) > 1 else ""
+        text = clash + (cls.__doc__ or "").strip().partition("\n")[0]
+        listing.add_row(name, source, plugin.version, " ".join(getattr(cls, "suffixes", ())), text)
+    show(out, listing)
+    for kind in ("featurizer", "observation model"):
+        said = [f"{name} ({owner.distribution})" for name, (_, owner) in registry().all(kind).items()]
+        out.print(f"{kind}s: {', '.join(said) or 'none'}", markup=False, soft_wrap=True)
+    for broken in registry().broken():
+        why = f"{type(broken.error).__name__}: {one_line(broken.error)}"
+        out.print(
+            f"could not be loaded: plugin {broken.entry_point!r} of {broken}: {why}", markup=False, soft_wrap=True
+        )
+
+
+@app.command()
+def schema() -> None:
+    """The JSON Schema of a spec file, for editors.
+
+    It knows the options of every backend, featurizer and observation model that is installed.
+    """
+    from kinoml_data.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+def _explain(error: Exception) -> None:
+    known = isinstance(error, (KinomlDataError, OSError))
+    head = type(error).__name__ if known else f"unexpected {type(error).__name__}, please report it"
+    text = str(error) or "no message"
+    for python, command in IN_THE_COMMAND.items():
+        text = text.replace(python, command)
+    out = screen(stderr=True)
+    out.print(f"kinoml-data: {head}", style="red", markup=False, soft_wrap=True)
+    for line in PROBLEM.split(text):
+        out.print(f"  {line}", markup=False, soft_wrap=True)
+    out.print("  (--debug shows where it comes from)", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

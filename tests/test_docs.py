@@ -1,0 +1,208 @@
+"""The manual is true: its code runs, its specs parse, its links lead somewhere, and nothing public is missing."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import kinoml_data as kd
+from kinoml_data import config, hookspecs
+from kinoml_data.backends import BUILT_IN
+from kinoml_data.observation import BUILT_IN as OBSERVATION_MODELS
+from kinoml_data.spec import FORMS, DatasetSpec
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+EXAMPLE = DOCS / "examples" / "npy-folder"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block: its language, its text and the line it begins on."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text("utf-8")
+    return [Block(m[1], m[2], text.count("\n", 0, m.start()) + 2) for m in FENCE.finditer(text)]
+
+
+def manual() -> str:
+    return "\n".join(page.read_text("utf-8") for page in PAGES)
+
+
+def spec_of(text: str) -> DatasetSpec:
+    """The spec of a YAML block; one that shows some fields only is completed with the least there can be."""
+    found = config.parse(text.encode(), ".yaml")
+    if "columns" in found and "X" not in found:
+        found["X"] = next(iter(found["columns"]))
+    return DatasetSpec.parse({"storage": {"backend": "in-memory"}} | found)
+
+
+@EACH_PAGE
+def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python blocks run in order, in one namespace; a spec that begins with `# name.yaml` is saved under that name."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": f"docs_{page.stem.replace('-', '_')}"}
+    with torch.random.fork_rng(devices=[]):
+        for block in blocks(page):
+            if block.language == "yaml" and (name := re.match(r"# ([\w.-]+\.yaml)\n", block.text)):
+                Path(name[1]).write_text(block.text, "utf-8")
+            if block.language == "python" and not is_example(block):
+                source = "\n" * (block.line - 1) + block.text  # so that a traceback shows the line of the page
+                exec(compile(source, str(page), "exec", dont_inherit=True), namespace)
+
+
+@EACH_PAGE
+def test_specs_parse(page: Path) -> None:
+    for block in blocks(page):
+        if block.language == "yaml":
+            try:
+                spec_of(block.text)
+            except kd.errors.SpecError as error:
+                pytest.fail(f"{page.name}, line {block.line}: {error}")
+
+
+@EACH_PAGE
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name}: {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that the headings of a page get."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_shell_commands_name_what_exists() -> None:
+    """Commands of ours have the subcommands that the manual uses."""
+    from kinoml_data.cli import app
+
+    known = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    used = set(re.findall(r"`?kinoml-data (\w+)", manual()))
+    assert known <= used, f"not in the manual: {known - used}"
+    lines = "\n".join(block.text for page in PAGES for block in blocks(page) if block.language == "sh")
+    assert set(re.findall(r"kinoml-data (\w+)", lines)) <= known
+
+
+# -- nothing is missing
+
+
+def test_every_backend_has_a_section_with_all_its_options() -> None:
+    text = (DOCS / "backends.md").read_text("utf-8")
+    for cls in BUILT_IN:
+        assert f"\n## `{cls.name}`" in text, cls.name
+        section = text.partition(f"\n## `{cls.name}`")[2].partition("\n## ")[0]
+        for option in cls.model_fields:
+            assert f"`{option}`" in section, f"{cls.name}: {option}"
+
+
+def test_every_observation_model_is_there_with_all_its_options() -> None:
+    text = (DOCS / "observation-models.md").read_text("utf-8")
+    for cls in OBSERVATION_MODELS:
+        row = re.search(rf"^\| `{re.escape(cls.name)}` \|.*$", text, re.MULTILINE)
+        assert row, cls.name
+        for option in cls.model_fields:
+            assert f"`{option}`" in row[0], f"{cls.name}: {option}"
+
+
+def test_every_field_of_a_spec_is_there() -> None:
+    text = (DOCS / "spec.md").read_text("utf-8")
+    for name in (*DatasetSpec.model_fields, *kd.Array.model_fields):
+        assert re.search(rf"^\|.*`{name}`.*\|", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize(
+    ("function", "page"), [(kd.load_dataset, "spec.md"), (kd.XyDataset.as_dataloader, "api.md"), (kd.convert, "api.md")]
+)
+def test_every_keyword_is_there(function: Callable[..., Any], page: str) -> None:
+    text = (DOCS / page).read_text("utf-8")
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            assert re.search(rf"^\|.*\b{name}=.*\|", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_collate_form_is_there(form: str) -> None:
+    assert f"\n| `{form}` |" in (DOCS / "spec.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", kd.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert re.search(rf"`{name}\b", (DOCS / "api.md").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", [name for name in vars(kd.errors) if name.endswith("Error")])
+def test_every_error_is_there(name: str) -> None:
+    assert f"`{name}" in (DOCS / "api.md").read_text("utf-8")
+
+
+def test_every_hook_is_there() -> None:
+    hooks = [name for name in vars(hookspecs) if name.startswith("register_")]
+    assert hooks
+    for hook in hooks:
+        assert f"`{hook}`" in (DOCS / "writing-a-backend.md").read_text("utf-8"), hook
+
+
+def test_every_file_of_the_library_is_there() -> None:
+    text = (DOCS / "architecture.md").read_text("utf-8")
+    package = ROOT / "kinoml_data"
+    for file in package.rglob("*.py"):
+        if file.name != "__init__.py":
+            assert f"`{file.relative_to(package).as_posix()}`" in text, file
+
+
+# -- the example plugin
+
+
+def is_example(block: Block) -> bool:
+    """True for a block that shows a file of the example, which runs on its own."""
+    return block.text.startswith('"""') and any(block.text == file.read_text() for file in EXAMPLE.rglob("*.py"))
+
+
+def test_the_page_shows_the_example_as_it_is() -> None:
+    shown = {block.text for block in blocks(DOCS / "writing-a-backend.md")}
+    files = [file for file in EXAMPLE.rglob("*") if file.suffix in (".py", ".toml")]
+    assert len(files) == 4
+    for file in files:
+        assert file.read_text("utf-8") in shown, file
+
+
+def test_the_example_passes_its_tests_as_an_installed_plugin(tmp_path: Path) -> None:
+    """It is found by its entry point, and passes the conformance suite."""
+    info = tmp_path / "kinoml_data_npy_folder-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kinoml-data-npy-folder\nVersion: 0.1.0\n")
+    said = config.parse((EXAMPLE / "pyproject.toml").read_bytes(), ".toml")["project"]["entry-points"]
+    lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in found.items()) for group, found in said.items()]
+    (info / "entry_points.txt").write_text("".join(lines))
+    path = os.pathsep.join([str(tmp_path), str(EXAMPLE), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path}
+    tests = [str(EXAMPLE / "tests"), "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    for command in (["-m", "pytest", *tests, f"--rootdir={EXAMPLE}"], ["-m", "kinoml_data.cli", "backends"]):
+        done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^npy-folder +kinoml-data-npy-folder +0\.1\.0", done.stdout, re.MULTILINE)

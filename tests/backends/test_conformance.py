@@ -1,0 +1,139 @@
+"""The built-in backends keep the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kinoml_data import Backend, XyDataset, load_dataset, registry
+from kinoml_data.backends.featurize_on_access import FeaturizeOnAccess
+from kinoml_data.backends.in_memory import InMemory
+from kinoml_data.backends.npz_lazy import NpzLazy
+from kinoml_data.backends.npz_reopen import NpzReopen
+from kinoml_data.backends.parquet_awkward import ParquetAwkward
+from kinoml_data.spec import Array, Named
+from kinoml_data.testing import BackendTests, Example
+from kinoml_data.testing.examples import Size, packed
+
+
+class TestNpzLazy(BackendTests):
+    @pytest.fixture
+    def backend(self, tmp_path):
+        return NpzLazy(path=tmp_path / "data.npz")
+
+
+class Variant(BackendTests):
+    """A backend that is tested with spawned workers, which take their time, in another form already."""
+
+    @pytest.mark.parametrize("method", ["fork"])
+    def test_workers_read_what_the_store_holds(self, backend, method):
+        super().test_workers_read_what_the_store_holds(backend, method)
+
+
+class TestNpzLazyCompressed(Variant):
+    @pytest.fixture
+    def backend(self, tmp_path):
+        return NpzLazy(path=tmp_path / "data.npz", compress=True, verify="always")
+
+
+class TestNpzReopen(BackendTests):
+    @pytest.fixture
+    def backend(self, tmp_path):
+        return NpzReopen(path=tmp_path / "data.npz")
+
+
+class TestParquetAwkward(BackendTests):
+    unsupported_dtypes = ("complex64", "complex128")
+
+    @pytest.fixture
+    def backend(self, tmp_path):
+        return ParquetAwkward(path=tmp_path / "data.parquet")
+
+
+def values_of(example: Example) -> dict[str, Any]:
+    """The rows as a user passes them to `load_dataset(data=...)`: strings, arrays, or lists of arrays."""
+    return {name: _values(example.rows[name], array) for name, array in example.columns.items()}
+
+
+def _values(rows: Sequence[Any], array: Array) -> Any:
+    if rows and (array.ragged or array.is_string):
+        return list(rows)
+    return np.empty(0, "U1") if array.is_string else packed(rows, array)
+
+
+class OverPythonValues(BackendTests):
+    """`in-memory` or what wraps it, over values that are passed in Python."""
+
+    can_write = False
+    keeps_arrays = False
+    keeps_spec = False
+
+    def dataset(self, stored: Backend, example: Example) -> XyDataset:
+        return load_dataset(self.spec(stored, example), data=values_of(example))
+
+
+class TestInMemory(OverPythonValues):
+    @pytest.fixture
+    def backend(self):
+        return InMemory()
+
+    def store(self, backend, example):
+        return InMemory.over(values_of(example))
+
+
+class TestInMemoryOverNpz(Variant):
+    can_write = False
+
+    @pytest.fixture
+    def backend(self, tmp_path):
+        return InMemory(source=NpzLazy(path=tmp_path / "data.npz"))
+
+    def store(self, backend, example):
+        super().store(backend.source, example)
+        return backend
+
+
+class TestFeaturizeOnAccess(OverPythonValues):
+    """Its passed-through columns; it computes one more, from whatever column comes first."""
+
+    @pytest.fixture(autouse=True)
+    def _featurizer(self, monkeypatch):
+        register(monkeypatch, "featurizer", Size)
+
+    @pytest.fixture
+    def backend(self):
+        return featurizing(InMemory(), "X")
+
+    def store(self, backend, example):
+        return featurizing(InMemory.over(values_of(example)), next(iter(example.columns)))
+
+
+class TestFeaturizeOnAccessOverNpz(Variant):
+    can_write = False
+    keeps_spec = False  # it speaks of the columns of the source alone
+
+    @pytest.fixture(autouse=True)
+    def _featurizer(self, monkeypatch):
+        register(monkeypatch, "featurizer", Size)
+
+    @pytest.fixture
+    def backend(self, tmp_path):
+        return featurizing(NpzLazy(path=tmp_path / "data.npz"), "X")
+
+    def store(self, backend, example):
+        super().store(backend.source, example)
+        return featurizing(backend.source, next(iter(example.columns)))
+
+
+def featurizing(source: Backend, column: str) -> FeaturizeOnAccess:
+    options = {"source": source, "featurizer": Named(name=Size.name), "inputs": (column,)}
+    return FeaturizeOnAccess.model_validate(options, context={"featurizer_of": lambda named: Size()})
+
+
+def register(monkeypatch: pytest.MonkeyPatch, kind: str, cls: Any) -> None:
+    known = registry.registry()
+    plugin = registry.Plugin("test", "test", "0", loaded=True, names={kind: {cls.name: cls}})
+    monkeypatch.setattr(known, "plugins", [*known.plugins, plugin])

@@ -1,0 +1,1008 @@
+"""`load_dataset`, `from_arrays` and `convert`: every way in, and every bad input with its error."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import pytest
+import torch
+
+import kinoml_data as kd
+from kinoml_data import Array, DatasetSpec, errors, registry
+from kinoml_data.backends.npz_lazy import NpzLazy
+from kinoml_data.errors import (
+    CorruptStoreError,
+    KinomlDataError,
+    SampleIndexError,
+    SpecError,
+    SplitError,
+    StoreChangedError,
+    StoreExistsError,
+    StoreNotFoundError,
+    StoreWriteError,
+    UnknownNameError,
+    UnsafeStoreError,
+    UnsupportedStoreError,
+)
+
+N = 7
+EDGES = [np.arange(2 * (i % 3), dtype=np.int64).reshape(2, i % 3) for i in range(N)]
+ATOMS = [np.full((i, 3), i + 0.5, np.float32) for i in range(N)]
+FP = np.random.default_rng(0).integers(0, 2, (N, 5)).astype(np.uint8)
+Y = np.arange(N) / 7
+IDS = ["", "a", "ümläut", "x" * 50, "a", "\N{GRINNING FACE}", "z\n"]
+DATA = {"edges": EDGES, "atoms": ATOMS, "fp": FP, "y": Y, "id": IDS}
+SPEC = {
+    "name": "graphs",
+    "columns": {
+        "edges": {"dtype": "int64", "shape": [2, "*"]},
+        "atoms": {"dtype": "float32", "shape": ["*", 3]},
+        "fp": {"dtype": "uint8", "shape": [5]},
+        "y": {"dtype": "float64"},
+        "id": {"dtype": "str"},
+    },
+    "X": ["edges", "atoms", "fp"],
+    "y": "y",
+    "meta": ["id"],
+    "storage": {"backend": "in-memory"},
+    "splits": {"train": {"rows": [6, 1, 2]}, "test": {"range": [3, 5]}},
+    "observation_model": {"name": "pIC50", "substrate_conc": 1e-5},
+}
+
+
+def memory(**changes):
+    return kd.load_dataset(SPEC | changes, data=DATA)
+
+
+def assert_rows(dataset, rows):
+    """The dataset holds these rows of the data above, bit for bit, by batch and one by one."""
+    assert len(dataset) == len(rows)
+    X, y = dataset[:]
+    assert list(X) == ["edges", "atoms", "fp"]
+    for name, column in (("edges", EDGES), ("atoms", ATOMS)):
+        assert [(t.shape, t.numpy().tobytes()) for t in X[name]] == [
+            (column[r].shape, column[r].tobytes()) for r in rows
+        ]
+    assert X["fp"].numpy().tobytes() == FP[rows].tobytes() and X["fp"].shape == (len(rows), 5)
+    assert y.numpy().tobytes() == Y[rows].tobytes() and y.dtype == torch.float64
+    assert dataset.column("id") == [IDS[r] for r in rows]
+    for i, row in enumerate(rows):
+        sample, target = dataset[i]
+        assert torch.equal(sample["atoms"], torch.from_numpy(ATOMS[row])) and target.item() == Y[row]
+        assert sample["edges"].numpy().tobytes() == EDGES[row].tobytes() and sample["edges"].shape == EDGES[row].shape
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """The dataset in two stores, and three specs beside them."""
+    kd.save_dataset(memory(), tmp_path / "x.npz")
+    kd.save_dataset(memory(), tmp_path / "x.parquet")
+    spec = DatasetSpec.parse(
+        SPEC | {"storage": {"backend": "npz-lazy", "path": "x.npz"}, "splits": {"train": "idx_train"}}, tmp_path
+    )
+    for suffix in (".yaml", ".json", ".toml"):
+        spec.to_file(tmp_path / f"s{suffix}")
+    return tmp_path
+
+
+# -- ways in
+
+WAYS = {
+    "yaml": lambda p: p / "s.yaml",
+    "json": lambda p: p / "s.json",
+    "toml": lambda p: p / "s.toml",
+    "text": lambda p: str(p / "s.yaml"),
+    "spec": lambda p: DatasetSpec.from_file(p / "s.yaml"),
+    "bare npz": lambda p: p / "x.npz",
+    "bare parquet": lambda p: p / "x.parquet",
+    "bare text": lambda p: str(p / "x.npz"),
+    "mapping": lambda p: {"storage": {"backend": "npz-lazy", "path": str(p / "x.npz")}},
+    "mapping with a Path": lambda p: {"storage": {"backend": "npz-lazy", "path": p / "x.npz"}},
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_every_kind_of_description_gives_the_same_dataset(stored, way):
+    with kd.load_dataset(way(stored)) as dataset:
+        assert_rows(dataset, range(N))
+        assert dataset.indices["train"].tolist() == [6, 1, 2]
+        assert dataset.spec.X == ("edges", "atoms", "fp") and dataset.spec.y == "y" and dataset.spec.name == "graphs"
+        assert dataset.observation_model.substrate_conc == 1e-5
+        assert_rows(dataset.split("train"), [6, 1, 2])
+
+
+def test_a_path_without_a_folder_is_in_the_working_directory(stored, monkeypatch):
+    monkeypatch.chdir(stored)
+    for name in ("x.npz", "s.yaml", Path("x.parquet")):
+        with kd.load_dataset(name) as dataset:
+            assert_rows(dataset, range(N))
+    with kd.load_dataset({"storage": {"backend": "npz-lazy", "path": "x.npz"}}) as dataset:
+        assert_rows(dataset, range(N))
+
+
+def test_a_dataset_stays_where_it_was_opened_when_the_working_directory_changes(stored, monkeypatch):
+    monkeypatch.chdir(stored)
+    datasets = [
+        kd.load_dataset("x.npz", backend="npz-reopen"),
+        kd.load_dataset({"storage": {"backend": "npz-reopen", "path": "x.npz"}}, base="."),
+    ]
+    monkeypatch.chdir("/")
+    for dataset in datasets:
+        assert_rows(dataset, range(N))
+        assert_rows(pickle.loads(pickle.dumps(dataset)), range(N))
+
+
+def test_base_is_where_relative_paths_of_a_mapping_start(stored, monkeypatch):
+    monkeypatch.chdir(stored.parent)
+    spec = {"storage": {"backend": "npz-lazy", "path": "x.npz"}}
+    for base in (stored, str(stored), stored.name):
+        with kd.load_dataset(spec, base=base) as dataset:
+            assert_rows(dataset, range(N))
+    with kd.load_dataset("x.npz", base=stored) as dataset:
+        assert_rows(dataset, range(N))
+    with pytest.raises(StoreNotFoundError):
+        kd.load_dataset(spec)
+
+
+def test_an_omegaconf_config_is_a_mapping(stored):
+    omegaconf = pytest.importorskip("omegaconf")
+    config = omegaconf.OmegaConf.create(
+        {
+            "file": "x.npz",
+            "spec": {
+                "columns": {"atoms": {"dtype": "float32", "shape": ["*", 3]}, "y": {"dtype": "float64"}},
+                "X": ["atoms"],
+                "y": "y",
+                "storage": {"backend": "npz-lazy", "path": "${file}"},
+                "splits": {"ratios": {"train": 0.8, "test": 0.2}, "seed": 1},
+            },
+        }
+    )
+    with kd.load_dataset(config.spec, base=stored) as dataset:
+        assert [t.numpy().tobytes() for t in dataset[:][0]["atoms"]] == [a.tobytes() for a in ATOMS]
+        assert sorted(np.concatenate(list(dataset.indices.values())).tolist()) == list(range(N))
+    with kd.load_dataset({"X": config.spec.X, "storage": config.spec.storage}, base=stored) as dataset:
+        assert dataset.spec.X == ("atoms",)
+    with pytest.raises(SpecError, match="did you mean 'columns'"):
+        kd.load_dataset(omegaconf.OmegaConf.create({"colums": {}, "storage": {"backend": "x"}}))
+
+
+def test_a_split_can_be_asked_for_at_once(stored):
+    with kd.load_dataset(stored / "x.npz", split="test") as view:
+        assert_rows(view, [3, 4])
+
+
+def test_what_the_spec_says_goes_before_what_the_store_carries(stored):
+    storage = {"backend": "npz-lazy", "path": "x.npz"}
+    with kd.load_dataset({"storage": storage, "X": "fp", "name": "mine"}, base=stored) as dataset:
+        assert (dataset.spec.X, dataset.spec.y, dataset.spec.name) == ("fp", "y", "mine")
+        assert set(dataset.spec.meta) == {"edges", "atoms", "id"}
+        assert dataset[:][0].numpy().tobytes() == FP.tobytes()
+    with kd.load_dataset({"storage": storage, "observation_model": "pKd", "splits": {}}, base=stored) as dataset:
+        assert dataset.observation_model.name == "pKd" and dataset.indices == {}
+
+
+# -- backend= and options
+
+
+@pytest.mark.parametrize("backend", ["npz-lazy", "npz-reopen", "in-memory"])
+def test_the_same_data_through_another_backend(stored, backend):
+    for source in ("x.npz", "s.yaml"):
+        with kd.load_dataset(stored / source, backend=backend) as dataset:
+            assert_rows(dataset, range(N))
+            assert dataset.spec.storage.backend == backend
+            assert dataset.indices["train"].tolist() == [6, 1, 2]
+
+
+def test_a_backend_with_a_source_is_put_around_and_any_other_replaces(stored):
+    with kd.load_dataset(stored / "x.npz", backend="in-memory") as dataset:
+        assert dataset.spec.storage.options == {"source": {"backend": "npz-lazy", "path": "x.npz"}}
+        with kd.load_dataset(dataset.spec, backend="in-memory") as again:
+            assert again.spec.storage == dataset.spec.storage
+    with kd.load_dataset(stored / "x.npz", backend="npz-reopen", verify="always") as dataset:
+        assert dataset.spec.storage.options == {"path": "x.npz", "verify": "always"}
+
+
+def test_options_go_to_the_outermost_backend(stored):
+    with kd.load_dataset(stored / "x.npz", verify="never") as dataset:
+        assert dataset.spec.storage.options["verify"] == "never"
+    with pytest.raises(SpecError, match=r"storage\.verify: unknown key 'verify'"):
+        kd.load_dataset(stored / "x.npz", backend="in-memory", verify="never")
+    with pytest.raises(SpecError, match=r"storage\.verfy: unknown key 'verfy'; did you mean 'verify'"):
+        kd.load_dataset(stored / "x.npz", verfy="never")
+    with pytest.raises(SpecError, match=r"storage\.verify: Input should be 'first', 'always' or 'never'"):
+        kd.load_dataset(stored / "x.npz", verify="sometimes")
+
+
+def test_an_option_that_only_another_backend_has_is_left_behind(stored):
+    spec = DatasetSpec.parse({"storage": {"backend": "npz-lazy", "path": "x.npz", "verify": "always"}}, stored)
+    with kd.load_dataset(spec, backend="npz-reopen") as dataset:
+        assert dataset.spec.storage.options["verify"] == "always"
+    with pytest.raises(CorruptStoreError):  # no Parquet file; `verify` is not what is wrong
+        kd.load_dataset(spec, backend="parquet-awkward")
+
+
+DEVICE = {
+    "fixed": ({"a": np.arange(6, dtype=np.float32).reshape(3, 2)}, {"dtype": "float32", "shape": [2]}),
+    "ragged": ({"a": [np.arange(n, dtype=np.float32) for n in (2, 0, 3)]}, {"dtype": "float32", "shape": ["*"]}),
+    "ragged, all alike": ({"a": [np.full((2, 3), i, np.float32) for i in range(3)]}, {"shape": ["*", 3]}),
+    "fixed, narrowed": ({"a": np.arange(6.0).reshape(3, 2)}, {"dtype": "float32", "shape": [2], "cast": "same_kind"}),
+    "fixed, widened": ({"a": np.arange(6, dtype=np.uint8).reshape(3, 2)}, {"dtype": "float32", "shape": [2]}),
+    "ragged, narrowed": (
+        {"a": [np.arange(n, dtype=np.float64) for n in (2, 0, 3)]},
+        {"dtype": "float32", "shape": ["*"], "cast": "same_kind"},
+    ),
+    "bits": ({"a": np.packbits(np.eye(3, 9, dtype=bool), axis=-1)}, {"dtype": "bool", "shape": [9], "packbits": True}),
+    "no rows": ({"a": np.zeros((0, 2), np.float32)}, {"dtype": "float32", "shape": [2]}),
+}
+
+
+@pytest.mark.parametrize(("data", "column"), DEVICE.values(), ids=DEVICE)
+def test_data_kept_on_a_device_is_the_same_data(data, column):
+    spec = {"columns": {"a": column}, "X": "a", "storage": {"backend": "in-memory"}}
+    plain, held = kd.load_dataset(spec, data=data), kd.load_dataset(spec, data=data, device="cpu")
+    assert held.spec.storage.options["device"] == "cpu"
+    rows = list(range(len(plain)))
+    for index in (slice(None), [], rows[::-1], rows[:1] * 3):
+        a, b = plain[index][0], held[index][0]
+        if isinstance(a, torch.Tensor):
+            a, b = [a], [b]
+        assert len(a) == len(b) and all(torch.equal(x, y) and x.dtype == y.dtype for x, y in zip(a, b, strict=True))
+    for i in rows:
+        x, y = plain[i][0], held[i][0]
+        assert torch.equal(x, y) and x.dtype == y.dtype
+        y.zero_()
+        assert torch.equal(held[i][0], x)
+    for form in ("packed", "pad-mask"):
+        a = next(iter(plain.as_dataloader(batch_size=3, collate=form)), (None,))[0]
+        b = next(iter(held.as_dataloader(batch_size=3, collate=form)), (None,))[0]
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)) if a is not None else b is None
+
+
+def test_data_kept_on_a_device_can_be_saved(tmp_path):
+    kd.save_dataset(kd.load_dataset(SPEC, data=DATA, device="cpu"), tmp_path / "x.npz")
+    with kd.load_dataset(tmp_path / "x.npz") as dataset:
+        assert_rows(dataset, range(N))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta:x", "", "cpu:x"])
+def test_a_device_that_cannot_be_used_is_refused(device):
+    with pytest.raises(SpecError, match="device"):
+        kd.load_dataset(SPEC, data=DATA, device=device)
+
+
+def test_a_backend_without_a_device_refuses_one(stored):
+    with pytest.raises(SpecError, match=r"storage\.device: unknown key"):
+        kd.load_dataset(stored / "x.npz", device="cpu")
+
+
+# -- bad input, as a user would meet it
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["none.npz", "none.yaml", "none.json", "none.toml", "none.parquet", "none.csv", "none", "none.xyz", "no/x.npz"],
+)
+def test_a_missing_file_is_not_found(tmp_path, name):
+    with pytest.raises(StoreNotFoundError, match=r"none|no/x") as caught:
+        kd.load_dataset(tmp_path / name)
+    assert isinstance(caught.value, FileNotFoundError)
+
+
+def test_a_folder_and_a_pipe_are_not_found(tmp_path):
+    (tmp_path / "d.npz").mkdir()
+    os.mkfifo(tmp_path / "p.npz")
+    for name in ("d.npz", "p.npz"):
+        with pytest.raises(StoreNotFoundError, match="not a regular file"):
+            kd.load_dataset(tmp_path / name)
+
+
+@pytest.mark.parametrize("spec", [None, 5, ["x.npz"], b"x.npz", object(), 1.5, {"x"}], ids=lambda v: type(v).__name__)
+def test_what_is_no_description_is_refused(spec):
+    with pytest.raises(SpecError, match="is no spec: give a DatasetSpec, a mapping or a path"):
+        kd.load_dataset(spec)
+
+
+def test_a_file_nobody_opens_is_refused_and_the_known_suffixes_named(tmp_path):
+    for name in ("x.xyz", "x", "x.npz.bak"):
+        (tmp_path / name).touch()
+        with pytest.raises(SpecError, match=r"known suffixes: .*\.npz.*\.parquet.*\.yaml"):
+            kd.load_dataset(tmp_path / name)
+
+
+def test_an_unknown_key_is_refused_with_a_suggestion():
+    with pytest.raises(SpecError, match="unknown key 'colums'; did you mean 'columns'"):
+        kd.load_dataset({"colums": {}, "storage": {"backend": "in-memory"}})
+
+
+def test_an_unknown_backend_is_refused_with_the_list():
+    for backend in ({"storage": {"backend": "npz-lasy"}}, SPEC):
+        with pytest.raises(UnknownNameError, match=r"npz-lasy'; did you mean 'npz-lazy'.*in-memory.*parquet-awkward"):
+            kd.load_dataset(backend, backend=None if backend is not SPEC else "npz-lasy")
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ({"dtype": "float64"}, None),
+        ({"dtype": "float32", "cast": "same_kind"}, None),
+        ({"dtype": "float32"}, "the store has float64, which is no float32; cast: same_kind allows it"),
+        ({"dtype": "int64"}, "the store has float64, which is no int64"),
+        ({"dtype": "str"}, "the store has float64, the spec says str"),
+        ({"dtype": "float64", "shape": [3]}, r"the store has shape \(\), the spec says \(3\)"),
+        ({"dtype": "float64", "shape": ["*"]}, r"the store has shape \(\), the spec says \(\*\)"),
+        ({"dtype": "float64", "stored_as": "Y"}, "unknown stored column 'Y'"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["x.npz", "x.parquet"])
+def test_a_dtype_or_shape_that_differs_is_refused_when_it_opens(stored, name, column, said):
+    backend = "npz-lazy" if name == "x.npz" else "parquet-awkward"
+    columns = {"fp": SPEC["columns"]["fp"], "y": column}
+    roles = {"X": "fp", "meta": ["y"]} if column["dtype"] == "str" else {"X": "fp", "y": "y"}
+    spec = {"columns": columns, "storage": {"backend": backend, "path": name}} | roles
+    if said is None:
+        kd.load_dataset(spec, base=stored).close()
+        return
+    with pytest.raises(SpecError, match=said):
+        kd.load_dataset(spec, base=stored)
+
+
+def test_an_integer_that_does_not_fit_float32_is_an_error_naming_column_and_row(tmp_path):
+    values = np.array([1, 2, 2**24 + 1, 4])
+    kd.save_dataset(kd.from_arrays(values), tmp_path / "x.npz")
+    with kd.load_dataset(tmp_path / "x.npz", dtype={"X": "float32"}) as dataset:
+        assert dataset[[0, 3]][0].tolist() == [1, 4]
+        with pytest.raises(SpecError, match="column 'X', row 2: 16777217 does not fit float32"):
+            list(dataset)
+
+
+def test_columns_of_different_length_are_refused(tmp_path):
+    with pytest.raises(SpecError, match="differ in their number of rows: X has 3, y has 2"):
+        kd.from_arrays(np.zeros((3, 2)), np.zeros(2))
+    np.savez(tmp_path / "x.npz", X=np.zeros((3, 2)), y=np.zeros(2))
+    with pytest.raises(CorruptStoreError, match="X has 3, y has 2"):
+        kd.load_dataset(tmp_path / "x.npz")
+    np.savez(tmp_path / "m.npz", X_s0_=np.zeros(2), X_s1_=np.zeros(3), y=np.zeros(3))
+    with pytest.raises(CorruptStoreError, match="X has 2, y has 3"):
+        kd.load_dataset(tmp_path / "m.npz")
+
+
+def test_overlapping_or_out_of_range_splits_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.zeros(4), idx_train=np.array([0, 1]), idx_test=np.array([1, 2]))
+    with pytest.raises(SplitError, match="splits 'train' and 'test' share 1 rows, row 1 among them"):
+        kd.load_dataset(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", X=np.zeros(4), idx_train=np.array([0, 4]))
+    with pytest.raises(SplitError, match="split 'train': row 4 is outside the 4 rows"):
+        kd.load_dataset(tmp_path / "b.npz")
+
+
+def marked(path):
+    Path(path).touch()
+    return 0
+
+
+class Canary:
+    """Leaves a file behind if it is ever unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return marked, (self.path,)
+
+
+@pytest.mark.parametrize("key", ["X", "y", "idx_train", "X_s0_", "X_s0_a0_"])
+def test_an_object_array_is_never_unpickled(tmp_path, key):
+    arrays = {"X": np.zeros(1), "y": np.zeros(1)} if not key.startswith("X_s") else {"y": np.zeros(1)}
+    arrays[key] = np.array([Canary(tmp_path / "ran")], object)
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(UnsafeStoreError, match="object array"):
+        kd.load_dataset(tmp_path / "x.npz")
+    with pytest.raises(UnsafeStoreError):
+        kd.load_dataset(tmp_path / "x.npz", backend="in-memory")
+    assert not (tmp_path / "ran").exists()
+
+
+AUDIT = """
+import sys
+import numpy as np
+import kinoml_data as kd
+from kinoml_data import errors
+kd.load_dataset("good.npz").close()  # what is imported late is imported now
+seen = []
+WATCHED = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect")
+sys.addaudithook(lambda event, args: seen.append(event) if event in WATCHED else None)
+for source in sys.argv[1:]:
+    try:
+        kd.load_dataset(source)
+    except errors.KinomlDataError as error:
+        print(source, type(error).__name__)
+assert seen == [], seen
+import pickle
+pickle.loads(pickle.dumps(np.zeros(1)))
+assert "pickle.find_class" in seen  # the hook works
+"""
+
+
+def test_opening_a_hostile_file_runs_nothing(tmp_path):
+    np.savez(tmp_path / "good.npz", X=np.zeros(2))
+    np.savez(tmp_path / "objects.npz", X=np.array([Canary(tmp_path / "ran")], object))
+    np.savez(tmp_path / "index.npz", X=np.zeros(2), idx_train=np.array([Canary(tmp_path / "ran")], object))
+    np.save(tmp_path / "rows.npy", np.array([Canary(tmp_path / "ran")], object), allow_pickle=True)
+    storage = "storage: {backend: npz-lazy, path: good.npz}\n"
+    (tmp_path / "tag.yaml").write_text(storage + "name: !!python/object/apply:os.system ['touch ran']\n")
+    (tmp_path / "name.yaml").write_text("storage: {backend: 'os:system', command: touch ran}\n")
+    (tmp_path / "model.yaml").write_text(storage + "observation_model: builtins.eval\n")
+    (tmp_path / "split.yaml").write_text(storage + "splits: {train: {file: rows.npy}}\n")
+    (tmp_path / "pickle.npz").write_bytes(pickle.dumps(Canary(tmp_path / "ran")))
+    hostile = {
+        "objects.npz": "UnsafeStoreError",
+        "index.npz": "UnsafeStoreError",
+        "tag.yaml": "SpecError",
+        "name.yaml": "UnknownNameError",
+        "model.yaml": "UnknownNameError",
+        "split.yaml": "UnsafeStoreError",
+        "pickle.npz": "CorruptStoreError",
+    }
+    environment = os.environ | {"KINOML_DATA_PLUGINS": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", AUDIT, *hostile],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    assert dict(line.split() for line in run.stdout.splitlines()) == hostile
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("layout", ["packed", "kinoml", "compressed"])
+def test_a_file_cut_at_any_length_is_an_error_of_the_library(tmp_path, layout):
+    path = tmp_path / "whole.npz"
+    if layout == "packed":
+        kd.save_dataset(kd.from_arrays([np.arange(n) for n in (2, 0, 1)], np.arange(3.0)), path)
+    elif layout == "kinoml":
+        np.savez(path, X_s0_=np.arange(2), X_s1_=np.arange(3), y=np.arange(2.0), idx_train=np.array([0]))
+    else:
+        np.savez_compressed(path, X=np.arange(6).reshape(3, 2), y=np.arange(3.0))
+    kd.load_dataset(path).close()
+    whole = path.read_bytes()
+    cut = tmp_path / "cut.npz"
+    for size in range(len(whole)):
+        cut.write_bytes(whole[:size])
+        with pytest.raises(CorruptStoreError, match=r"cut\.npz"):
+            kd.load_dataset(cut)
+
+
+def test_a_changed_byte_is_never_a_wrong_number(tmp_path):
+    path = tmp_path / "x.npz"
+    kd.save_dataset(kd.from_arrays([np.arange(n, dtype=np.uint8) for n in (9, 0, 30)], np.arange(3.0)), path)
+    whole, bad = path.read_bytes(), tmp_path / "bad.npz"
+    with kd.load_dataset(path) as dataset:
+        expected = [t.tolist() for t in dataset[:][0]], dataset[:][1].tolist(), dataset.spec
+    for position in range(0, len(whole), 3):
+        changed = bytearray(whole)
+        changed[position] ^= 1 << position % 8
+        bad.write_bytes(changed)
+        try:
+            with kd.load_dataset(bad) as dataset:
+                X, y = dataset[:]
+                assert ([t.tolist() for t in X], y.tolist()) == expected[:2]
+        except KinomlDataError:
+            pass
+
+
+def test_a_failed_open_leaves_no_descriptor_open(tmp_path):
+    kd.save_dataset(memory(), tmp_path / "x.npz")
+    spec = {"columns": {"zzz": {}}, "X": "zzz", "storage": {"backend": "npz-lazy", "path": "x.npz"}}
+
+    def count():
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    before = count()
+    for options in ({}, {"split": "none"}, {"dtype": "x"}, {"collate": "x"}):
+        for changes in (spec, {"storage": spec["storage"]}):
+            with pytest.raises(SpecError):
+                kd.load_dataset(
+                    changes if options or changes is spec else {"X": "q"} | changes, base=tmp_path, **options
+                )
+    with pytest.raises(UnknownNameError):
+        kd.load_dataset({"storage": spec["storage"], "observation_model": "zzz"}, base=tmp_path)
+    assert count() == before
+
+
+# -- data=
+
+
+def test_data_is_taken_by_those_backends_that_hold_python_values(stored):
+    with pytest.raises(SpecError, match="backend 'npz-lazy' takes no data=; use backend='in-memory'"):
+        kd.load_dataset(stored / "x.npz", data=DATA)
+    with pytest.raises(SpecError, match="backend 'npz-lazy' takes no data="):
+        kd.load_dataset(stored / "x.npz", backend="in-memory", data=DATA)
+    with pytest.raises(SpecError, match="needs a source, or data="):
+        kd.load_dataset(SPEC)
+    with pytest.raises(SpecError, match="featurizer= needs the backend 'featurize-on-access'"):
+        kd.load_dataset(SPEC, data=DATA, featurizer=len)
+
+
+@pytest.mark.parametrize("data", [[1, 2], 5, np.zeros(3), "x"], ids=repr)
+def test_data_is_a_mapping_of_columns(data):
+    with pytest.raises(SpecError, match="data"):
+        kd.load_dataset({"X": "x", "storage": {"backend": "in-memory"}}, data=data)
+
+
+def test_a_spec_with_python_objects_cannot_be_written_but_its_dataset_saved(tmp_path):
+    for dataset in (memory(), kd.from_arrays(FP, Y), memory().split("train")):
+        with pytest.raises(SpecError, match="Python objects, which no file can name; use save_dataset"):
+            dataset.spec.to_file(tmp_path / "s.yaml")
+    assert list(tmp_path.iterdir()) == []
+    spec = kd.save_dataset(memory(), tmp_path / "x.npz")
+    spec.to_file(tmp_path / "s.yaml")
+    with kd.load_dataset(tmp_path / "s.yaml") as dataset:
+        assert_rows(dataset, range(N))
+
+
+# -- from_arrays
+
+VALUES = {
+    "array": (np.arange(6.0).reshape(3, 2), Array("float64", (2,))),
+    "one value per row": (np.arange(3), Array("int64")),
+    "list of numbers": ([1.5, 2.5, 3.5], Array("float64")),
+    "list of bools": ([True, False, True], Array("bool")),
+    "range": (range(3), Array("int64")),
+    "tensor": (torch.arange(6, dtype=torch.float32).reshape(3, 2), Array("float32", (2,))),
+    "tensor with a gradient": (torch.ones(3, 2, requires_grad=True), Array("float32", (2,))),
+    "list of tensors": ([torch.ones(n) for n in (2, 0, 3)], Array("float32", (None,))),
+    "list of arrays": ([np.ones((2, n), np.int8) for n in (2, 0, 3)], Array("int8", (2, None))),
+    "list of equal arrays": ([np.full(4, i, np.uint16) for i in range(3)], Array("uint16", (4,))),
+    "list of lists": ([[1, 2], [], [3]], None),
+    "tuple of arrays": (tuple(np.ones(n) for n in (1, 2, 3)), Array("float64", (None,))),
+    "awkward": (ak.Array([[1, 2], [], [3]]), Array("int64", (None,))),
+    "awkward, regular": (ak.Array(np.ones((3, 2), np.float32)), Array("float32", (2,))),
+    "awkward, two deep": (
+        ak.Array([[[1.0, 2.0]], [[3.0, 4.0], [5.0, 6.0]], [[7.0, 8.0]]]),
+        Array("float64", (None, 2)),
+    ),
+    "object array of arrays": (
+        np.array([np.ones(2), np.ones(0), np.ones(3)], dtype=object),
+        Array("float64", (None,)),
+    ),
+    "big-endian": (np.arange(3, dtype=">f4"), Array("float32")),
+    "Fortran order": (np.asfortranarray(np.arange(6.0).reshape(3, 2)), Array("float64", (2,))),
+    "negative strides": (np.arange(6.0).reshape(3, 2)[::-1, ::-1], Array("float64", (2,))),
+    "broadcast": (np.broadcast_to(np.float32(1), (3, 4)), Array("float32", (4,))),
+    "one column of a table": (np.arange(6.0).reshape(3, 2)[:, 1], Array("float64")),
+    "generator": ((np.full(i, i) for i in range(3)), Array("int64", (None,))),
+    "two dtypes that fit one": ([np.ones(1, np.float32), np.ones(2), np.ones(1)], Array("float64", (None,))),
+    "no columns in a row": (np.zeros((3, 0)), Array("float64", (0,))),
+}
+
+
+@pytest.mark.parametrize(("values", "array"), VALUES.values(), ids=VALUES)
+def test_python_values_become_a_column(values, array):
+    kept = list(values) if not hasattr(values, "__len__") else values
+    rows = [row.detach().numpy() if isinstance(row, torch.Tensor) else np.array(row) for row in kept]
+    dataset = kd.from_arrays(kept, np.arange(3.0))
+    if array is not None:
+        assert dataset.spec.columns["X"] == array
+        rows = [row.astype(array.dtype) for row in rows]
+        assert all(sample.numpy().tobytes() == row.tobytes() for (sample, _), row in zip(dataset, rows, strict=True))
+        assert all(sample.shape == row.shape for (sample, _), row in zip(dataset, rows, strict=True))
+        assert all(not sample.requires_grad and sample.is_contiguous() for sample, _ in dataset)
+    else:
+        assert [sample.tolist() for sample, _ in dataset] == [row.tolist() for row in rows]
+
+
+def test_a_generator_is_read_once():
+    assert [x.tolist() for x, _ in kd.from_arrays(np.full(i, i) for i in range(3))] == [[], [1], [2, 2]]
+
+
+def test_several_columns_come_as_a_mapping():
+    dataset = kd.from_arrays({"edges": EDGES, "fp": FP}, {"a": Y, "b": Y * 2})
+    X, y = dataset[3]
+    assert list(X) == ["edges", "fp"] and list(y) == ["a", "b"]
+    assert dataset.spec.X == ("edges", "fp") and dataset.spec.y == ("a", "b")
+    one = kd.from_arrays({"fp": FP})
+    assert list(one[0][0]) == ["fp"] and one[0][1] is None
+
+
+def test_the_callers_arrays_and_the_dataset_do_not_share_memory():
+    X, rows, y = np.zeros((3, 2)), [np.zeros(2), np.zeros(3), np.zeros(1)], torch.zeros(3)
+    dataset = kd.from_arrays({"X": X, "rows": rows}, y)
+    X[:], y[:] = 7, 7
+    for row in rows:
+        row[:] = 7
+    dataset[:][0]["X"].fill_(9)
+    found, target = dataset[:]
+    assert not found["X"].any() and not target.any() and not any(row.any() for row in found["rows"])
+    assert (X == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "array"),
+    [
+        (np.zeros((0, 3), np.float32), Array("float32", (3,))),
+        (np.zeros(0, np.int64), Array("int64")),
+        (torch.zeros(0, 2, 3), Array("float32", (2, 3))),
+    ],
+)
+def test_no_rows_keep_their_type(rows, array):
+    dataset = kd.from_arrays(rows, np.zeros(0, np.float32))
+    assert len(dataset) == 0 and dataset.spec.columns["X"] == array
+    assert dataset[:][0].shape == (0, *array.shape)
+    assert list(dataset) == [] and list(dataset.as_dataloader()) == []
+    with pytest.raises(SampleIndexError, match="out of range for 0 rows"):
+        dataset[0]
+
+
+NOT_COLUMNS = {
+    "no rows and no type": ([], "has no rows; say its dtype and shape"),
+    "text": (["C", "CC"], "strings, which are no tensors"),
+    "array of text": (np.array(["C", "CC"]), "strings, which are no tensors"),
+    "one text": ("CCO", "X"),
+    "bytes": (np.array([b"C", b"CC"]), "dtype"),
+    "objects": (np.array([{}, []], dtype=object), "dtype object"),
+    "None among numbers": ([1.0, None], "dtype object"),
+    "object array with None": (np.array([1.0, None], object), "dtype object"),
+    "two-dimensional objects": (np.array([[1, None], [2, 3]], object), "dtype object"),
+    "numbers and text": (["a", 1], "dtype"),
+    "dates": (np.array(["2000-01-01"], "M8[D]"), "datetime64"),
+    "records": (np.zeros(2, [("a", "f4")]), "which no tensor can have"),
+    "long doubles": (np.zeros(2, np.longdouble), "which no tensor can have"),
+    "masked": (np.ma.array([1.0, 2.0], mask=[0, 1]), "masked array; fill it first"),
+    "masked rows": ([np.ma.array([1.0, 2.0], mask=[0, 1]), np.ones(1)], "masked array"),
+    "rows of different rank": ([np.zeros(2), np.zeros((2, 2))], "row 1 has 2 axes, row 0 has 1"),
+    "rows of no shape": ([[[1, 2], [3]], [[3]]], "is no array of one shape"),
+    "rows of dtypes that fit no one": ([np.zeros(1, np.int64), np.zeros(2, np.uint64)], "different dtypes"),
+    "one number": (3, "X"),
+    "one numpy number": (np.float64(3), "X"),
+    "an array without axes": (np.array(3.0), "no axis of rows"),
+    "a set": ({1.0, 2.0}, "X"),
+    "bfloat16": (torch.zeros(2, dtype=torch.bfloat16), "bfloat16"),
+    "a list of bfloat16": ([torch.zeros(2, dtype=torch.bfloat16), torch.zeros(3)], "bfloat16"),
+    "sparse": (torch.eye(2).to_sparse(), "X"),
+    "nothing": (None, "column"),
+    "awkward with None": (ak.Array([[1, None], [3]]), "column 'X'"),
+    "awkward without a type": (ak.Array([[], []]), "column 'X'"),
+    "awkward records": (ak.Array([{"a": 1}]), "column 'X'"),
+    "awkward of uneven rows": (ak.Array([[[1, 2], [3]], [[3]]]), "column 'X'"),
+}
+
+
+@pytest.mark.parametrize(("values", "said"), NOT_COLUMNS.values(), ids=NOT_COLUMNS)
+def test_values_that_are_no_column_are_refused_and_the_column_named(values, said):
+    with pytest.raises((SpecError, CorruptStoreError, UnsupportedStoreError), match=said):
+        kd.from_arrays(values)
+
+
+def test_names_are_checked_and_may_not_stand_twice():
+    with pytest.raises(SpecError, match="X and y both have a column 'a'"):
+        kd.from_arrays({"a": FP}, {"a": Y})
+    with pytest.raises(SpecError, match="the column name 'a b' has characters"):
+        kd.from_arrays({"a b": FP})
+    with pytest.raises(SpecError, match="X names no column"):
+        kd.from_arrays({}, Y)
+
+
+@pytest.mark.parametrize(
+    ("splits", "found"),
+    [
+        (
+            {"a": [0, 2], "b": np.array([1]), "c": range(3, 5), "d": torch.tensor([6])},
+            {"a": [0, 2], "b": [1], "c": [3, 4], "d": [6]},
+        ),
+        ({"a": (5, 4)}, {"a": [5, 4]}),
+        ({"a": []}, {"a": []}),
+        ({}, {}),
+        (None, {}),
+    ],
+    ids=str,
+)
+def test_splits_are_row_numbers_by_name(splits, found):
+    dataset = kd.from_arrays(FP, Y, splits=splits)
+    assert {name: rows.tolist() for name, rows in dataset.indices.items()} == found
+
+
+def test_splits_may_be_computed():
+    dataset = kd.from_arrays(FP, splits={"ratios": {"train": 0.7, "test": 0.3}, "seed": 4})
+    order = np.random.Generator(np.random.PCG64(4)).permutation(N)
+    assert dataset.indices["train"].tolist() == order[:5].tolist()
+    assert dataset.indices["test"].tolist() == order[5:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("splits", "kind"),
+    [
+        ({"a": [0, 1], "b": [1]}, SplitError),
+        ({"a": [N]}, SplitError),
+        ({"a": [-1]}, SplitError),
+        ({"a": [0, 0]}, SplitError),
+        ({"a": np.array([0.0, 1.0])}, SpecError),
+        ({"a": np.array([[0, 1]])}, SpecError),
+        ({"a": np.arange(N) % 3 == 0}, SpecError),
+        ({"a": ["0"]}, SpecError),
+        ({"a": 1}, SpecError),
+        ({"a": np.array(1)}, SpecError),
+        ({"a": None}, SpecError),
+        ([[0], [1]], SpecError),
+        (5, SpecError),
+    ],
+    ids=str,
+)
+def test_what_is_no_split_is_refused(splits, kind):
+    with pytest.raises(kind):
+        kd.from_arrays(FP, splits=splits)
+
+
+# -- convert and save_dataset
+
+TARGETS = {
+    "npz": lambda p: p / "copy.npz",
+    "parquet": lambda p: p / "copy.parquet",
+    "text": lambda p: str(p / "copy.npz"),
+    "mapping": lambda p: {"backend": "npz-lazy", "path": str(p / "copy.npz")},
+    "mapping with a Path": lambda p: {"backend": "parquet-awkward", "path": p / "copy.parquet"},
+    "compressed": lambda p: {"backend": "npz-lazy", "path": p / "copy.npz", "compress": True},
+    "another reader": lambda p: {"backend": "npz-reopen", "path": p / "copy.npz"},
+}
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("source", ["dataset", "x.npz", "x.parquet", "s.yaml", "mapping"])
+def test_a_copy_equals_its_source_with_spec_and_splits(stored, source, target):
+    sources = {"dataset": memory, "mapping": lambda: {"storage": {"backend": "npz-lazy", "path": stored / "x.npz"}}}
+    spec = kd.convert(sources.get(source, lambda: stored / source)(), target(stored))
+    assert isinstance(spec, DatasetSpec)
+    file = next(stored.glob("copy.*"))
+    for again in (spec, file):
+        with kd.load_dataset(again) as dataset:
+            assert_rows(dataset, range(N))
+            assert dataset.indices["train"].tolist() == [6, 1, 2]
+            assert (dataset.spec.name, dataset.spec.meta) == ("graphs", ("id",))
+            assert dataset.observation_model.substrate_conc == 1e-5
+            assert dataset.spec.columns == DatasetSpec.parse(SPEC).columns
+    assert sorted(p.name for p in stored.iterdir()) == sorted(
+        [file.name, "s.json", "s.toml", "s.yaml", "x.npz", "x.parquet"]
+    )
+
+
+def test_save_dataset_is_convert(tmp_path):
+    assert kd.save_dataset(memory(), tmp_path / "a.npz") == kd.convert(memory(), tmp_path / "b.npz").with_storage(
+        kd.save_dataset(memory(), tmp_path / "a.npz", overwrite=True).storage
+    )
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+@pytest.mark.parametrize(
+    ("view", "rows", "splits"),
+    [
+        (lambda d: d.split("train"), [6, 1, 2], {"train": [0, 1, 2], "test": []}),
+        (lambda d: d.select([4, 0, 6, 3]), [4, 0, 6, 3], {"train": [2], "test": [0, 3]}),
+        (lambda d: d.select([1, 1, 3]), [1, 1, 3], {"train": [0, 1], "test": [2]}),
+        (lambda d: d.select([4, 0, 6]).split("test"), [4], {"train": [], "test": [0]}),
+        (lambda d: d.select([]), [], {"train": [], "test": []}),
+        (lambda d: d.select(slice(None, None, -1)), [6, 5, 4, 3, 2, 1, 0], {"train": [0, 4, 5], "test": [2, 3]}),
+    ],
+    ids=["split", "select", "repeats", "nested", "none", "reversed"],
+)
+def test_of_a_view_its_rows_are_copied_and_its_splits_renumbered(tmp_path, suffix, view, rows, splits):
+    kd.save_dataset(view(memory()), tmp_path / f"x{suffix}")
+    with kd.load_dataset(tmp_path / f"x{suffix}") as dataset:
+        assert_rows(dataset, rows)
+        assert {name: found.tolist() for name, found in dataset.indices.items()} == splits
+        assert dataset.rows.tolist() == list(range(len(rows)))
+
+
+def test_random_splits_are_written_out(tmp_path):
+    source = memory(splits={"ratios": {"train": 0.6, "test": 0.4}, "seed": 5})
+    spec = kd.save_dataset(source, tmp_path / "x.npz")
+    assert spec.splits == {"train": "idx_train", "test": "idx_test"}
+    with kd.load_dataset(tmp_path / "x.npz") as dataset:
+        assert dataset.indices["train"].tolist() == source.indices["train"].tolist()
+        assert dataset.indices["test"].tolist() == source.indices["test"].tolist()
+
+
+@pytest.mark.parametrize(
+    "name", ["fold 1", "a/b", "é", "idx_train", "x.values", "..", "\N{GRINNING FACE}", "_spec", "a.npy"]
+)
+def test_a_split_may_have_any_name_in_a_file_too(tmp_path, name):
+    for suffix in (".npz", ".parquet"):
+        kd.save_dataset(kd.from_arrays(FP, splits={name: [3, 1]}), tmp_path / f"x{suffix}")
+        with kd.load_dataset(tmp_path / f"x{suffix}") as dataset:
+            assert {n: rows.tolist() for n, rows in dataset.indices.items()} == {name: [3, 1]}
+
+
+def test_a_source_without_splits_gives_a_copy_without(tmp_path):
+    kd.save_dataset(kd.from_arrays(FP, Y), tmp_path / "x.npz")
+    with kd.load_dataset(tmp_path / "x.npz") as dataset:
+        assert dataset.indices == {} and dataset.spec.X == "X" and dataset.spec.y == "y"
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_casts_and_packed_bits_travel_with_the_spec(tmp_path, suffix):
+    bits = np.random.default_rng(0).random((4, 11)) > 0.5
+    spec = {
+        "columns": {
+            "a": {"dtype": "float32", "cast": "same_kind", "stored_as": "raw"},
+            "b": {"dtype": "uint8", "shape": [11], "packbits": True},
+            "n": {"dtype": "float32", "shape": ["*"]},
+        },
+        "X": ["a", "b", "n"],
+        "storage": {"backend": "in-memory"},
+    }
+    rows = [np.arange(i, dtype=np.uint8) for i in range(4)]
+    data = {"raw": np.arange(4) / 3, "b": np.packbits(bits, axis=-1), "n": rows}
+    copy = kd.save_dataset(kd.load_dataset(spec, data=data), tmp_path / f"x{suffix}")
+    assert copy.columns["a"] == Array("float32", cast="same_kind")
+    with kd.load_dataset(tmp_path / f"x{suffix}") as dataset:
+        assert dataset.stored_columns() == {
+            "a": Array("float64"),
+            "b": Array("uint8", (2,)),
+            "n": Array("uint8", (None,)),
+        }
+        X, _ = dataset[:]
+        assert X["a"].numpy().tobytes() == (np.arange(4) / 3).astype(np.float32).tobytes()
+        assert X["b"].numpy().tobytes() == bits.astype(np.uint8).tobytes()
+        assert [x.tolist() for x in X["n"]] == [row.tolist() for row in rows] and X["n"][0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_an_existing_target_is_replaced_only_when_asked(stored, target):
+    kd.convert(memory(), target(stored))
+    file = next(stored.glob("copy.*"))
+    before = file.read_bytes()
+    with pytest.raises(StoreExistsError, match="exists; pass overwrite=True") as caught:
+        kd.convert(memory().select([0]), target(stored))
+    assert isinstance(caught.value, FileExistsError) and isinstance(caught.value, StoreWriteError)
+    assert file.read_bytes() == before
+    kd.convert(memory().select([5, 0]), target(stored), overwrite=True)
+    with kd.load_dataset(file) as dataset:
+        assert_rows(dataset, [5, 0])
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.parquet"])
+def test_a_store_can_be_converted_onto_itself(stored, name):
+    with pytest.raises(StoreExistsError):
+        kd.convert(stored / name, stored / name)
+    kd.convert(stored / name, stored / name, overwrite=True)
+    with kd.load_dataset(stored / name) as dataset:
+        assert_rows(dataset, range(N))
+        kd.convert(dataset.select([3, 6]), stored / name, overwrite=True)
+    with kd.load_dataset(stored / name) as dataset:
+        assert_rows(dataset, [3, 6])
+        assert dataset.indices["test"].tolist() == [0]
+
+
+def test_a_dataset_whose_store_is_overwritten_gives_old_rows_or_an_error_and_never_new_ones(stored):
+    lazy, again = kd.load_dataset(stored / "x.npz"), kd.load_dataset(stored / "x.npz", backend="npz-reopen")
+    held = kd.load_dataset(stored / "x.npz", backend="in-memory")
+    data = pickle.dumps(lazy)
+    kd.convert(memory().select([5, 5, 5, 5, 5, 5, 5]), stored / "x.npz", overwrite=True)
+    assert_rows(lazy, range(N))  # it holds the old file
+    assert_rows(held, range(N))
+    with pytest.raises(StoreChangedError, match="load the dataset again"):
+        again[0]
+    with pytest.raises(StoreChangedError, match="load it again"):
+        pickle.loads(data)[0]
+    with pytest.raises(StoreChangedError):
+        pickle.loads(pickle.dumps(held))[0]
+    lazy.close()
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "said"),
+    [
+        ("copy.xyz", SpecError, r"no backend writes bare '\.xyz' files; name one"),
+        ("copy", SpecError, "no backend writes bare '' files"),
+        ("copy.yaml", SpecError, r"no backend writes bare '\.yaml' files"),
+        ("none/copy.npz", StoreWriteError, "there is no folder"),
+        ({"backend": "in-memory"}, UnsupportedStoreError, "cannot write"),
+        ({"backend": "npz-lasy", "path": "copy.npz"}, UnknownNameError, "did you mean 'npz-lazy'"),
+        ({"backend": "npz-lazy"}, SpecError, r"storage\.path: Field required"),
+        ({"backend": "npz-lazy", "path": "copy.npz", "comprss": True}, SpecError, "did you mean 'compress'"),
+        ({"path": "copy.npz"}, SpecError, "backend"),
+        ({}, SpecError, "backend"),
+        (5, SpecError, "target"),
+        (None, SpecError, "target"),
+    ],
+    ids=str,
+)
+def test_a_target_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, monkeypatch, target, kind, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(kind, match=said):
+        kd.convert(memory(), target)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_that_fails_half_way_leaves_nothing(tmp_path):
+    values = np.ones(3000, np.float64)
+    values[2500] = 1e300
+    dataset = kd.load_dataset(kd.from_arrays(values).spec, data={"X": values}, dtype="float32")
+    kd.convert(dataset, tmp_path / "whole.npz")  # copied as it is stored
+    spec = {"columns": {"f": {}}, "X": "f", "storage": {"backend": "featurize-on-access"}}
+
+    def failing(value):
+        if value > 1:
+            raise ValueError("too large")
+        return np.float32(value)
+
+    for suffix in (".npz", ".parquet"):
+        with pytest.raises(errors.FeaturizationError, match="row 2500"):
+            kd.convert(kd.load_dataset(spec, data={"v": values}, featurizer=failing), tmp_path / f"x{suffix}")
+    assert [p.name for p in tmp_path.iterdir()] == ["whole.npz"]
+
+
+def test_progress_is_told_in_rows(tmp_path):
+    seen = []
+    kd.convert(
+        kd.from_arrays(np.zeros(2500)), tmp_path / "x.npz", progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen[-1] == (2500, 2500) and {total for _, total in seen} == {2500}
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+def test_a_file_that_vanishes_while_it_is_copied_is_an_error_of_reading(stored):
+    with kd.load_dataset(stored / "x.npz", backend="npz-reopen") as dataset:
+        (stored / "x.npz").unlink()
+        with pytest.raises(StoreNotFoundError, match=r"x\.npz"):
+            kd.convert(dataset, stored / "copy.npz")
+    assert not (stored / "copy.npz").exists()
+
+
+class Careless(NpzLazy):
+    """A backend that does not write what it is given."""
+
+    name = "careless"
+    suffixes = ()
+    mistake: str = "value"
+
+    def write(self, columns, batches, **options):
+        def changed():
+            for batch in batches:
+                copies = {name: column.copy() for name, column in batch.items()}
+                if self.mistake == "value":
+                    copies["X"][1, 0] += 1
+                elif self.mistake == "order":
+                    copies["X"] = copies["X"][::-1]
+                elif self.mistake == "row":
+                    copies = {name: column[:-1] for name, column in copies.items()}
+                elif self.mistake == "swap":
+                    copies["y"] = copies["X"][:, 0].copy()
+                yield copies
+
+        super().write(columns, changed(), **options)
+
+
+@pytest.mark.parametrize("mistake", ["value", "order", "row", "swap"])
+def test_a_copy_is_compared_with_its_source(tmp_path, monkeypatch, mistake):
+    found = registry.Registry()
+    found.plugins.append(
+        registry.Plugin("careless", "careless-dist", "1.0", loaded=True, names={"backend": {"careless": Careless}})
+    )
+    monkeypatch.setattr(registry, "_registry", found)
+    source = kd.from_arrays(np.arange(6.0).reshape(3, 2), np.array([9.0, 8.0, 7.0]))
+    target = {"backend": "careless", "path": str(tmp_path / "x.npz"), "mistake": mistake}
+    with pytest.raises(CorruptStoreError, match="the copy in backend 'careless' does not equal its source"):
+        kd.convert(source, target)
+    kd.convert(source, target | {"mistake": "none"}, overwrite=True)
+    with kd.load_dataset(tmp_path / "x.npz") as dataset:
+        assert dataset[:][1].tolist() == [9, 8, 7]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_nan_payloads_and_signed_zeros_are_copied_bit_for_bit(tmp_path, suffix):
+    bits = np.array(
+        [0x7FF8000000000001, 0xFFF8DEADBEEF0000, 0x7FF4000000000001, 1 << 63, 1, 0x7FF0000000000000], np.uint64
+    )
+    kd.save_dataset(kd.from_arrays(bits.view(np.float64)), tmp_path / f"x{suffix}")
+    with kd.load_dataset(tmp_path / f"x{suffix}") as dataset:
+        assert dataset[:][0].numpy().tobytes() == bits.tobytes()

@@ -1,0 +1,600 @@
+"""Reading by position, noticing that a file is no longer the same, and writing all or nothing."""
+
+import errno
+import os
+import pickle
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from kinoml_data import files
+from kinoml_data.errors import (
+    CorruptStoreError,
+    StoreChangedError,
+    StoreExistsError,
+    StoreNotFoundError,
+    StoreReadError,
+    StoreWriteError,
+    UnsafeStoreError,
+)
+from kinoml_data.files import PositionedFile, npy, replacing
+
+CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 100_000, dtype=np.uint8))
+READERS = {
+    "open": PositionedFile,
+    "reopening": lambda path: PositionedFile(path, keep_open=False),
+    "mapped": files.MappedFile,
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "data.bin"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture(params=READERS.values(), ids=READERS)
+def make(request):
+    return request.param
+
+
+@pytest.fixture
+def file(path, make):
+    file = make(path)
+    yield file
+    file.close()
+
+
+def extents(*pairs):
+    return (np.array([a for a, _ in pairs], np.int64), np.array([b for _, b in pairs], np.int64))
+
+
+def gathered(file, *pairs):
+    offsets, sizes = extents(*pairs)
+    out = np.empty(int(sizes.sum()), np.uint8)
+    file.gather(offsets, sizes, out)
+    return out.tobytes()
+
+
+def age(path):
+    """Make the file look older, so that any later write shows in its time."""
+    os.utime(path, ns=(1, 1))
+
+
+# -- reading
+
+
+@pytest.mark.parametrize(("offset", "size"), [(0, 10), (99_990, 10), (5, 0), (0, 100_000), (100_000, 0), (4095, 4098)])
+def test_bytes_are_read_from_where_they_are(file, offset, size):
+    assert file.size == len(CONTENT)
+    assert bytes(file.read(offset, size)) == CONTENT[offset : offset + size]
+    out = np.zeros(size, np.uint8)
+    file.read_into(offset, out)
+    assert out.tobytes() == CONTENT[offset : offset + size]
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [],
+        [(0, 5)],
+        [(0, 5), (5, 7), (12, 3)],
+        [(50, 5), (0, 5), (5, 5), (50, 5), (99_999, 1)],
+        [(7, 0), (7, 0), (3, 2), (5, 0)],
+        [(10, 5), (12, 5)],
+        [(100_000, 0)],
+    ],
+    ids=str,
+)
+def test_extents_are_gathered_in_the_order_asked(file, pairs):
+    assert gathered(file, *pairs) == b"".join(CONTENT[a : a + n] for a, n in pairs)
+
+
+def test_heads_past_the_end_are_zeros(file):
+    offsets = np.array([0, 99_990, 100_000, 17], np.int64)
+    expected = b"".join(CONTENT[a : a + 32].ljust(32, b"\0") for a in offsets.tolist())
+    assert file.heads(offsets, 32) == expected
+
+
+def test_random_extents_equal_the_bytes_kept_in_memory(file):
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        offsets = rng.integers(0, 99_000, 40)
+        sizes = rng.integers(0, 1000, 40)
+        assert gathered(file, *zip(offsets, sizes, strict=True)) == b"".join(
+            CONTENT[a : a + n] for a, n in zip(offsets, sizes, strict=True)
+        )
+
+
+def test_threads_share_no_offset(file):
+    failures = []
+
+    def work(seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(300):
+            a = int(rng.integers(0, 90_000))
+            n = int(rng.integers(1, 5000))
+            if bytes(file.read(a, n)) != CONTENT[a : a + n]:
+                failures.append((a, n))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_forked_child_and_its_parent_read_side_by_side(file):
+    child = os.fork()
+    if child == 0:  # no pytest in here
+        good = all(bytes(file.read(a, 100)) == CONTENT[a : a + 100] for a in range(0, 50_000, 7))
+        os._exit(0 if good else 1)
+    good = all(bytes(file.read(a, 100)) == CONTENT[a : a + 100] for a in range(0, 50_000, 11))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert good
+
+
+def test_an_empty_file_is_a_file(tmp_path, make):
+    (tmp_path / "empty").touch()
+    file = make(tmp_path / "empty")
+    assert file.size == 0 and file.read(0, 0) == b"" and gathered(file) == b""
+    file.close()
+
+
+def test_short_reads_are_continued(path, monkeypatch):
+    file = PositionedFile(path)
+    full, calls = os.preadv, []
+
+    def short(fd, buffers, offset):
+        calls.append(offset)
+        return full(fd, [memoryview(buffers[0])[:999]], offset)
+
+    monkeypatch.setattr(os, "preadv", short)
+    assert bytes(file.read(3, 5000)) == CONTENT[3:5003]
+    assert len(calls) > 5
+    assert gathered(file, (9, 2000), (0, 1500)) == CONTENT[9:2009] + CONTENT[:1500]
+    monkeypatch.setattr(os, "pread", lambda fd, n, offset, read=os.pread: read(fd, min(n, 3), offset))
+    assert file.heads(np.array([8, 99_999]), 64) == CONTENT[8:72] + CONTENT[99_999:].ljust(64, b"\0")
+
+
+@pytest.mark.parametrize("keep_open", [True, False])
+def test_what_the_system_cannot_read_is_a_read_error_with_path_and_place(path, monkeypatch, keep_open):
+    file = PositionedFile(path, keep_open=keep_open)
+
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", broken)
+    monkeypatch.setattr(os, "pread", broken)
+    for read in (
+        lambda: file.read(7, 5),
+        lambda: gathered(file, (7, 5)),
+        lambda: file.heads(np.array([7]), 5),
+        lambda: file.read_into(7, np.empty(5, np.uint8)),
+    ):
+        with pytest.raises(StoreReadError, match=r"data\.bin.*Input/output error") as caught:
+            read()
+        assert isinstance(caught.value, OSError)
+
+
+def test_reading_past_the_end_is_an_error_and_never_zeros(file):
+    for read in (lambda: file.read(99_990, 11), lambda: gathered(file, (100_001, 1)), lambda: file.read(10**12, 1)):
+        with pytest.raises(StoreChangedError, match="ends at byte 1000"):
+            read()
+
+
+def test_a_closed_file_is_a_read_error(path):
+    file = PositionedFile(path)
+    file.close()
+    file.close()
+    with pytest.raises(StoreReadError, match="was closed"):
+        file.read(0, 1)
+
+
+def test_no_descriptor_is_left_open(path):
+    def count():
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    before = count()
+    for _ in range(50):
+        for make in READERS.values():
+            file = make(path)
+            file.read(0, 5)
+            file.close()
+            del file  # a mapping lives as long as what shows it
+        PositionedFile(path)  # collected
+    assert count() == before
+
+
+# -- what is no file
+
+
+def quick(limit=0.5):
+    began = time.perf_counter()
+    return lambda: time.perf_counter() - began < limit
+
+
+@pytest.mark.parametrize("kind", ["none", "folder", "pipe", "device", "dangling", "socket folder"])
+def test_what_is_no_regular_file_is_not_found_and_nothing_hangs(tmp_path, kind, make):
+    path = tmp_path / "thing"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "dangling":
+        path.symlink_to(tmp_path / "nowhere")
+    elif kind == "socket folder":
+        path = path / "deeper"
+    in_time = quick()
+    with pytest.raises(StoreNotFoundError, match="thing") as caught:
+        make(path)
+    assert isinstance(caught.value, FileNotFoundError) and in_time()
+
+
+def test_a_name_that_cannot_be_one_is_a_read_error(tmp_path, make):
+    for name in ("a\0b", "x" * 300):
+        with pytest.raises(StoreReadError, match="cannot open"):
+            make(tmp_path / name)
+
+
+# -- changes
+
+
+def test_another_time_of_writing_is_a_change(path, file):
+    age(path)
+    with pytest.raises(StoreChangedError):
+        file.read(0, 5)
+
+
+def test_truncation_is_noticed_before_anything_is_returned(path, make):
+    file = make(path)
+    os.truncate(path, 50_000)
+    for read in (lambda: file.read(0, 5), lambda: gathered(file, (0, 5)), lambda: file.read(60_000, 5), file.check):
+        with pytest.raises(StoreChangedError, match=r"data\.bin"):
+            read()
+    file.close()
+
+
+def test_a_change_in_place_of_the_same_size_is_noticed(path, make):
+    age(path)
+    file = make(path)
+    with path.open("r+b") as other:
+        other.write(b"x")
+    for read in (lambda: file.read(0, 5), lambda: gathered(file, (500, 5)), lambda: file.heads(np.array([3]), 5)):
+        with pytest.raises(StoreChangedError, match="changed after it was opened; load the dataset again"):
+            read()
+    file.close()
+
+
+def test_appending_is_noticed(path, make):
+    file = make(path)
+    with path.open("ab") as other:
+        other.write(b"x")
+    with pytest.raises(StoreChangedError):
+        file.read(0, 5)
+    file.close()
+
+
+@pytest.mark.parametrize("name", ["open", "mapped"])
+def test_a_held_file_that_is_replaced_still_gives_the_old_bytes(path, tmp_path, name):
+    file = READERS[name](path)
+    (tmp_path / "new").write_bytes(bytes(len(CONTENT)))
+    (tmp_path / "new").replace(path)
+    assert bytes(file.read(100, 50)) == CONTENT[100:150]
+    path.unlink()
+    assert bytes(file.read(100, 50)) == CONTENT[100:150]
+    file.close()
+
+
+def test_a_reopened_file_that_is_replaced_is_noticed(path, tmp_path):
+    file = PositionedFile(path, keep_open=False)
+    stat = path.stat()
+    (tmp_path / "new").write_bytes(bytes(len(CONTENT)))
+    os.utime(tmp_path / "new", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    (tmp_path / "new").replace(path)  # same size, same time
+    with pytest.raises(StoreChangedError):
+        file.read(100, 50)
+    with pytest.raises(StoreChangedError):
+        file.check()
+    path.unlink()
+    with pytest.raises(StoreNotFoundError):
+        file.read(100, 50)
+
+
+# -- writing
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_whole(tmp_path):
+    target = tmp_path / "out"
+    with replacing(target, overwrite=False) as temporary:
+        assert temporary.parent == tmp_path and temporary != target
+        temporary.write_bytes(b"new")
+        assert not target.exists()
+    assert target.read_bytes() == b"new" and names(tmp_path) == ["out"]
+
+
+def test_an_existing_file_is_replaced_only_when_asked(tmp_path):
+    target = tmp_path / "out"
+    target.write_bytes(b"old")
+    with (
+        pytest.raises(StoreExistsError, match="exists; pass overwrite=True") as caught,
+        replacing(target, overwrite=False),
+    ):
+        pytest.fail("the block must not run")
+    assert isinstance(caught.value, FileExistsError)
+    assert target.read_bytes() == b"old"
+    with replacing(target, overwrite=True) as temporary:
+        temporary.write_bytes(b"new")
+        assert target.read_bytes() == b"old"
+    assert target.read_bytes() == b"new" and names(tmp_path) == ["out"]
+
+
+class Stop(BaseException):
+    """Neither an Exception nor known to anyone."""
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("x"), KeyboardInterrupt(), SystemExit(3), GeneratorExit(), Stop()], ids=repr
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_whatever_goes_wrong_leaves_what_was_there(tmp_path, error, overwrite):
+    target = tmp_path / "out"
+    if overwrite:
+        target.write_bytes(b"old")
+    with pytest.raises(type(error)) as caught, replacing(target, overwrite=overwrite) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+    assert caught.value is error
+    assert names(tmp_path) == (["out"] if overwrite else [])
+    assert not overwrite or target.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "link"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+def test_what_the_system_refuses_is_a_write_error_and_changes_nothing(tmp_path, monkeypatch, step, code):
+    target = tmp_path / "out"
+    if step != "link":
+        target.write_bytes(b"old")
+
+    def broken(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, step, broken)
+    with (
+        pytest.raises(StoreWriteError, match=f"{os.strerror(code)}; nothing was changed") as caught,
+        replacing(target, overwrite=step != "link") as temporary,
+    ):
+        temporary.write_bytes(b"new")
+    assert isinstance(caught.value, OSError)
+    monkeypatch.undo()
+    assert names(tmp_path) == ([] if step == "link" else ["out"])
+    assert step == "link" or target.read_bytes() == b"old"
+
+
+def test_a_folder_that_cannot_be_flushed_is_said_after_the_file_is_there(tmp_path, monkeypatch):
+    real, calls = os.fsync, []
+
+    def second_fails(fd):
+        calls.append(fd)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", second_fails)
+    with (
+        pytest.raises(StoreWriteError, match="was written, but may not survive a power loss"),
+        replacing(tmp_path / "out", overwrite=False) as temporary,
+    ):
+        temporary.write_bytes(b"new")
+    assert (tmp_path / "out").read_bytes() == b"new"
+
+
+def test_file_and_folder_are_flushed_around_the_rename(tmp_path, monkeypatch):
+    log = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (log.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))  # noqa: PTH115
+    monkeypatch.setattr(os, "replace", lambda a, b: (log.append("rename"), replace(a, b)))
+    with replacing(tmp_path / "out", overwrite=True) as temporary:
+        temporary.write_bytes(b"new")
+    assert log == [str(temporary), "rename", str(tmp_path)]
+
+
+def test_a_library_error_from_within_keeps_its_type(tmp_path):
+    # Some are OSErrors too: a source that vanished is not a target that cannot be written.
+    for error in (StoreReadError("source"), StoreNotFoundError("source"), StoreChangedError("source")):
+        with pytest.raises(type(error), match="source") as caught, replacing(tmp_path / "out", overwrite=True):
+            raise error
+        assert caught.value is error
+    assert names(tmp_path) == []
+
+
+def test_a_target_that_appears_meanwhile_is_not_overwritten(tmp_path):
+    target = tmp_path / "out"
+    with pytest.raises(StoreExistsError, match="appeared while"), replacing(target, overwrite=False) as temporary:
+        temporary.write_bytes(b"mine")
+        target.write_bytes(b"theirs")
+    assert target.read_bytes() == b"theirs" and names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP])
+def test_a_file_system_without_hard_links_will_do(tmp_path, monkeypatch, code):
+    def no_links(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", no_links)
+    with replacing(tmp_path / "out", overwrite=False) as temporary:
+        temporary.write_bytes(b"new")
+    assert (tmp_path / "out").read_bytes() == b"new" and names(tmp_path) == ["out"]
+    with (
+        pytest.raises(StoreExistsError, match="appeared while"),
+        replacing(tmp_path / "two", overwrite=False) as temporary,
+    ):
+        temporary.write_bytes(b"mine")
+        (tmp_path / "two").write_bytes(b"theirs")
+    assert (tmp_path / "two").read_bytes() == b"theirs" and names(tmp_path) == ["out", "two"]
+
+
+def test_a_symbolic_link_stays_one(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "file")
+    with pytest.raises(StoreExistsError), replacing(tmp_path / "link", overwrite=False):
+        pass
+    with replacing(tmp_path / "link", overwrite=True) as temporary:
+        temporary.write_bytes(b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "file").read_bytes() == b"new"
+    assert names(tmp_path) == ["link", "real"] and names(tmp_path / "real") == ["file"]
+
+
+def test_a_dangling_link_counts_as_existing(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "later")
+    with pytest.raises(StoreExistsError), replacing(tmp_path / "link", overwrite=False):
+        pass
+    with replacing(tmp_path / "link", overwrite=True) as temporary:
+        temporary.write_bytes(b"new")
+    assert (tmp_path / "later").read_bytes() == b"new"
+
+
+def test_a_missing_folder_is_a_write_error(tmp_path):
+    for target in (tmp_path / "none" / "out", tmp_path / "file" / "out"):
+        (tmp_path / "file").touch()
+        with pytest.raises(StoreWriteError, match="there is no folder"), replacing(target, overwrite=True):
+            pass
+
+
+def test_a_folder_in_the_place_of_the_target_is_a_write_error(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(StoreWriteError), replacing(tmp_path / "out", overwrite=True) as temporary:
+        temporary.write_bytes(b"new")
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == []
+
+
+def test_a_block_that_writes_nothing_is_a_write_error(tmp_path):
+    with pytest.raises(StoreWriteError, match="cannot write"), replacing(tmp_path / "out", overwrite=True):
+        pass
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 255, "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 85, "\N{GRINNING FACE}" * 63, ".x", "a b\n"]
+)
+def test_the_longest_and_oddest_names_can_be_written(tmp_path, name):
+    with replacing(tmp_path / name, overwrite=False) as temporary:
+        temporary.write_bytes(b"new")
+    assert names(tmp_path) == [name]
+
+
+def test_many_writers_of_one_target_leave_one_whole_file(tmp_path):
+    target, errors = tmp_path / "out", []
+
+    def write(number):
+        try:
+            with replacing(target, overwrite=False) as temporary:
+                temporary.write_bytes(bytes([number]) * 100_000)
+        except StoreExistsError:
+            errors.append(number)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(target.read_bytes())) == 1 and len(errors) == 15 and names(tmp_path) == ["out"]
+
+
+def test_a_text_file_is_replaced_in_utf_8(tmp_path):
+    files.replace_text(tmp_path / "t", "é")
+    files.replace_text(tmp_path / "t", "é2")
+    assert (tmp_path / "t").read_bytes() == "é2".encode() and names(tmp_path) == ["t"]
+
+
+# -- .npy files
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.arange(5), np.array([], np.int64), np.arange(6.0).reshape(2, 3).T, np.array(3), np.arange(3, dtype=">i2")],
+)
+def test_a_npy_file_is_read(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    found = npy(tmp_path / "a.npy")
+    assert found.dtype == array.dtype and np.array_equal(found, array)
+
+
+def ran(path):
+    path.touch()
+    return 0
+
+
+class Canary:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return ran, (self.path,)
+
+
+def test_a_npy_file_is_never_unpickled(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([Canary(tmp_path / "ran")], object), allow_pickle=True)
+    (tmp_path / "b.npy").write_bytes(pickle.dumps(Canary(tmp_path / "ran")))
+    with pytest.raises(UnsafeStoreError, match=r"a\.npy"):
+        npy(tmp_path / "a.npy")
+    with pytest.raises(CorruptStoreError):
+        npy(tmp_path / "b.npy")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_npy_file_cut_anywhere_is_damaged(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(10))
+    data = (tmp_path / "a.npy").read_bytes()
+    for size in range(len(data)):
+        (tmp_path / "b.npy").write_bytes(data[:size])
+        with pytest.raises(CorruptStoreError, match=r"b\.npy: not a \.npy file of numbers"):
+            npy(tmp_path / "b.npy")
+    (tmp_path / "b.npy").write_bytes(data + b"x")
+    with pytest.raises(CorruptStoreError, match="bytes follow"):
+        npy(tmp_path / "b.npy")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<i8', 'fortran_order': False, 'shape': (1099511627776,), }",
+        b"{'descr': '<i8', 'fortran_order': False, 'shape': (4294967296, 4294967296, 4294967296), }",
+        b"{'descr': '<i8', 'fortran_order': False, 'shape': (-1,), }",
+        b"{'descr': '<i8', 'fortran_order': False, 'shape': ((((((",
+        b"{'descr': 'zz', 'fortran_order': False, 'shape': (1,), }",
+        b"{'descr': '<i8', 'fortran_order': 5, 'shape': (1,), }",
+        b"-" * 9000,
+        b"(" * 9000,
+        b"",
+    ],
+    ids=lambda header: header[:80].decode(),
+)
+def test_a_npy_header_that_lies_is_damaged(tmp_path, header):
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64))
+    with pytest.raises(CorruptStoreError):
+        npy(tmp_path / "a.npy")
+
+
+def test_a_npz_is_no_npy(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.arange(3))
+    with pytest.raises(CorruptStoreError):
+        npy(tmp_path / "a.npz")
+
+
+def test_a_missing_npy_file_a_folder_and_a_pipe_are_not_found(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "none.npy", tmp_path, tmp_path / "pipe"):
+        with pytest.raises(StoreNotFoundError):
+            npy(path)

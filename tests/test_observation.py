@@ -1,0 +1,298 @@
+"""Observation models: the formulas, written out by hand, and their gradients."""
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+import kinoml_data as kd
+from kinoml_data.errors import SpecError, UnknownNameError
+from kinoml_data.observation import PIC50, Identity, PercentDisplacement, PKd, PKi
+
+G = [-30.0, -12.5, -1.0, 0.0, 0.3, 7.0]
+
+
+def pkd(g, c=1.0):
+    return -(g + math.log(c)) / math.log(10)
+
+
+def pic50(g, s=1e-6, km=1.0, c=1.0):
+    return -(g + math.log((1 + s / km) * c)) / math.log(10)
+
+
+def displacement(g, i, c=1.0):
+    return 100 * i / (i + c * math.exp(g))
+
+
+CASES = {
+    "pKd": (PKd(), {}, pkd),
+    "pKd, other standard": (PKd(standard_conc=1e-3), {}, lambda g: pkd(g, 1e-3)),
+    "pKi": (PKi(), {}, pkd),
+    "pKi, other standard": (PKi(standard_conc=2.0), {}, lambda g: pkd(g, 2.0)),
+    "pIC50": (PIC50(), {}, pic50),
+    "pIC50, options": (
+        PIC50(substrate_conc=1e-5, michaelis_constant=3e-6, standard_conc=1e-3),
+        {},
+        lambda g: pic50(g, 1e-5, 3e-6, 1e-3),
+    ),
+    "pIC50 without substrate is pKd": (PIC50(substrate_conc=0.0), {}, pkd),
+    "displacement": (PercentDisplacement(inhibitor_conc=1e-6), {}, lambda g: displacement(g, 1e-6)),
+    "displacement, other standard": (
+        PercentDisplacement(inhibitor_conc=1e-6, standard_conc=1e-3),
+        {},
+        lambda g: displacement(g, 1e-6, 1e-3),
+    ),
+    "identity": (Identity(), {}, lambda g: g),
+    "pKd, said at the call": (PKd(), {"standard_conc": 1e-3}, lambda g: pkd(g, 1e-3)),
+    "pIC50, said at the call": (PIC50(substrate_conc=5.0), {"substrate_conc": 1e-4}, lambda g: pic50(g, 1e-4)),
+    "displacement, said at the call": (
+        PercentDisplacement(inhibitor_conc=1.0),
+        {"inhibitor_conc": 1e-6},
+        lambda g: displacement(g, 1e-6),
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "conditions", "formula"), CASES.values(), ids=CASES)
+def test_the_formula_is_the_one_written_out_by_hand(model, conditions, formula):
+    found = model(torch.tensor(G, dtype=torch.float64), **conditions)
+    expected = torch.tensor([formula(g) for g in G], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_values_a_chemist_knows():
+    # 1 nM: Kd = exp(dG/kT) mol/L, so that pKd is 9; half of it is displaced by 1 nM of inhibitor.
+    g = torch.tensor(math.log(1e-9), dtype=torch.float64)
+    assert PKd()(g).item() == pytest.approx(9)
+    assert PKi()(g).item() == pytest.approx(9)
+    assert PIC50()(g).item() == pytest.approx(9 - math.log10(1 + 1e-6))
+    assert PIC50(substrate_conc=1.0)(g).item() == pytest.approx(9 - math.log10(2))
+    assert PercentDisplacement(inhibitor_conc=1e-9)(g).item() == pytest.approx(50)
+    assert PercentDisplacement(inhibitor_conc=1e-6)(g).item() == pytest.approx(100 * 1000 / 1001)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (6,), (2, 3), (2, 1, 3), (0,)], ids=str)
+@pytest.mark.parametrize("name", ["pKd", "pKi", "pIC50", "displacement", "identity"])
+def test_any_shape_comes_back_in_that_shape(name, shape):
+    assert CASES[name][0](torch.zeros(shape)).shape == shape
+
+
+PER_ROW = {
+    "pKd": (PKd(), {"standard_conc": [1.0, 1e-3, 2.0]}, lambda g, c: pkd(g, c["standard_conc"])),
+    "pKi": (PKi(), {"standard_conc": [1.0, 1e-3, 2.0]}, lambda g, c: pkd(g, c["standard_conc"])),
+    "pIC50": (
+        PIC50(),
+        {"substrate_conc": [1e-6, 0.0, 1e-3], "michaelis_constant": [1.0, 2.0, 1e-6], "standard_conc": [1.0, 2.0, 3.0]},
+        lambda g, c: pic50(g, c["substrate_conc"], c["michaelis_constant"], c["standard_conc"]),
+    ),
+    "displacement": (
+        PercentDisplacement(inhibitor_conc=1.0),
+        {"inhibitor_conc": [1e-6, 1e-3, 1.0], "standard_conc": [1.0, 1e-3, 2.0]},
+        lambda g, c: displacement(g, c["inhibitor_conc"], c["standard_conc"]),
+    ),
+}
+PER_ROW_CASES = [
+    pytest.param(model, {name: conditions[name] for name in names}, formula, id=f"{label}: {', '.join(names)}")
+    for label, (model, conditions, formula) in PER_ROW.items()
+    for names in [*([name] for name in conditions), list(conditions)]
+]
+
+
+@pytest.mark.parametrize(("model", "conditions", "formula"), PER_ROW_CASES)
+def test_a_condition_may_be_one_tensor_per_row(model, conditions, formula):
+    g = torch.tensor([-20.0, -1.0, 3.0], dtype=torch.float64)
+    tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in conditions.items()}
+    options = model.model_dump()
+    expected = [
+        formula(g[i].item(), options | {name: values[i] for name, values in conditions.items()}) for i in range(3)
+    ]
+    torch.testing.assert_close(model(g, **tensors), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    # A column of predictions, (rows, 1), takes a column of conditions.
+    columns = {name: tensor[:, None] for name, tensor in tensors.items()}
+    torch.testing.assert_close(model(g[:, None], **columns).squeeze(1), model(g, **tensors))
+
+
+@pytest.mark.parametrize(("model", "conditions", "formula"), CASES.values(), ids=CASES)
+def test_the_gradient_is_that_of_the_formula(model, conditions, formula):
+    g = torch.tensor([-14.0, -1.0, 0.3, 2.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: model(x, **conditions), (g,))
+    assert torch.autograd.gradgradcheck(lambda x: model(x, **conditions) ** 2, (g,))
+
+
+@pytest.mark.parametrize(("model", "conditions", "formula"), PER_ROW_CASES)
+def test_so_is_the_gradient_of_every_condition(model, conditions, formula):
+    g = torch.tensor([-3.0, -1.0, 0.3], dtype=torch.float64, requires_grad=True)
+    # Finite differences need a point away from 0.
+    tensors = [torch.tensor(v, dtype=torch.float64).clamp(0.5).requires_grad_(True) for v in conditions.values()]
+    names = list(conditions)
+    assert torch.autograd.gradcheck(lambda x, *c: model(x, **dict(zip(names, c, strict=True))), (g, *tensors))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("model", "conditions", "formula"), CASES.values(), ids=CASES)
+def test_the_dtype_is_that_of_the_prediction(model, conditions, formula, dtype):
+    g = torch.tensor(G, dtype=dtype, requires_grad=True)
+    found = model(g, **conditions)
+    assert found.dtype == dtype
+    found.sum().backward()
+    assert g.grad.dtype == dtype
+
+
+def test_a_condition_without_axes_keeps_it_too():
+    g = torch.zeros(3, dtype=torch.float32)
+    condition = torch.tensor(1e-6, dtype=torch.float64)
+    assert PIC50()(g, substrate_conc=condition).dtype == torch.float32
+    assert PercentDisplacement(inhibitor_conc=1.0)(g, inhibitor_conc=condition).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("model", "conditions", "formula"), CASES.values(), ids=CASES)
+def test_the_device_is_that_of_the_prediction(model, conditions, formula):
+    assert model(torch.empty(3, device="meta"), **conditions).device.type == "meta"
+
+
+@pytest.mark.parametrize(("model", "conditions", "formula"), CASES.values(), ids=CASES)
+def test_a_prediction_is_not_changed(model, conditions, formula):
+    g = torch.tensor(G)
+    model(g, **conditions)
+    assert g.tolist() == torch.tensor(G).tolist()
+
+
+@pytest.mark.parametrize("extreme", [-1e4, -800.0, -100.0, 100.0, 800.0, 1e4, 3e38, -3e38])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["pKd", "pIC50", "displacement", "displacement, other standard"])
+def test_a_wild_prediction_has_a_finite_value_and_gradient(name, dtype, extreme):
+    g = torch.tensor([extreme], dtype=dtype, requires_grad=True)
+    found = CASES[name][0](g)
+    found.sum().backward()
+    assert found.isfinite().all() and g.grad.isfinite().all()
+    if name.startswith("displacement"):
+        assert 0 <= found.item() <= 100
+        assert found.item() == pytest.approx(0 if extreme > 0 else 100, abs=1e-3)
+
+
+def test_displacement_still_learns_where_the_plain_formula_would_not():
+    # In float32, exp(90) is inf, and 100 I / (I + inf) has the gradient 0 or nan.
+    g = torch.tensor([90.0], dtype=torch.float32, requires_grad=True)
+    PercentDisplacement(inhibitor_conc=1e3)(g).sum().backward()
+    assert g.grad.item() < 0
+
+
+def test_displacement_falls_and_p_values_fall_with_the_free_energy():
+    g = torch.linspace(-20, 20, 200, dtype=torch.float64)
+    for name in ("pKd", "pKi", "pIC50", "displacement"):
+        assert (CASES[name][0](g).diff() < 0).all()
+
+
+# -- options
+
+
+def test_the_defaults_are_those_of_kinoml():
+    assert PKd().model_dump() == PKi().model_dump() == {"standard_conc": 1.0}
+    assert PIC50().model_dump() == {"substrate_conc": 1e-6, "michaelis_constant": 1.0, "standard_conc": 1.0}
+    assert PercentDisplacement(inhibitor_conc=1e-6).standard_conc == 1.0
+
+
+def test_percent_displacement_requires_the_concentration():
+    with pytest.raises(ValidationError, match="inhibitor_conc"):
+        PercentDisplacement()
+    for said in ("percent-displacement", {"name": "percent-displacement"}):
+        with pytest.raises(SpecError, match=r"observation_model\.inhibitor_conc: Field required"):
+            load(said)
+
+
+def load(observation_model):
+    return kd.load_dataset(
+        {
+            "columns": {"x": {}},
+            "X": "x",
+            "storage": {"backend": "in-memory"},
+            "observation_model": observation_model,
+        },
+        data={"x": torch.zeros(3)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "options"),
+    [
+        ("pIC50", PIC50, {}),
+        ("pKi", PKi, {}),
+        ("pKd", PKd, {}),
+        ("identity", Identity, {}),
+        ({"name": "pIC50"}, PIC50, {}),
+        ({"name": "pIC50", "substrate_conc": 1e-5}, PIC50, {"substrate_conc": 1e-5}),
+        ({"name": "pKd", "standard_conc": 2}, PKd, {"standard_conc": 2.0}),
+        ({"name": "percent-displacement", "inhibitor_conc": 1e-6}, PercentDisplacement, {"inhibitor_conc": 1e-6}),
+    ],
+    ids=str,
+)
+def test_a_spec_names_the_model_and_its_options(said, kind, options):
+    model = load(said).observation_model
+    assert type(model) is kind and model == kind(**options)
+    assert load(said).select([1]).observation_model == model
+
+
+def test_without_one_it_is_the_identity():
+    dataset = kd.from_arrays(torch.zeros(3))
+    g = torch.tensor(G)
+    assert torch.equal(dataset.observation_model(g), g)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"name": "pIC50", "substrate_con": 1.0}, "substrate_con'; did you mean 'substrate_conc'"),
+        ({"name": "pKd", "substrate_conc": 1.0}, "unknown key 'substrate_conc'; known: standard_conc"),
+        ({"name": "identity", "x": 1}, "unknown key 'x'"),
+        ({"name": "pIC50", "substrate_conc": "1e-6"}, "observation_model.substrate_conc"),
+        ({"name": "pIC50", "substrate_conc": True}, "observation_model.substrate_conc"),
+        ({"name": "pIC50", "substrate_conc": -1e-6}, "observation_model.substrate_conc"),
+        ({"name": "pIC50", "michaelis_constant": 0}, "observation_model.michaelis_constant"),
+        ({"name": "pKd", "standard_conc": 0.0}, "observation_model.standard_conc"),
+        ({"name": "percent-displacement", "inhibitor_conc": 0}, "observation_model.inhibitor_conc"),
+        ({"name": "percent-displacement", "inhibitor_conc": None}, "observation_model.inhibitor_conc"),
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_a_spec_error(said, expected):
+    with pytest.raises(SpecError, match=expected):
+        load(said)
+
+
+def test_an_unknown_model_is_an_error_that_suggests_one():
+    with pytest.raises(UnknownNameError, match="unknown observation model 'pIC5O'; did you mean 'pIC50'"):
+        load("pIC5O")
+    with pytest.raises(UnknownNameError, match="percent-displacement"):
+        load("nonsense")
+
+
+def test_a_condition_the_model_has_not_is_a_type_error():
+    with pytest.raises(TypeError, match="pIC50 has no 'inhibitor_conc'; it has: substrate_conc, michaelis_constant"):
+        PIC50()(torch.zeros(1), inhibitor_conc=1.0)
+    with pytest.raises(TypeError, match="identity has no 'x'; it has: no conditions"):
+        Identity()(torch.zeros(1), x=1.0)
+
+
+def test_a_model_cannot_be_changed_and_pickles():
+    import pickle
+
+    model = PIC50(substrate_conc=1e-5)
+    with pytest.raises(ValidationError):
+        model.substrate_conc = 1.0
+    assert pickle.loads(pickle.dumps(model)) == model
+
+
+def test_training_through_a_model_finds_the_free_energy():
+    target = torch.tensor([6.0, 9.0])
+    g = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.LBFGS([g], max_iter=50)
+
+    def loss():
+        optimizer.zero_grad()
+        value = ((PIC50()(g) - target) ** 2).mean()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    assert g.tolist() == pytest.approx([-6 * math.log(10), -9 * math.log(10)], rel=1e-3)

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.backend import Storage
+from kinoml_data.backends.arrays import MemoryStorage
 from kinoml_data.columns import Column, Columns, Ragged, cast
+from kinoml_data.device import OnDevice
 from kinoml_data.errors import CorruptStoreError, SpecError, quoted
 from kinoml_data.spec import Array, DatasetSpec, unknown
 
@@ -86,6 +88,10 @@ class _Plan:
     cast: bool  # the dtypes differ
     reshape: bool  # one of the two is ragged where the other is not, or an axis has to be compared
 
+    @property
+    def adapts(self) -> bool:
+        return self.cast or self.reshape or self.wanted.packbits
+
 
 class Binding:
     """A spec bound to an open storage: reads columns by the spec's names, in the spec's dtypes.
@@ -111,8 +117,12 @@ class Binding:
         if problems:
             raise SpecError("the spec does not fit the store: " + "; ".join(problems))
         # Columns that come out as they are stored, under the same name.
-        self._direct = frozenset(n for n, p in self._plans.items() if p.stored_as == n and not (p.cast or p.reshape))
+        self._direct = frozenset(n for n, p in self._plans.items() if p.stored_as == n and not p.adapts)
         self._direct_names: set[tuple[str, ...]] = set()
+        self._device: OnDevice | None = None
+        if isinstance(storage, MemoryStorage) and storage.device is not None:
+            names = [*spec.X_names, *spec.y_names]
+            self._device = OnDevice(self.read(np.arange(len(storage)), names), storage.device)
 
     def read(self, rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, Column]:
         """The given rows of the columns `names`, as `Storage.read` but adapted to the spec.
@@ -120,12 +130,16 @@ class Binding:
         Raises:
             SpecError: a value does not fit the dtype asked for, or a row the shape.
         """
+        if self._device is not None and all(name in self._device for name in names):
+            return self._device.read(rows, names)
         plans = [self._plans[name] for name in names]
         found: Columns = self.storage.read(rows, [plan.stored_as for plan in plans])
         return {plan.name: _adapt(found[plan.stored_as], plan, rows) for plan in plans}
 
     def read_row(self, row: int, names: tuple[str, ...]) -> Mapping[str, NDArray[Any]]:
         """One row of the columns `names`, each as a new array in its own shape."""
+        if self._device is not None:
+            return self._device.read_row(row, names)
         if names in self._direct_names:
             return self.storage.read_row(row, names)
         if self._direct.issuperset(names):
@@ -182,20 +196,21 @@ def _text(array: Array) -> str:
 
 def _plan(name: str, source: str, wanted: Array, stored: Array) -> _Plan:
     dtype = np.dtype(bool) if wanted.packbits else stored.numpy
+    shape = (*stored.shape[:-1], wanted.shape[-1]) if wanted.packbits else stored.shape
     return _Plan(
         name=name,
         stored_as=source,
         wanted=wanted,
         cast=dtype != wanted.numpy,
-        reshape=not wanted.is_string and not wanted.packbits and stored.shape != wanted.shape,
+        reshape=not wanted.is_string and shape != wanted.shape,
     )
 
 
 def _adapt(column: Column, plan: _Plan, rows: NDArray[np.int64]) -> Column:
-    if plan.reshape:
-        column = _shaped(column, plan.wanted.shape, plan.name, rows)
     if plan.wanted.packbits:
         column = _unpacked(column, plan.wanted)
+    if plan.reshape:
+        column = _shaped(column, plan.wanted.shape, plan.name, rows)
     if not plan.cast:
         return column
     values = column.values if isinstance(column, Ragged) else column

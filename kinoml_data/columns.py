@@ -95,19 +95,33 @@ def gather(values: NDArray[Any], starts: NDArray[np.int64], stops: NDArray[np.in
 def cast(values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int | None]:
     """`values` as `dtype`, and the flat position of the first that does not fit; None if all do.
 
-    An integer fits if it comes back the same, a floating number if it does not become infinite.
+    An integer fits if it comes out exactly, a floating number if it does not become infinite.
     """
-    if np.can_cast(values.dtype, dtype, "safe"):
-        return values.astype(dtype), None
     with np.errstate(all="ignore"):
         result = values.astype(dtype)
         if values.dtype.kind in "iu":
-            lost = result.astype(values.dtype) != values
-            if dtype.kind == "f":  # casting back what left the integers' range is undefined
-                lost |= result >= 2.0 ** (8 * values.dtype.itemsize - (values.dtype.kind == "i"))
+            lost = _inexact(values, result)
+        elif np.can_cast(values.dtype, dtype, "safe"):
+            return result, None
         else:
             lost = np.isinf(result) & ~np.isinf(values)
-    return result, int(lost.argmax()) if lost.any() else None
+    return result, None if lost is None or not lost.any() else int(lost.argmax())
+
+
+def _inexact(values: NDArray[Any], result: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Where integers did not come out exactly; None if all must. numpy calls int64 to float64 safe, which it is not."""
+    bits = 8 * values.dtype.itemsize - (values.dtype.kind == "i")
+    if result.dtype.kind in "iu":
+        low, high = np.iinfo(result.dtype).min, np.iinfo(result.dtype).max
+        inside = np.can_cast(values.dtype, result.dtype, "safe")
+        return None if inside else (values < low) | (values > high)
+    real = result.real
+    if bits <= np.finfo(real.dtype).nmant + 1:
+        return None
+    # Casting back what left the integers' range is undefined.
+    outside = real >= 2.0**bits
+    lost: NDArray[np.bool_] = outside | (np.where(outside, 0, real).astype(values.dtype) != values)
+    return lost
 
 
 def concatenate(parts: Sequence[Column]) -> Column:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from kinoml_data import registry
 from kinoml_data.backend import Backend
@@ -16,7 +17,7 @@ from kinoml_data.columns import Column, Columns, Ragged
 from kinoml_data.dataset import XyDataset
 from kinoml_data.errors import CorruptStoreError, SpecError, quoted
 from kinoml_data.factory import load_dataset, open_backend
-from kinoml_data.spec import Array, Component, DatasetSpec, plain_json
+from kinoml_data.spec import Array, Component, DatasetSpec, explain, plain_json
 
 ROWS_PER_BATCH = 1024
 Progress = Callable[[int, int], None]
@@ -83,7 +84,12 @@ def _copy(dataset: XyDataset, target: Any, overwrite: bool, progress: Progress |
 
 def _target(target: Any) -> tuple[Component, Path]:
     if isinstance(target, Mapping):
-        return Component.model_validate_json(plain_json(dict(target))), Path.cwd()
+        try:
+            return Component.model_validate_json(plain_json(dict(target))), Path.cwd()
+        except ValidationError as error:
+            raise SpecError(explain(error, Component, "target")) from None
+    if not isinstance(target, (str, os.PathLike)):
+        raise SpecError(f"{quoted(target)} is no target: give a path, or {{backend: name, ...options}}")
     path = Path(target)
     name = registry.backend_for(path.suffix.lower())
     if name is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,6 +60,8 @@ def load_dataset(
         UnknownNameError, BackendLoadError, BackendConflictError: a name is not registered, or its plugin is broken.
         StoreNotFoundError, CorruptStoreError, UnsupportedStoreError: the store cannot be opened.
     """
+    if data is not None and not isinstance(data, Mapping):
+        raise SpecError(f"data: {quoted(data)} is not a mapping of columns to values")
     found = _spec(spec, None if base is None else Path(base))
     if device is not None:
         options = options | {"device": device}
@@ -105,13 +107,17 @@ def from_arrays(X: Any, y: Any = None, splits: Mapping[str, Any] | None = None) 
         data |= named
         roles[role] = list(named) if isinstance(values, Mapping) else role
     if splits is not None:
+        if not isinstance(splits, Mapping):
+            raise SpecError(f"splits: {quoted(splits)} is not a mapping of names to row numbers")
         computed = "ratios" in splits
         roles["splits"] = splits if computed else {n: {"rows": _listed(rows)} for n, rows in splits.items()}
     return load_dataset(roles | {"storage": {"backend": IN_MEMORY}}, data=data)
 
 
-def _listed(rows: Any) -> list[Any]:
-    return rows.tolist() if hasattr(rows, "tolist") else list(rows)
+def _listed(rows: Any) -> Any:
+    if hasattr(rows, "tolist"):
+        return rows.tolist()
+    return list(rows) if isinstance(rows, Iterable) else rows  # what is no list the spec refuses
 
 
 # -- the spec
@@ -172,6 +178,8 @@ def _with_dtypes(spec: DatasetSpec, dtype: str | Mapping[str, str]) -> DatasetSp
     if isinstance(dtype, str):
         floating = (name for name in (*roles["X"], *roles["y"]) if columns[name].numpy.kind == "f")
         changes = dict.fromkeys(floating, dtype)
+    elif not isinstance(dtype, Mapping):
+        raise SpecError(f"dtype: {quoted(dtype)} is neither a dtype nor dtypes by column")
     else:
         changes = {}
         for key, value in dtype.items():

@@ -89,11 +89,7 @@ class Registry:
             self._manager.add_hookspecs(hookspecs)
             self._built_in = Plugin("built-in", "kinoml-data", __version__)
             self._register(self._built_in, Built())
-            self.plugins = [
-                Plugin(ep.name, ep.dist.name if ep.dist else "?", ep.dist.version if ep.dist else "?", ep)
-                for ep in entry_points(group=GROUP)
-                if _allowed(ep)
-            ]
+            self.plugins = [Plugin(ep.name, *_distribution(ep), ep) for ep in entry_points(group=GROUP) if _allowed(ep)]
 
     def get(self, kind: str, name: str) -> type:
         """The class registered under `name`.
@@ -189,12 +185,21 @@ def _check(cls: Any, base: type, hook: str) -> None:
         raise TypeError(f"{cls.__name__} does not define {', '.join(sorted(missing))}")
 
 
+def _distribution(entry_point: EntryPoint) -> tuple[str, str]:
+    """Name and version of the package; "?" where its metadata was lost."""
+    try:
+        found = entry_point.dist
+        return (found.name or "?", found.version or "?") if found is not None else ("?", "?")
+    except Exception:
+        return "?", "?"
+
+
 def _allowed(entry_point: EntryPoint) -> bool:
     listed = os.environ.get("KINOML_DATA_PLUGINS")
     if listed is None:
         return True
     names = {name.strip() for name in listed.split(",")}
-    return entry_point.name in names or (entry_point.dist is not None and entry_point.dist.name in names)
+    return entry_point.name in names or _distribution(entry_point)[0] in names
 
 
 def _why(kind: str, name: str, plugin: Plugin) -> str:

@@ -696,7 +696,8 @@ def test_packed_bits_come_out_as_the_bits_that_were_packed(shape, dtype):
     dataset = kd.load_dataset(spec, data={"a": np.packbits(bits, axis=-1)})
     assert_same(dataset[:][0], bits.astype(dtype))
     assert_same(dataset[[]][0], bits[:0].astype(dtype))
-    assert_same(dataset[3][0], bits[3].astype(dtype))
+    for _ in range(3):
+        assert_same(dataset[3][0], bits[3].astype(dtype))
     assert_same(dataset.column("a"), bits.astype(dtype))
 
 

@@ -149,9 +149,9 @@ class ArrayStorage(Storage):
 
 
 class MemoryStorage(ArrayStorage):
-    """Columns held in memory, or on a device.
+    """Columns held in memory. It crosses to spawned workers as shared memory, and survives fork as it is.
 
-    It crosses to spawned workers as shared memory, and survives fork as it is; on a device it does neither.
+    `device` is where whoever reads them keeps a copy that workers cannot read.
     """
 
     shareable = True
@@ -172,26 +172,6 @@ class MemoryStorage(ArrayStorage):
         # A memoryview gives Python ints at the speed of a list, without a list's memory.
         self._binary: dict[str, Any] = {}  # columns of small rows as Arrow sees them, made when first read
         self._ends = {name: offsets.data for name, offsets in self._offsets.items()}
-        if device is not None:
-            self._values = {name: torch.from_numpy(array).to(device) for name, array in self._values.items()}
-            self._flat = {}
-
-    def _column(self, name: str, rows: NDArray[np.int64]) -> Any:
-        if self.device is None or self.columns[name].is_string:
-            return super()._column(name, rows)
-        values = self._values[name]
-        if name not in self._shapes:
-            return values[torch.from_numpy(rows).to(values.device)]
-        offsets, shapes = self._offsets[name], self._shapes[name][rows]
-        lengths = offsets[rows + 1] - offsets[rows]
-        ends = np.cumsum(lengths)
-        shift = torch.from_numpy(offsets[rows] - (ends - lengths)).to(values.device)
-        total = int(ends[-1]) if len(rows) else 0
-        index = torch.repeat_interleave(shift, torch.from_numpy(lengths).to(values.device), output_size=total)
-        taken = values[index + torch.arange(total, device=values.device)]
-        return (
-            Ragged(taken, shapes) if self.columns[name].ragged else taken.reshape(len(rows), *self.columns[name].shape)
-        )
 
     def _gather(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         values, offsets = self._values[name], self._offsets[name]
@@ -208,8 +188,6 @@ class MemoryStorage(ArrayStorage):
         return np.frombuffer(taken, values.dtype, count) if count else values[:0].copy()
 
     def read_row(self, row: int, columns: Sequence[str]) -> Mapping[str, NDArray[Any]]:
-        if self.device is not None:
-            return super().read_row(row, columns)
         found = {}
         for name in columns:
             ends = self._ends.get(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,20 @@ from numpy.typing import NDArray
 from pydantic import PrivateAttr
 
 from kinoml_data.backend import AnyBackend, Backend, Storage
-from kinoml_data.backends.arrays import ArrayStorage, MemoryStorage, flatten, ragged_array
-from kinoml_data.columns import Column, Ragged, concatenate
-from kinoml_data.errors import SpecError, quoted
+from kinoml_data.backends.arrays import (
+    CRC,
+    INDEX,
+    SHAPES,
+    SPEC,
+    UTF8,
+    VALUES,
+    ArrayStorage,
+    MemoryStorage,
+    flatten,
+    ragged_array,
+)
+from kinoml_data.columns import Column, Ragged, cast, concatenate
+from kinoml_data.errors import SpecError, one_line, quoted
 from kinoml_data.spec import DTYPES, STRING, Array
 
 ROWS_PER_READ = 4096
@@ -86,11 +97,14 @@ def columns_of(
         columns: what the spec asks for; tells the shape where no row does.
 
     Raises:
-        SpecError: values of different length, object arrays, or rows of different rank.
+        SpecError: values of different length, object arrays, rows of different rank, or a name with a meaning of
+            its own.
     """
     held: dict[str, Array] = {}
     found: dict[str, Column] = {}
     for name, values in data.items():
+        if name.endswith((VALUES, UTF8, SHAPES, INDEX, CRC)) or name == SPEC:
+            raise SpecError(f"the column name {quoted(name)} has a meaning of its own; rename the column")
         held[name], found[name] = _column_of(name, values, (columns or {}).get(name))
     lengths = {name: len(column) for name, column in found.items()}
     if len(set(lengths.values())) > 1:
@@ -102,10 +116,12 @@ def columns_of(
 def _column_of(name: str, values: Any, wanted: Array | None) -> tuple[Array, Column]:
     if isinstance(values, Ragged):
         return ragged_array(name, values.values.dtype, values.shapes), values
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping, Set)):
+        raise SpecError(f"column {quoted(name)}: {quoted(values)} is not one value per row")
     if type(values).__module__.split(".")[0] == "awkward":
         return _awkward_column(name, values, wanted)
     if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().numpy()
+        values = _as_numpy(f"column {quoted(name)}", values)
     if not isinstance(values, np.ndarray):
         values = list(values)
         if not values and wanted is not None:
@@ -148,13 +164,23 @@ def _awkward_column(name: str, values: Any, wanted: Array | None) -> tuple[Array
 
 def _row(name: str, row: int, value: Any) -> NDArray[Any]:
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().numpy()
+        value = _as_numpy(f"column {quoted(name)}, row {row}", value)
+    if isinstance(value, np.ma.MaskedArray):
+        raise SpecError(f"column {quoted(name)}, row {row} is a masked array; fill it first")
     try:
         array = np.asarray(value)
     except ValueError:
         raise SpecError(f"column {quoted(name)}, row {row}: {quoted(value)} is no array of one shape") from None
     if array.dtype.name not in DTYPES:
         raise SpecError(f"column {quoted(name)}, row {row}: dtype {array.dtype} cannot be a tensor")
+    return array
+
+
+def _as_numpy(where: str, tensor: torch.Tensor) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = tensor.detach().cpu().numpy()
+    except TypeError as error:
+        raise SpecError(f"{where}: a tensor of {tensor.dtype} cannot be held: {one_line(error)}") from None
     return array
 
 
@@ -166,7 +192,8 @@ def _stacked(name: str, rows: Sequence[NDArray[Any]]) -> NDArray[Any] | Ragged:
             f"column {quoted(name)}: row {wrong[0]} has {rows[wrong[0]].ndim} axes, row 0 has {rows[0].ndim}"
         )
     dtype = np.result_type(*{row.dtype for row in rows})
-    if dtype.name not in DTYPES or any(not np.can_cast(row.dtype, dtype, "safe") for row in rows):
+    # Integers and floating numbers may be mixed, as Python lists do, if all come out exactly.
+    if dtype not in {row.dtype for row in rows} or any(cast(row, dtype)[1] is not None for row in rows):
         raise SpecError(f"column {quoted(name)}: its rows have different dtypes")
     if len({row.shape for row in rows}) == 1:
         return np.stack(rows).astype(dtype, copy=False)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from kinoml_data import Backend, XyDataset, load_dataset, registry
+from kinoml_data import Backend, XyDataset, from_arrays, load_dataset, registry
 from kinoml_data.backends.featurize_on_access import FeaturizeOnAccess
 from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.backends.npz_lazy import NpzLazy
 from kinoml_data.backends.npz_reopen import NpzReopen
 from kinoml_data.backends.parquet_awkward import ParquetAwkward
+from kinoml_data.errors import SpecError
 from kinoml_data.spec import Array, Named
 from kinoml_data.testing import BackendTests, Example
 from kinoml_data.testing.examples import Size, packed
@@ -137,3 +139,9 @@ def register(monkeypatch: pytest.MonkeyPatch, kind: str, cls: Any) -> None:
     known = registry.registry()
     plugin = registry.Plugin("test", "test", "0", loaded=True, names={kind: {cls.name: cls}})
     monkeypatch.setattr(known, "plugins", [*known.plugins, plugin])
+
+
+@pytest.mark.parametrize("name", ["_spec", "atoms.values", "atoms.shapes", "id.utf8", "train.index", "y.crc32"])
+def test_a_name_that_the_layout_uses_itself_is_no_column(name):
+    with pytest.raises(SpecError, match=re.escape(repr(name))):
+        from_arrays({name: np.arange(3), "other": np.arange(3)})

@@ -37,6 +37,7 @@ class Ragged:
 
     def __getitem__(self, row: int) -> NDArray[Any]:
         """One row in its own shape, a view of `values`."""
+        row = range(len(self))[row]  # from the end too, and an IndexError past it
         start, stop = self.offsets[row], self.offsets[row + 1]
         return self.values[start:stop].reshape(self.shapes[row])
 

@@ -70,9 +70,8 @@ class FeaturizationError(KinomlDataError, RuntimeError):
 
 
 def quoted(value: object, limit: int = 120) -> str:
-    """`value` for an error message: control characters escaped, at most `limit` characters."""
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    """`value` for an error message: on one line, control characters escaped, at most `limit` characters."""
+    return one_line(repr(value), limit)
 
 
 def one_line(error: object, limit: int = 400) -> str:

@@ -165,7 +165,9 @@ def _embedded(text: str, opened: DatasetSpec) -> DatasetSpec:
     if "X" in said or "y" in said:
         roles = {*_names(both["X"]), *_names(both.get("y"))}
         both["meta"] = list(opened.meta) or [name for name in found.columns or {} if name not in roles]
-    return DatasetSpec.parse(both, opened.base, opened.root)
+    # Splits that the store names itself may not lead out of its folder; the user's own may.
+    root = opened.root if "splits" in said else opened.root or opened.base
+    return DatasetSpec.parse(both, opened.base, root)
 
 
 def _names(part: Any) -> list[str]:

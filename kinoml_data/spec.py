@@ -460,6 +460,8 @@ class DatasetSpec(Model):
             for name in self.columns:
                 if not name or any(c not in _NAME_CHARACTERS for c in name):
                     problems.append(f"the column name {quoted(name)} has characters other than A-Z a-z 0-9 _ -")
+                if name == "_spec":
+                    problems.append("the column name '_spec' is where stores keep their spec; rename the column")
             for part, names in (("X", self.X_names), ("y", self.y_names), ("meta", self.meta)):
                 for name in names:
                     if name not in self.columns:

@@ -228,13 +228,13 @@ def test_each_column_may_have_its_own_form(graphs):
     dataset, edges, atoms, fixed, _ = graphs
     collate = {"edges": {"form": "pad", "value": -1}, "atoms": "packed", "fixed": "nested"}
     loader = dataset.as_dataloader(batch_size=3, collate=collate)
-    for X, _ in (next(iter(loader)), kd.load_dataset(dataset.spec, data=DATA_OF(graphs), collate=collate)[:]):
+    for X, _ in (next(iter(loader)), kd.load_dataset(dataset.spec, data=data_of(graphs), collate=collate)[:]):
         assert_form(X["edges"], "pad", edges, "int64", (2, None), -1)
         assert_form(X["atoms"], "packed", atoms, "float32", (None, 4))
         assert_same(X["fixed"], fixed)
 
 
-def DATA_OF(graphs):
+def data_of(graphs):
     _, edges, atoms, fixed, y = graphs
     return {"edges": edges, "atoms": atoms, "fixed": fixed, "y": y}
 
@@ -282,7 +282,7 @@ def test_a_whole_ragged_column_comes_in_its_form(graphs):
     assert_form(dataset.column("edges"), "list", edges, "int64", (2, None))
     assert_form(dataset.select([2, 1]).column("atoms"), "list", [atoms[2], atoms[1]], "float32", (None, 4))
     assert_same(dataset.column("fixed"), fixed)
-    packed = kd.load_dataset(dataset.spec, data=DATA_OF(graphs), collate="packed")
+    packed = kd.load_dataset(dataset.spec, data=data_of(graphs), collate="packed")
     assert_form(packed.column("atoms"), "packed", atoms, "float32", (None, 4))
 
 
@@ -522,6 +522,17 @@ def test_any_batch_of_any_rows_is_what_a_loop_would_make(sizes, form, data):
     chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=6)) if rows else []
     dataset = load(rows, (None, None), form)
     assert_form(dataset[chosen][0], form, [rows[i] for i in chosen], "float32", (None, None))
+
+
+def test_the_rows_of_a_ragged_column_are_counted_from_the_end_too():
+    rows = [filled((n, 2)) for n in (2, 0, 3)]
+    ragged = kd.Ragged.from_rows(rows, np.float32, 2)
+    for i in range(-3, 3):
+        assert ragged[i].shape == rows[i].shape and ragged[i].tobytes() == rows[i].tobytes()
+    assert [row.shape for row in ragged] == [row.shape for row in rows]
+    for i in (3, -4):
+        with pytest.raises(IndexError):
+            ragged[i]
 
 
 # -- what is stored and what comes out

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import kinoml_data as kd
-from kinoml_data import Array, Featurizer, ObservationModel, hookimpl, registry
+from kinoml_data import Array, DataPath, Featurizer, ObservationModel, hookimpl, registry
 from kinoml_data.errors import FeaturizationError, KinomlDataError, SampleIndexError, SpecError
 
 SMILES = ["C", "CC", "", "CCO", "c1ccccc1", "N"]
@@ -643,6 +643,31 @@ def test_its_options_are_checked_and_reach_it(named):
         storage = {"backend": "featurize-on-access", "featurizer": {"name": "codes"} | wrong}
         with pytest.raises(SpecError, match=said):
             kd.load_dataset({"X": ["X"], "storage": storage}, data={"smiles": SMILES})
+
+
+class Table(Featurizer):
+    name = "table"
+    inputs = ("smiles",)
+    table_path: DataPath
+
+    @property
+    def outputs(self):
+        return {"X": Array("int64")}
+
+    def featurize(self, smiles):
+        return (np.int64(self.table_path.read_text().split().index(smiles)),)
+
+
+def test_a_path_of_a_featurizer_is_relative_to_the_spec_and_moves_with_it(named, tmp_path, monkeypatch):
+    named.plugins[-1].names["featurizer"]["table"] = Table
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "table.txt").write_text("N C CC")
+    storage = {"backend": "featurize-on-access", "featurizer": {"name": "table", "table_path": "table.txt"}}
+    spec = kd.DatasetSpec.parse({"X": "X", "storage": storage}, tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    assert kd.load_dataset(spec, data={"smiles": ["CC", "N"]})[:][0].tolist() == [2, 0]
+    spec.to_file(tmp_path / "a" / "b" / "s.yaml")
+    assert kd.load_dataset(tmp_path / "a" / "b" / "s.yaml", data={"smiles": ["C"]})[:][0].tolist() == [1]
 
 
 def test_its_name_is_in_its_errors(named):

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -767,7 +768,7 @@ def mappings(draw):
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(mappings())
 def test_any_spec_comes_back_equal_from_all_three_formats(tmp_path_factory, mapping):
     folder = tmp_path_factory.mktemp("specs")
@@ -911,8 +912,6 @@ def embedded_in(folder, splits):
     """An NPZ in `folder` that carries a spec with these splits."""
     text = json.dumps({"columns": {"X": {"dtype": "float64"}}, "X": "X", "splits": splits})
     spec_bytes = np.frombuffer(text.encode(), np.uint8)
-    import zlib
-
     crc = np.array([zlib.crc32(row.tobytes()) for row in np.zeros(4)], np.uint32)
     np.savez(folder / "x.npz", **{"X": np.zeros(4), "X.crc32": crc, "_spec": spec_bytes})
     return folder / "x.npz"
@@ -931,6 +930,15 @@ def test_a_spec_embedded_in_a_store_may_not_leave_its_folder(tmp_path, path):
     file = embedded_in(tmp_path / "in", {"train": {"file": path.format(outside=tmp_path)}})
     with pytest.raises(SpecError, match="leaves the dataset's folder"):
         kd.load_dataset(file)
+
+
+def test_a_user_may_name_any_file_over_a_store_that_carries_a_spec(tmp_path):
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "rows.npy", np.array([2]))
+    file = embedded_in(tmp_path / "in", {"train": {"file": "../rows.npy"}})
+    mine = {"storage": {"backend": "npz-lazy", "path": file.name}, "splits": {"mine": {"file": "../rows.npy"}}}
+    with kd.load_dataset(mine, base=tmp_path / "in") as dataset:
+        assert dataset.indices["mine"].tolist() == [2]
 
 
 def test_a_spec_embedded_in_a_store_may_name_files_in_its_folder(tmp_path):
@@ -968,3 +976,8 @@ def test_a_home_or_a_variable_in_a_path_is_a_name_like_any_other(tmp_path):
 def test_a_component_compares_with_its_options():
     assert Component(backend="x", a=1) == Component(backend="x", a=1) != Component(backend="x", a=2)
     assert DatasetSpec.parse(SMALL).base.is_absolute()
+
+
+def test_the_name_under_which_stores_keep_their_spec_is_no_column():
+    with pytest.raises(SpecError, match="_spec"):
+        DatasetSpec(columns={"_spec": {}}, X="_spec", storage={"backend": "in-memory"})

@@ -177,13 +177,15 @@ class MemoryStorage(ArrayStorage):
         values, offsets = self._values[name], self._offsets[name]
         if values.nbytes > SMALL_ROW * len(self) or len(rows) < 2:
             return super()._gather(name, rows)
+        import pyarrow as pa
+
         binary = self._binary.get(name)
         if binary is None:
-            import pyarrow as pa
-
             buffers = [None, pa.py_buffer(offsets * values.itemsize), pa.py_buffer(values)]
             binary = self._binary[name] = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(self), buffers)
-        taken = binary.take(rows).buffers()[2]
+        # From buffers: to convert an array, Arrow would import pandas where that is installed.
+        wanted = pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows))])
+        taken = binary.take(wanted).buffers()[2]
         count = int((offsets[rows + 1] - offsets[rows]).sum())
         return np.frombuffer(taken, values.dtype, count) if count else values[:0].copy()
 

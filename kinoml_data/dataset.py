@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from kinoml_data import loader
 from kinoml_data.collate import Batch, Collater, Part, as_tensor
 from kinoml_data.columns import Column, Ragged
-from kinoml_data.errors import SpecError, SplitError
+from kinoml_data.errors import SampleIndexError, SpecError, SplitError, quoted
 from kinoml_data.indexing import positions
 from kinoml_data.observation import Identity
 from kinoml_data.opened import Opened, refuse_workers
@@ -103,7 +103,9 @@ class XyDataset(Dataset[Any]):
             SampleIndexError: as indexing does.
         """
         chosen, single = positions(rows, len(self))
-        return self._view(chosen[:1] if single else chosen)
+        if single:
+            raise SampleIndexError(f"select takes several rows, not {quoted(rows)}; index the dataset for one sample")
+        return self._view(chosen)
 
     def with_collater(self, collater: Collater) -> XyDataset:
         """The same rows, put together by another collater."""

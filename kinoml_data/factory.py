@@ -232,7 +232,7 @@ def open_backend(
         "base": spec.base,
         "root": spec.root,
         "resolve": _resolve,
-        "featurizer_of": _featurizer,
+        "featurizer_of": lambda named: _featurizer(named, {"base": spec.base, "root": spec.root}),
         "data": data,
         "featurizer": featurizer,
     }
@@ -265,8 +265,8 @@ def _options(cls: type[M], options: Mapping[str, Any], context: Any, where: str)
         raise SpecError(explain(error, cls, where)) from None
 
 
-def _featurizer(named: Named) -> Featurizer:
-    return _options(registry.featurizer(named.name), named.options, None, f"featurizer {named.name}")
+def _featurizer(named: Named, context: Mapping[str, Any]) -> Featurizer:
+    return _options(registry.featurizer(named.name), named.options, context, f"featurizer {named.name}")
 
 
 def _observation_model(spec: DatasetSpec) -> ObservationModel | None:

@@ -214,6 +214,15 @@ class RatioSplits(Model):
         object.__setattr__(self, "ratios", frozen(self.ratios))
         return self
 
+    def __eq__(self, other: object) -> bool:
+        # The order counts: the permutation is cut in it.
+        if not isinstance(other, RatioSplits):
+            return NotImplemented
+        return self.seed == other.seed and list(self.ratios.items()) == list(other.ratios.items())
+
+    def __hash__(self) -> int:
+        return hash((self.seed, *self.ratios.items()))
+
 
 def _kind_of_split(value: Any) -> str:
     if isinstance(value, Mapping):

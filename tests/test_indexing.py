@@ -360,3 +360,10 @@ def test_positions_of_many_rows_do_not_overflow():
     length = 2**40
     assert positions([length - 1, -1, -length], length)[0].tolist() == [length - 1, length - 1, 0]
     assert reduce(operator.add, positions(slice(length - 3, None), length)[0].tolist()) == 3 * length - 6
+
+
+def test_select_takes_several_rows_and_not_one():
+    dataset = kd.from_arrays(np.arange(4.0))
+    with pytest.raises(SampleIndexError, match="several rows"):
+        dataset.select(2)
+    assert dataset.select([2])[0][0] == 2

@@ -981,3 +981,13 @@ def test_a_component_compares_with_its_options():
 def test_the_name_under_which_stores_keep_their_spec_is_no_column():
     with pytest.raises(SpecError, match="_spec"):
         DatasetSpec(columns={"_spec": {}}, X="_spec", storage={"backend": "in-memory"})
+
+
+def test_ratios_in_another_order_are_another_spec():
+    a, b = (
+        DatasetSpec(X="x", columns={"x": {}}, storage={"backend": "b"}, splits={"ratios": ratios})
+        for ratios in ({"train": 0.5, "test": 0.5}, {"test": 0.5, "train": 0.5})
+    )
+    assert a != b
+    assert a == DatasetSpec.parse(a.to_mapping())
+    assert hash(a) == hash(DatasetSpec.parse(a.to_mapping()))

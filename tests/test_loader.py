@@ -211,3 +211,28 @@ def test_a_killed_parent_leaves_no_shared_memory(dataset: kd.XyDataset, tmp_path
     assert child.wait(timeout=120) == -9
     # torch names its files after the process; other programs may use the folder meanwhile.
     assert [p.name for p in Path("/dev/shm").iterdir() if str(child.pid) in p.name.split("_")] == []
+
+
+def test_distributed_samplers_share_the_rows_between_them(dataset: kd.XyDataset) -> None:
+    from torch.utils.data.distributed import DistributedSampler
+
+    found = []
+    for rank in range(2):
+        sampler: DistributedSampler[Any] = DistributedSampler(dataset, num_replicas=2, rank=rank, shuffle=True)
+        found += rows_of(dataset.as_dataloader(batch_size=32, sampler=sampler))
+    assert sorted(found) == list(range(500))
+
+
+def test_a_loader_can_be_made_again_from_its_own_attributes(dataset: kd.XyDataset) -> None:
+    """What Lightning does to put its sampler into a loader."""
+    loader = dataset.as_dataloader(batch_size=32, num_workers=1, multiprocessing_context="fork", prefetch_factor=3)
+    again = type(loader)(
+        loader.dataset,
+        batch_size=loader.batch_size,
+        sampler=torch.utils.data.SequentialSampler(dataset),
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        prefetch_factor=loader.prefetch_factor,
+        multiprocessing_context=loader.multiprocessing_context,
+    )
+    assert rows_of(again) == list(range(500))

@@ -1,0 +1,280 @@
+"""Single facts: opening, memory, descriptors, growth.
+
+`python benchmarks/limits.py` measures all of them, each in a process of its own, and writes one JSON file;
+`python benchmarks/limits.py NAME` measures one and prints it. It takes about three minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import resource
+import struct
+import subprocess
+import sys
+import tempfile
+import tracemalloc
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import torch
+import workloads
+from numpy.typing import NDArray
+from peers.numpy_files import Awkward, write_members
+
+import kinoml_data as kd
+
+RESULTS = Path(__file__).parent / "results"
+MANY, FEWER = 1_000_000, 10_000
+ROUNDS = 7
+Facts = dict[str, list[float]]
+KINDS: dict[str, dict[str, Any]] = {
+    "npz-lazy": {},
+    "npz-lazy-mmap": {"io": "mmap"},
+    "in-memory": {"backend": "in-memory"},
+}
+
+
+def opening_members(folder: Path) -> Facts:
+    """Opening KinoML's NPZ with 20,001 members, and `np.load` with its list of keys."""
+    write_members(workloads.ragged(), folder / "data.npz")
+    found: Facts = {"ours_ms": [], "numpy_ms": []}
+    for _ in range(2 * ROUNDS):
+        found["numpy_ms"].append(1e3 * seconds(lambda: keys(folder / "data.npz")))
+        found["ours_ms"].append(1e3 * seconds(lambda: kd.load_dataset(folder / "data.npz").close()))
+    return found
+
+
+def keys(path: Path) -> list[str]:
+    with np.load(path) as file:
+        return list(file.keys())
+
+
+def opening_many_members(folder: Path) -> Facts:
+    """The same with 1,000,001 members, and what the index of an open dataset takes."""
+    path = folder / "data.npz"
+    many_members(path, MANY)
+    kd.from_arrays(np.zeros((4, 2)), np.zeros(4))  # so that imports and caches are there
+    found: Facts = {"ours_s": [], "numpy_s": []}
+    for _ in range(2):
+        found["ours_s"].append(seconds(lambda: kd.load_dataset(path).close()))
+        found["numpy_s"].append(seconds(lambda: keys(path)))
+    gc.collect()
+    before = private_bytes(os.getpid())
+    dataset = kd.load_dataset(path)
+    gc.collect()
+    found["private_bytes_per_member"] = [(private_bytes(os.getpid()) - before) / MANY]
+    dataset.close()
+    del dataset
+    gc.collect()
+    tracemalloc.start()
+    dataset = kd.load_dataset(path)
+    gc.collect()
+    held, peak = tracemalloc.get_traced_memory()
+    found["held_bytes_per_member"], found["peak_bytes_per_member"] = [held / MANY], [peak / MANY]
+    require(len(dataset) == MANY, "rows")
+    return found
+
+
+def opening_packed(folder: Path) -> Facts:
+    """Opening a packed NPZ of 1,000,000 rows."""
+    save(workloads.small(MANY), folder / "data.npz")
+    return {"ours_ms": [1e3 * seconds(lambda: kd.load_dataset(folder / "data.npz").close()) for _ in range(ROUNDS)]}
+
+
+def worker_memory(folder: Path) -> Facts:
+    """The private memory of two workers, before and after three epochs over 1,000,000 rows."""
+    save(workloads.small(MANY), folder / "data.npz")
+    dataset = kd.load_dataset(folder / "data.npz")
+    loader = dataset.as_dataloader(batch_size=1024, shuffle=True, num_workers=2, collate="packed")
+    batches = iter(loader)
+    for _ in range(20):
+        next(batches)
+    workers = [worker.pid for worker in loader._iterator._workers]
+    memory = [[private_bytes(pid) for pid in workers]]
+    for _ in batches:
+        pass
+    for _ in range(2):
+        memory.append([private_bytes(pid) for pid in workers])
+        require(sum(len(y) for _, y in loader) == MANY, "rows")
+    memory.append([private_bytes(pid) for pid in workers])
+    growth = np.array(memory) / 2**20
+    return {
+        "growth_mib": (growth[-1] - growth[0]).tolist(),
+        "after_first_epoch_mib": (growth[-1] - growth[1]).tolist(),
+        "private_mib": growth[-1].tolist(),
+    }
+
+
+def descriptors(folder: Path) -> Facts:
+    """Batches of 1,024 ragged rows through four workers with 256 descriptors; the rows that arrived."""
+    save(workloads.ragged(), folder / "data.npz")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+    dataset = kd.load_dataset(folder / "data.npz")
+    found: Facts = {}
+    for form in ("list", "packed", "pad"):
+        loader = dataset.as_dataloader(batch_size=1024, shuffle=True, num_workers=4, collate=form, timeout=60)
+        kept = list(loader)  # all of them held at once, as a user may
+        found[f"rows_{form}"] = [float(sum(len(y) for _, y in kept))]
+        found[f"open_{form}"] = [float(len(list(Path("/proc/self/fd").iterdir())))]
+        del kept, loader
+    return found
+
+
+def growth(folder: Path) -> Facts:
+    """Rows per second of random batches of 128, from 10,000 and from 1,000,000 rows; and of slices put together."""
+    names = {"many": MANY, "fewer": FEWER}
+    readers: dict[str, dict[str, Any]] = {"slices": {}}
+    for name, rows in names.items():
+        data = workloads.small(rows)
+        save(data, folder / f"{name}.npz")
+        readers["slices"][name] = Slices(data.columns["X"])
+    for backend, options in KINDS.items():
+        readers[backend] = {n: kd.load_dataset(folder / f"{n}.npz", collate="packed", **options) for n in names}
+        for dataset in readers[backend].values():
+            for part in np.array_split(np.arange(len(dataset)), len(dataset) // 1000):
+                dataset[part]  # every row is checked once
+    found: Facts = {}
+    rng = np.random.default_rng(0)
+    for _ in range(2 * ROUNDS):
+        for backend, pair in readers.items():
+            for name, rows in names.items():
+                chosen = [rng.integers(0, rows, 128).tolist() for _ in range(100)]
+                rate = 128 * len(chosen) / seconds(lambda r=pair[name], c=chosen: [len(r[rows]) for rows in c])
+                found.setdefault(f"{backend}_{name}", []).append(rate)
+    return found
+
+
+class Slices:
+    """What any store does at least: slices of an array in memory, put together."""
+
+    def __init__(self, column: workloads.Column) -> None:
+        self.values, self.offsets = column.values, column.offsets
+
+    def __getitem__(self, rows: list[int]) -> NDArray[Any]:
+        pairs = zip(self.offsets[rows].tolist(), self.offsets[1:][rows].tolist(), strict=True)
+        return np.concatenate([self.values[a:b] for a, b in pairs])
+
+
+def opening_parquet(folder: Path) -> Facts:
+    """Opening KinoML's Parquet file, decoded, and `ak.from_parquet`."""
+    Awkward().write(workloads.ragged(), folder)
+    path = folder / "data.parquet"
+    found: Facts = {"ours_ms": [], "awkward_ms": []}
+    for _ in range(ROUNDS):
+        found["awkward_ms"].append(1e3 * seconds(lambda: ak.from_parquet(path)))
+        found["ours_ms"].append(1e3 * seconds(lambda: kd.load_dataset(path).close()))
+    return found
+
+
+FACTS: dict[str, Callable[[Path], Facts]] = {
+    fact.__name__: fact
+    for fact in (
+        *(opening_members, opening_many_members, opening_packed, opening_parquet),
+        *(worker_memory, descriptors, growth),
+    )
+}
+
+# -- helpers
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    gc.collect()
+    start = perf_counter()
+    kept = work()
+    found = perf_counter() - start
+    del kept
+    return found
+
+
+def private_bytes(pid: int) -> int:
+    """Memory that is this process's alone."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(("Private_Clean:", "Private_Dirty:")))
+
+
+def require(good: bool, what: str) -> None:
+    if not good:
+        raise ValueError(f"wrong {what}")
+
+
+def save(data: workloads.Workload, path: Path) -> None:
+    """A packed NPZ."""
+    column = data.columns["X"]
+    kd.save_dataset(kd.from_arrays(kd.Ragged(column.values, column.shapes), data.y), path)
+
+
+def many_members(path: Path, rows: int) -> None:
+    """KinoML's NPZ with a float32 `(3, L)` member per row, L from 1 to 8; zipfile would take minutes."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 9, rows).tolist()
+    values = rng.random((rows, 24), np.float32)
+    heads = {length: npy_header((3, length)) for length in range(1, 9)}
+    with path.open("wb") as file:
+        directory = bytearray()
+        offset = count = 0
+        for name, content in members(lengths, values, heads):
+            fields = (0, 0, 33, zlib.crc32(content), len(content), len(content), len(name))
+            local = b"PK\3\4\x14\0" + packed("HHHHIIIHH", 0, *fields, 0) + name
+            directory += (
+                b"PK\1\2\x14\3\x14\0" + packed("HHHHIIIHHHHHII", 0, *fields, 0, 0, 0, 0, 0o600 << 16, offset) + name
+            )
+            file.write(local + content)
+            offset += len(local) + len(content)
+            count += 1
+        file.write(directory)
+        end = offset + len(directory)
+        file.write(b"PK\6\6" + packed("QHHIIQQQQ", 44, 45, 45, 0, 0, count, count, len(directory), offset))
+        file.write(b"PK\6\7" + packed("IQI", 0, end, 1))
+        file.write(b"PK\5\6" + packed("HHHHIIH", 0, 0, 0xFFFF, 0xFFFF, len(directory), offset, 0))
+
+
+def members(lengths: list[int], values: NDArray[np.float32], heads: dict[int, bytes]) -> Iterator[tuple[bytes, bytes]]:
+    for row, length in enumerate(lengths):
+        yield b"X_s%d_.npy" % row, heads[length] + values[row, : 3 * length].tobytes()
+    yield b"y.npy", npy_header((len(lengths),)) + values[:, 0].tobytes()
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    text = text.ljust(128 - 10 - 1) + b"\n"
+    return b"\x93NUMPY\1\0" + packed("H", len(text)) + text
+
+
+def packed(form: str, *values: int) -> bytes:
+    return struct.pack("<" + form, *values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="?", choices=[*FACTS, "all"], default="all")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if options.name != "all":
+        warnings.filterwarnings("ignore")
+        torch.set_num_threads(1)
+        with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+            print(json.dumps(FACTS[options.name](Path(folder))))
+        return
+    results: dict[str, Any] = {}
+    for name in FACTS:
+        done = subprocess.run(
+            [sys.executable, __file__, name], capture_output=True, text=True, timeout=600, check=False
+        )
+        failed = {"error": done.stderr.strip().splitlines()[-1:]}
+        results[name] = json.loads(done.stdout) if done.returncode == 0 else failed
+        print(name, results[name], file=sys.stderr, flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "limits.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

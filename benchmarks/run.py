@@ -147,7 +147,8 @@ class Contest:
 
     def _open(self, adapter: Adapter) -> float:
         # Before the first time once more: what the library imports is not counted.
-        before = self._datasets.pop(adapter.name, None) or adapter.open(self.place(adapter))
+        before = self._datasets.pop(adapter.name, None)
+        before = adapter.open(self.place(adapter)) if before is None else before
         adapter.close(before)
         del before
         gc.collect()
@@ -284,7 +285,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--worker-rounds", type=int, default=5)
     parser.add_argument("--only", help="names, separated by commas")
-    parser.add_argument("--cap", type=float, default=0.3, help="seconds that a slow competitor's epoch may take")
+    parser.add_argument("--cap", type=float, default=0.2, help="seconds that a slow competitor's epoch may take")
     parser.add_argument("--work", type=Path, help="where to write the stores, and to keep them")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()

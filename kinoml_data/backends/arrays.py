@@ -122,10 +122,10 @@ class ArrayStorage(Storage):
         values = self._values[name]
         if name not in self._shapes:
             if isinstance(values, np.ndarray):
-                return _native(values[rows])
+                return native(values[rows])
             return self._slices(values, rows, rows + 1)
         shapes = self._shapes[name][rows]
-        taken = _native(self._gather(name, rows))
+        taken = native(self._gather(name, rows))
         array = self.columns[name]
         if array.ragged or array.is_string:
             return Ragged(taken, shapes)
@@ -145,7 +145,7 @@ class ArrayStorage(Storage):
         first = np.flatnonzero(np.r_[True, starts[1:] != stops[:-1]])
         last = np.r_[first[1:] - 1, len(starts) - 1]
         pairs = zip(starts[first].tolist(), stops[last].tolist(), strict=True)
-        return _native(np.concatenate([np.asarray(values[a:b]) for a, b in pairs]))
+        return native(np.concatenate([np.asarray(values[a:b]) for a, b in pairs]))
 
 
 class MemoryStorage(ArrayStorage):
@@ -165,7 +165,7 @@ class MemoryStorage(ArrayStorage):
         identity: str | None = None,
         device: str | None = None,
     ) -> None:
-        self._flat = {name: np.ascontiguousarray(_native(np.asarray(array))) for name, array in flat.items()}
+        self._flat = {name: np.ascontiguousarray(native(np.asarray(array))) for name, array in flat.items()}
         super().__init__(self._flat, spec=spec, identity=identity)
         self.arrays = dict(arrays or {})
         self.device = device
@@ -256,5 +256,6 @@ def common_length(rows: Mapping[str, int]) -> int:
     return next(iter(rows.values()))
 
 
-def _native(array: NDArray[Any]) -> NDArray[Any]:
+def native(array: NDArray[Any]) -> NDArray[Any]:
+    """`array` in the byte order of this machine."""
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.backend import Storage
-from kinoml_data.backends.arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, common_length, ragged_array
+from kinoml_data.backends.arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, common_length, native, ragged_array
 from kinoml_data.backends.npz_archive import Archive
 from kinoml_data.columns import Column, Columns, Ragged, offsets_of
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted
@@ -279,13 +279,13 @@ class _WholeColumn(_Column):
         out = self._rows.row(row, row * self._row_bytes, np.empty(self._shape, self._dtype))
         if self._row_bytes <= SMALL_ROW:
             self._scalars = self._rows.held().view(self._dtype).reshape(self._length, *self._shape)
-        return _native(out)
+        return native(out)
 
     def read(self, rows: NDArray[np.int64]) -> Column:
         shape = self._shape
         size = np.full(len(rows), self._row_bytes, np.int64)
         data = self._rows.read(rows, rows * self._row_bytes, size)
-        return _native(data.view(self._dtype).reshape(len(rows), *shape))
+        return native(data.view(self._dtype).reshape(len(rows), *shape))
 
 
 class _PackedColumn(_Column):
@@ -324,12 +324,12 @@ class _PackedColumn(_Column):
 
     def row(self, row: int) -> NDArray[Any]:
         out = np.empty(self._shapes[row], self._dtype)
-        return _native(self._rows.row(row, self._ends[row] * self._dtype.itemsize, out))
+        return native(self._rows.row(row, self._ends[row] * self._dtype.itemsize, out))
 
     def read(self, rows: NDArray[np.int64]) -> Column:
         starts, size = self._offsets[rows], self._dtype.itemsize
         data = self._rows.read(rows, starts * size, (self._offsets[rows + 1] - starts) * size)
-        values = _native(data.view(self._dtype))
+        values = native(data.view(self._dtype))
         if self.array.ragged or self.array.is_string:
             return Ragged(values, self._shapes[rows])
         return values.reshape(len(rows), *(axis or 0 for axis in self.array.shape))
@@ -377,12 +377,12 @@ class _MembersColumn(_Column):
         member = self._members.item(row)
         data, header = self._archive.member(member)
         values = data.view(self._dtype).reshape(header.shape, order="F" if header.fortran else "C")
-        return np.ascontiguousarray(values, self._dtype.newbyteorder("=")) if header.fortran else _native(values)
+        return np.ascontiguousarray(values, self._dtype.newbyteorder("=")) if header.fortran else native(values)
 
     def read(self, rows: NDArray[np.int64]) -> Column:
         members = self._members[rows]
         kinds = self._archive.resolve(members)
-        values = _native(self._archive.gather(members).view(self._dtype))
+        values = native(self._archive.gather(members).view(self._dtype))
         shapes = self._table[kinds].reshape(len(rows), self._ndim)
         if self._fortran:
             values = self._in_c_order(values, shapes, kinds)
@@ -400,7 +400,3 @@ class _MembersColumn(_Column):
 
     def shapes(self) -> NDArray[np.int64]:
         return self._table[self._archive.resolve(self._members)]
-
-
-def _native(array: NDArray[Any]) -> NDArray[Any]:
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

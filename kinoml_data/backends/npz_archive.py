@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import re
 import struct
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,11 @@ from numpy.typing import NDArray
 from kinoml_data.backends.zip_directory import Directory
 from kinoml_data.errors import UnsafeStoreError, UnsupportedStoreError, quoted
 from kinoml_data.spec import DTYPES
+
+try:  # the same functions, about three times as fast; the extra `fast` installs it
+    zlib: Any = import_module("zlib_ng.zlib_ng")
+except ImportError:
+    zlib = import_module("zlib")
 
 MAX_NPY_HEADER = 10_000  # as numpy's own limit
 NPY_WIDTH = 192  # bytes in which most npy headers fit
@@ -146,7 +151,8 @@ class Archive(Directory):
 
     def _inflated(self, start: int, size: int, member: int) -> bytes:
         try:
-            return zlib.decompressobj(-15).decompress(bytes(self.file.read(start, size)), 512)
+            begun: bytes = zlib.decompressobj(-15).decompress(bytes(self.file.read(start, size)), 512)
+            return begun
         except zlib.error as error:
             raise self.corrupt(f"member {quoted(self.name(member))}: {error}") from None
 
@@ -265,7 +271,7 @@ class Archive(Directory):
         raw = self.file.read(int(self.start(member)), int(self._csize[member]))
         inflater = zlib.decompressobj(-15)
         try:
-            data = inflater.decompress(raw, int(self._usize[member]) + 1)
+            data: bytes = inflater.decompress(raw, int(self._usize[member]) + 1)
         except zlib.error as error:
             raise self.corrupt(f"member {quoted(self.name(member))}: {error}") from None
         if len(data) != self._usize[member] or not inflater.eof or inflater.unused_data or inflater.unconsumed_tail:

@@ -34,7 +34,7 @@ class Storage(ABC):
     arrays: Mapping[str, NDArray[Any]] = {}
     spec: str | None = None
     identity: str | None = None
-    shareable: ClassVar[bool] = False
+    shareable: bool = False
 
     @abstractmethod
     def __len__(self) -> int:

@@ -450,7 +450,7 @@ def test_the_environment_restricts_plugins_or_switches_them_off(site, monkeypatc
     names = set(Registry().all("backend"))
     assert names & {"one", "two"} == found and names >= BUILT_IN
     if listed == "":
-        assert names - BUILT_IN <= {"csv"} and "p_one" not in sys.modules
+        assert names - BUILT_IN <= {"csv", "joined"} and "p_one" not in sys.modules
 
 
 # -- refresh

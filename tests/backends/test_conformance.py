@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from kinoml_data import Backend, XyDataset, from_arrays, load_dataset, registry
 from kinoml_data.backends.featurize_on_access import FeaturizeOnAccess
 from kinoml_data.backends.in_memory import InMemory
+from kinoml_data.backends.joined import Joined, Table
 from kinoml_data.backends.npz_lazy import NpzLazy
 from kinoml_data.backends.npz_reopen import NpzReopen
 from kinoml_data.backends.parquet_awkward import ParquetAwkward
@@ -128,6 +131,37 @@ class TestFeaturizeOnAccessOverNpz(Variant):
     def store(self, backend, example):
         super().store(backend.source, example)
         return featurizing(backend.source, next(iter(example.columns)))
+
+
+class TestJoinedOverNpz(Variant):
+    """Half of the columns come through an index, from a table whose rows lie in another order."""
+
+    can_write = False
+    keeps_spec = False  # it speaks of the columns of the source alone
+
+    @pytest.fixture
+    def backend(self, tmp_path):
+        return joining(tmp_path, {"X": "X"})
+
+    def store(self, backend, example):
+        names = list(example.columns)[::2]
+        backend = joining(backend.source.path.parent, {name: name for name in names})
+        order = np.random.default_rng(3).permutation(len(example))
+        where = np.empty(len(example), np.int32)
+        where[order] = np.arange(len(example))
+        table = example.only(names)
+        rows = {name: [table.rows[name][row] for row in order] for name in names}
+        super().store(backend.tables["where"].source, replace(table, rows=rows, arrays={}))
+        own = [name for name in example.columns if name not in names]
+        columns = {"where": Array("int32"), **{name: example.columns[name] for name in own}}
+        thin = replace(example, columns=columns, rows={"where": list(where), **example.only(own).rows})
+        super().store(backend.source, thin)
+        return backend
+
+
+def joining(folder: Path, columns: dict[str, str]) -> Joined:
+    table = {"source": NpzLazy(path=folder / "table.npz"), "columns": columns}
+    return Joined(source=NpzLazy(path=folder / "thin.npz"), tables={"where": Table(**table)})
 
 
 def featurizing(source: Backend, column: str) -> FeaturizeOnAccess:

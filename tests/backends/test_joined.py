@@ -1,0 +1,161 @@
+"""`joined`: what is special about rows that point into tables."""
+
+from __future__ import annotations
+
+import pickle
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import kinoml_data as kd
+from kinoml_data.errors import CorruptStoreError, SpecError, StoreChangedError, StoreNotFoundError
+
+RNG = np.random.default_rng(11)
+LIGANDS = [RNG.normal(size=(5, int(n))).astype(np.float32) for n in RNG.integers(1, 9, 6)]
+KINASES = RNG.normal(size=(4, 3)).astype(np.float32)
+LIGAND = np.array([5, 0, 0, 3, 1, 5, 2, 2], np.int32)
+KINASE = np.array([0, 3, 1, 1, 2, 0, 3, 3], np.uint8)
+Y = np.arange(8, dtype=np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    kd.save_dataset(kd.from_arrays(LIGANDS), tmp_path / "ligands.npz")
+    kd.save_dataset(kd.from_arrays(KINASES), tmp_path / "kinases.parquet")
+    splits = {"train": [0, 1, 2, 3, 4, 5], "test": [6, 7]}
+    kd.save_dataset(kd.from_arrays({"ligand_row": LIGAND, "kinase_row": KINASE}, Y, splits), tmp_path / "thin.npz")
+    return tmp_path
+
+
+def storage(**changes: Any) -> dict[str, Any]:
+    return {
+        "backend": "joined",
+        "source": {"backend": "npz-lazy", "path": "thin.npz"},
+        "tables": {
+            "ligand_row": {"columns": {"ligand": "X"}, "source": {"backend": "npz-lazy", "path": "ligands.npz"}},
+            "kinase_row": {
+                "columns": {"kinase": "X"},
+                "source": {"backend": "parquet-awkward", "path": "kinases.parquet"},
+            },
+            **changes,
+        },
+    }
+
+
+def load(folder: Path, *, tables: dict[str, Any] | None = None, **said: Any) -> kd.XyDataset:
+    return kd.load_dataset({"storage": storage(**(tables or {})), **said}, base=folder)
+
+
+def test_batches_come_as_if_the_tables_were_one(folder):
+    dataset = load(folder)
+    assert "X=[ligand float32 (5, *), kinase float32 (3,)]; y=y float32; splits: train 6, test 2" in repr(dataset)
+    rows = [7, 0, 0, 3]
+    X, y = dataset[rows]
+    for found, row in zip(X["ligand"], rows, strict=True):
+        assert torch.equal(found, torch.from_numpy(LIGANDS[LIGAND[row]]))
+    assert torch.equal(X["kinase"], torch.from_numpy(KINASES[KINASE[rows]]))
+    assert y.tolist() == [7, 0, 0, 3]
+    assert dataset.split("test")[0][0]["kinase"].tolist() == KINASES[KINASE[6]].tolist()
+
+
+def test_the_index_is_a_column_where_the_spec_asks_for_it(folder):
+    columns = {"ligand": {"shape": [5, "*"]}, "ligand_row": {"dtype": "int32"}, "y": {}}
+    dataset = load(folder, columns=columns, X="ligand", y="y", meta=["ligand_row"])
+    assert dataset.column("ligand_row").tolist() == LIGAND.tolist()
+
+
+def test_a_table_that_is_not_asked_for_is_not_opened(folder):
+    (folder / "kinases.parquet").unlink()
+    columns = {"ligand": {"shape": [5, "*"]}, "y": {}}
+    assert len(load(folder, columns=columns, X="ligand", y="y")) == 8
+    with pytest.raises(StoreNotFoundError, match=r"kinases\.parquet"):
+        load(folder)
+
+
+def test_a_copy_of_it_is_dense(folder):
+    kd.save_dataset(load(folder), folder / "dense.npz")
+    dense, thin = kd.load_dataset(folder / "dense.npz"), load(folder)
+    for row in range(8):
+        assert torch.equal(dense[row][0]["ligand"], thin[row][0]["ligand"])
+        assert torch.equal(dense[row][0]["kinase"], thin[row][0]["kinase"])
+    assert {name: rows.tolist() for name, rows in dense.indices.items()} == {
+        "train": [0, 1, 2, 3, 4, 5],
+        "test": [6, 7],
+    }
+
+
+def test_batches_of_similar_length_know_the_shapes_without_reading(folder):
+    loader = load(folder).as_dataloader(batch_size=2, group_by_length="ligand", shuffle=True, seed=0)
+    assert sum(len(y) for _, y in loader) == 8
+
+
+def test_its_spec_moves_to_another_folder(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "spec.yaml"
+    dataset = load(folder)
+    dataset.spec.to_file(elsewhere)
+    assert torch.equal(kd.load_dataset(elsewhere)[4][0]["kinase"], dataset[4][0]["kinase"])
+
+
+@pytest.mark.parametrize("wrong", [6, -1, 2**31 - 1])
+def test_a_row_that_no_table_has_is_named(folder, wrong):
+    pointing = LIGAND.copy()
+    pointing[3] = wrong
+    thin = kd.from_arrays({"ligand_row": pointing, "kinase_row": KINASE}, Y)
+    kd.save_dataset(thin, folder / "thin.npz", overwrite=True)
+    with pytest.raises(CorruptStoreError, match=rf"'ligand_row', row 3: it points to row {wrong} of .* 6 rows"):
+        load(folder)
+
+
+TABLE = {"source": {"backend": "npz-lazy", "path": "ligands.npz"}}
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"ligand_row": {**TABLE, "columns": {"ligand": "x"}}}, "unknown stored column 'x'"),
+        ({"ligand_rwo": {**TABLE, "columns": {"other": "X"}}}, "ligand_rwo"),
+        ({"y": {**TABLE, "columns": {"other": "X"}}}, "not one integer a row"),
+        ({"ligand_row": {**TABLE, "columns": {"y": "X"}}}, "both have a column 'y'"),
+        ({"ligand_row": {**TABLE, "columns": {"kinase": "X"}}}, "'kinase' already"),
+        ({"ligand_row": {**TABLE, "columns": {"kinase_row": "X"}}}, "'kinase_row' already"),
+        ({"ligand_row": {**TABLE, "columns": {"a": "X", "b": "X"}}}, "joined twice"),
+        ({"ligand_row": {**TABLE, "columns": {}}}, "at least 1"),
+    ],
+)
+def test_what_cannot_be_joined_is_said(folder, tables, message):
+    with pytest.raises(SpecError, match=message):
+        load(folder, tables=tables)
+
+
+def test_a_table_that_changed_is_noticed_in_another_process(folder):
+    text = pickle.dumps(load(folder))
+    kd.save_dataset(kd.from_arrays([2 * ligand for ligand in LIGANDS]), folder / "ligands.npz", overwrite=True)
+    with pytest.raises(StoreChangedError):
+        pickle.loads(text)[0]
+
+
+def test_tables_in_memory_are_held_once(tmp_path):
+    rows = 20_000
+    ligands = RNG.normal(size=(100, 1000)).astype(np.float32)
+    kd.save_dataset(kd.from_arrays(ligands), tmp_path / "ligands.npz")
+    kd.save_dataset(kd.from_arrays({"row": RNG.integers(0, 100, rows).astype(np.int32)}), tmp_path / "thin.npz")
+    memory = {"backend": "in-memory", "source": {"backend": "npz-lazy", "path": "ligands.npz"}}
+    said = {
+        "backend": "joined",
+        "source": {"backend": "npz-lazy", "path": "thin.npz"},
+        "tables": {"row": {"columns": {"ligand": "X"}, "source": memory}},
+    }
+    spec = {"storage": said, "X": "ligand", "columns": {"ligand": {"shape": [1000]}}}
+    kd.load_dataset(spec, base=tmp_path).close()  # imports are done
+    tracemalloc.start()
+    try:
+        dataset = kd.load_dataset(spec, base=tmp_path)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert torch.equal(dataset[[3, 3]][0][0], dataset[3][0])
+    assert held < ligands.nbytes + 24 * rows + 200_000  # dense it would be 80 MB

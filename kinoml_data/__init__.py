@@ -7,7 +7,7 @@ from kinoml_data.collate import Packed, PadMask
 from kinoml_data.columns import Columns, Ragged
 from kinoml_data.convert import convert, save_dataset
 from kinoml_data.dataset import XyDataset
-from kinoml_data.factory import from_arrays, load_dataset
+from kinoml_data.factory import from_arrays, load_dataset, load_datasets
 from kinoml_data.featurizer import Featurizer
 from kinoml_data.hookspecs import hookimpl
 from kinoml_data.observation import ObservationModel
@@ -37,6 +37,7 @@ __all__ = [
     "from_arrays",
     "hookimpl",
     "load_dataset",
+    "load_datasets",
     "save_dataset",
     "torch_datasets",
 ]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from glob import glob
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +18,7 @@ from kinoml_data.backend import Backend
 from kinoml_data.binding import complete, embedded
 from kinoml_data.collate import Collater
 from kinoml_data.dataset import XyDataset
-from kinoml_data.errors import SpecError, StoreNotFoundError, UnknownNameError, quoted
+from kinoml_data.errors import KinomlDataError, SpecError, StoreNotFoundError, UnknownNameError, quoted
 from kinoml_data.featurizer import Featurizer
 from kinoml_data.observation import ObservationModel
 from kinoml_data.opened import Opened, wanted
@@ -114,6 +117,85 @@ def from_arrays(X: Any, y: Any = None, splits: Mapping[str, Any] | None = None) 
     return load_dataset(roles | {"storage": {"backend": IN_MEMORY}}, data=data)
 
 
+def load_datasets(
+    specs: Mapping[str, Any] | str | os.PathLike[str], *, base: str | os.PathLike[str] | None = None, **options: Any
+) -> dict[str, XyDataset]:
+    """Several datasets from one description.
+
+    Args:
+        specs: a mapping, or a .yaml, .json or .toml file, with the key `datasets`: specs by name, or a glob of data
+            files that each become a dataset named by its stem. What stands beside `datasets` holds for each of them
+            that does not say otherwise.
+        base: the folder that a mapping's relative paths start from; by default the working directory.
+        options: as of `load_dataset`, for each of them.
+
+    Returns:
+        The datasets by name, in the order of the description; those of a glob by their names.
+
+    Raises:
+        StoreNotFoundError: no file fits the glob.
+        SpecError and the others of `load_dataset`: beginning with `datasets.<name>`.
+    """
+    found: dict[str, XyDataset] = {}
+    try:
+        for name, spec in _several(specs, None if base is None else Path(base)).items():
+            with _about(f"datasets.{name}: "):
+                found[name] = load_dataset(spec(), **options)
+    except BaseException:
+        for dataset in found.values():
+            dataset.close()
+        raise
+    return found
+
+
+def _several(specs: Any, base: Path | None) -> dict[str, Callable[[], DatasetSpec]]:
+    """What makes each spec, by name."""
+    where = ""
+    if isinstance(specs, (str, os.PathLike)):
+        path = Path(specs)
+        specs, base, where = config.read(path), path.resolve().parent if base is None else base, f"{path}: "
+    specs = _plain(specs)
+    if not isinstance(specs, Mapping) or "datasets" not in specs:
+        raise SpecError(f"{where}several datasets stand under the key 'datasets'; for one, use load_dataset")
+    shared, folder = {key: value for key, value in specs.items() if key != "datasets"}, base or Path.cwd()
+    listed = specs["datasets"]
+    if isinstance(listed, str):
+        listed = {
+            name: {"storage": {**shared.get("storage", {}), "path": path}} for name, path in _fitting(listed, folder)
+        }
+    if not isinstance(listed, Mapping) or not listed or not all(isinstance(said, Mapping) for said in listed.values()):
+        raise SpecError(f"{where}datasets: {quoted(listed)} is neither a mapping of names to specs nor a glob")
+    return {str(name): partial(_one_of, {**shared, **said}, folder) for name, said in listed.items()}
+
+
+def _fitting(pattern: str, folder: Path) -> list[tuple[str, str]]:
+    """Stem and path of each file that fits a glob, in order of the stems."""
+    paths = sorted(glob(pattern, root_dir=folder, recursive=True))  # noqa: PTH207 - Path.glob refuses absolute patterns
+    stems = [Path(path).stem for path in paths]
+    if not paths:
+        raise StoreNotFoundError(f"no file fits {quoted(pattern)} in {quoted(str(folder))}")
+    if twice := [stem for stem in stems if stems.count(stem) > 1]:
+        both = [path for path in paths if Path(path).stem == twice[0]]
+        raise SpecError(f"datasets: {' and '.join(map(quoted, both[:2]))} would have one name")
+    return sorted(zip(stems, paths, strict=True))
+
+
+def _one_of(said: Mapping[str, Any], folder: Path) -> DatasetSpec:
+    storage = said.get("storage")
+    if isinstance(storage, Mapping) and "backend" not in storage and isinstance(storage.get("path"), str):
+        said = {**said, "storage": {"backend": _backend_for(Path(storage["path"])), **storage}}
+    return DatasetSpec.parse(said, folder)
+
+
+@contextmanager
+def _about(where: str) -> Iterator[None]:
+    """Errors in the block begin with `where`."""
+    try:
+        yield
+    except KinomlDataError as error:
+        raise type(error)(f"{where}{error}") from error
+
+
 def _listed(rows: Any) -> Any:
     if hasattr(rows, "tolist"):
         return rows.tolist()
@@ -134,14 +216,19 @@ def _spec(spec: Any, base: Path | None) -> DatasetSpec:
     if path.suffix.lower() in config.SUFFIXES:
         found = DatasetSpec.from_file(path)
         return found if base is None else found.located(base)
+    full = path if path.is_absolute() else (base or Path.cwd()) / path
+    return DatasetSpec.parse({"storage": {"backend": _backend_for(path), "path": full.name}}, full.parent)
+
+
+def _backend_for(path: Path) -> str:
+    """The backend that opens a bare file."""
     name = registry.backend_for(path.suffix.lower())
     if name is None:
         if not path.is_file():
             raise StoreNotFoundError(f"there is no file {quoted(str(path))}")
         suffixes = sorted({s for cls in registry.backends().values() for s in cls.suffixes} | set(config.SUFFIXES))
         raise SpecError(f"no backend opens bare {quoted(path.suffix)} files; known suffixes: {', '.join(suffixes)}")
-    full = path if path.is_absolute() else (base or Path.cwd()) / path
-    return DatasetSpec.parse({"storage": {"backend": name, "path": full.name}}, full.parent)
+    return name
 
 
 def _is_omegaconf(spec: Any) -> bool:

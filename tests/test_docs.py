@@ -47,12 +47,17 @@ def manual() -> str:
     return "\n".join(page.read_text("utf-8") for page in PAGES)
 
 
-def spec_of(text: str) -> DatasetSpec:
-    """The spec of a YAML block; one that shows some fields only is completed with the least there can be."""
+def specs_of(text: str) -> list[DatasetSpec]:
+    """The specs of a YAML block; one that shows some fields only is completed with the least there can be."""
     found = config.parse(text.encode(), ".yaml")
+    listed = found.pop("datasets", {"": {}})
+    if isinstance(listed, str):
+        listed = {"a": {"storage": {"path": listed}}}
     if "columns" in found and "X" not in found:
         found["X"] = next(iter(found["columns"]))
-    return DatasetSpec.parse({"storage": {"backend": "in-memory"}} | found)
+    least = {"backend": "in-memory"}
+    each = [found | said for said in listed.values()]
+    return [DatasetSpec.parse(said | {"storage": least | said.get("storage", {})}) for said in each]
 
 
 @EACH_PAGE
@@ -74,7 +79,7 @@ def test_specs_parse(page: Path) -> None:
     for block in blocks(page):
         if block.language == "yaml":
             try:
-                spec_of(block.text)
+                specs_of(block.text)
             except kd.errors.SpecError as error:
                 pytest.fail(f"{page.name}, line {block.line}: {error}")
 

@@ -1,0 +1,98 @@
+"""Several datasets from one description."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kinoml_data as kd
+from kinoml_data.errors import SpecError, StoreNotFoundError
+
+ROWS = {"egfr": 4, "abl1": 3, "src": 5}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "features").mkdir()
+    for name, rows in ROWS.items():
+        X = [np.full((2, n + 1), n, np.float32) for n in range(rows)]
+        np.savez(tmp_path / "features" / f"{name}.npz", **{f"X_s{n}_": x for n, x in enumerate(X)}, y=np.arange(rows))
+    return tmp_path
+
+
+def test_each_file_of_a_glob_is_a_dataset_named_by_its_stem(folder):
+    (folder / "all.yaml").write_text('datasets: "features/*.npz"\nsplits: {ratios: {train: 0.5, test: 0.5}, seed: 1}\n')
+    found = kd.load_datasets(folder / "all.yaml")
+    assert list(found) == ["abl1", "egfr", "src"]
+    assert {name: len(dataset) for name, dataset in found.items()} == ROWS
+    assert found["src"].split("train").column("y").dtype == found["src"].column("y").dtype
+    assert found["src"][2][0].tolist() == [[2, 2, 2], [2, 2, 2]]
+
+
+def test_options_go_to_each(folder):
+    found = kd.load_datasets({"datasets": "features/*.npz"}, base=folder, backend="in-memory", dtype={"X": "float64"})
+    assert {dataset.spec.storage.backend for dataset in found.values()} == {"in-memory"}
+    assert str(found["abl1"][0][0].dtype) == "torch.float64"
+
+
+def test_the_storage_beside_a_glob_gives_each_its_options(folder):
+    said = {"datasets": "features/*.npz", "storage": {"backend": "npz-reopen"}}
+    found = kd.load_datasets(said, base=folder)
+    assert {dataset.spec.storage.backend for dataset in found.values()} == {"npz-reopen"}
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json", ".toml"])
+def test_named_specs_share_what_stands_beside_them(folder, suffix):
+    said = {
+        "y": "y",
+        "X": "X",
+        "columns": {"X": {"shape": [2, "*"]}, "y": {"dtype": "int64"}},
+        "datasets": {
+            "big": {"storage": {"path": "features/src.npz"}},
+            "small": {"storage": {"path": "features/abl1.npz", "io": "mmap"}, "splits": {"only": {"rows": [2]}}},
+        },
+    }
+    from kinoml_data import config
+
+    text = json.dumps(said) if suffix == ".json" else config.dump(said, suffix)
+    (folder / f"both{suffix}").write_text(text)
+    found = kd.load_datasets(folder / f"both{suffix}")
+    assert [len(dataset) for dataset in found.values()] == [5, 3]
+    assert found["small"].split("only")[0][1] == 2 and not found["big"].indices
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "message"),
+    [
+        ({"storage": {"backend": "in-memory"}}, SpecError, "use load_dataset"),
+        ({"datasets": "features/*.pt"}, StoreNotFoundError, "no file fits 'features/\\*.pt'"),
+        ({"datasets": "../*/**/*.txt"}, StoreNotFoundError, "no file fits"),
+        ({"datasets": {}}, SpecError, "neither"),
+        ({"datasets": ["features/abl1.npz"]}, SpecError, "neither"),
+        ({"datasets": {"a": "features/abl1.npz"}}, SpecError, "neither"),
+        ({"datasets": {"a": {"storage": {"path": "features/none.npz"}}}}, StoreNotFoundError, "datasets.a: .*none.npz"),
+        ({"datasets": {"a": {"storage": {"path": "features/abl1.xyz"}}}}, StoreNotFoundError, "datasets.a: "),
+        ({"datasets": {"a": {"storge": {}}}}, SpecError, "datasets.a: .*storge"),
+        ({"datasets": "features/*.npz", "X": "Z"}, SpecError, "datasets.abl1: .*Z"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_name(folder, said, error, message):
+    with pytest.raises(error, match=message):
+        kd.load_datasets(said, base=folder)
+
+
+def test_two_files_of_one_stem_are_refused(folder):
+    np.savez(folder / "abl1.npz", X=np.zeros((2, 2)), y=np.zeros(2))
+    with pytest.raises(SpecError, match=r"'abl1.npz' and 'features/abl1.npz' would have one name"):
+        kd.load_datasets({"datasets": "**/*.npz"}, base=folder)
+
+
+def test_what_was_opened_is_closed_where_a_later_one_fails(folder):
+    (folder / "features" / "zap70.npz").write_bytes(b"no archive")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(kd.errors.CorruptStoreError, match=r"datasets\.zap70"):
+        kd.load_datasets({"datasets": "features/*.npz"}, base=folder)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

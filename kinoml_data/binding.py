@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kinoml_data import config
 from kinoml_data.backend import Storage
 from kinoml_data.backends.arrays import MemoryStorage
 from kinoml_data.columns import Column, Columns, Ragged, cast
@@ -57,11 +57,9 @@ def embedded(text: str, storage: Mapping[str, Any], base: Path, root: Path) -> D
         CorruptStoreError: it is not a spec.
     """
     try:
-        data = json.loads(text)
-        if not isinstance(data, dict):
-            raise SpecError("it is not a mapping")
+        data = config.parse(text.encode(), ".json")
         return DatasetSpec.parse(data | {"storage": storage}, base, root)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:  # a SpecError is one
         raise CorruptStoreError(f"the spec embedded in the store is not valid: {error}") from None
 
 

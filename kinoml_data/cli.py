@@ -6,17 +6,17 @@ import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from kinoml_data import summary
+from kinoml_data import plugins_command, summary
 from kinoml_data.convert import convert as copy
 from kinoml_data.errors import KinomlDataError, one_line
-from kinoml_data.registry import registry
+from kinoml_data.registry import Plugin, registry
 from kinoml_data.terminal import opened, progress, screen, show, size, table
 
 # `explain` and `Binding` join problems by semicolons; each begins with its path in the spec.
@@ -27,6 +27,7 @@ IN_THE_COMMAND = {
 }
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.add_typer(plugins_command.app, name="plugins")
 DataOrSpec = Annotated[str, typer.Argument(metavar="PATH", help="A data file, or a spec (.yaml, .json, .toml).")]
 
 
@@ -131,26 +132,37 @@ def validate(path: Annotated[str, typer.Argument(metavar="SPEC", help="A spec or
 @app.command()
 def backends() -> None:
     """What is installed, and what cannot be loaded."""
-    out, found = screen(), registry().all("backend")
-    rows = [(name, cls, plugin) for name, (cls, plugin) in found.items()]
-    for plugin in registry().plugins:
-        rows += [(n, c, plugin) for n, c in plugin.names.get("backend", {}).items() if found[n][1] is not plugin]
-    names = [name for name, _, _ in rows]
+    out, found = screen(), registry().all("backend", patience=plugins_command.PATIENCE)
     listing = table("backend", "from", "version", "opens", "what it is")
-    for name, cls, plugin in rows:
+    for name, cls, plugin in _each(found):
         source = "built-in" if plugin.distribution == "kinoml-data" else plugin.distribution
-        clash = "CONFLICT, registered twice: " if names.count(name) > 1 else ""
+        clash = "CONFLICT, registered twice: " if len(registry().owners("backend", name)) > 1 else ""
         text = clash + (cls.__doc__ or "").strip().partition("\n")[0]
         listing.add_row(name, source, plugin.version, " ".join(getattr(cls, "suffixes", ())), text)
     show(out, listing)
     for kind in ("featurizer", "observation model"):
-        said = [f"{name} ({owner.distribution})" for name, (_, owner) in registry().all(kind).items()]
+        known = registry().all(kind, patience=0)
+        said = [f"{name} ({owner.distribution})" for name, (_, owner) in known.items()]
         out.print(f"{kind}s: {', '.join(said) or 'none'}", markup=False, soft_wrap=True)
-    for broken in registry().broken():
-        why = f"{type(broken.error).__name__}: {one_line(broken.error)}"
-        out.print(
-            f"could not be loaded: plugin {broken.entry_point!r} of {broken}: {why}", markup=False, soft_wrap=True
-        )
+    for plugin in registry().plugins:
+        if plugin.importing or plugin.error is not None:
+            why = (
+                "its import takes long"
+                if plugin.importing
+                else f"{type(plugin.error).__name__}: {one_line(plugin.error)}"
+            )
+            what = f"plugin {plugin.entry_point!r} of {plugin}: {why}"
+            out.print(f"could not be loaded: {what}", markup=False, soft_wrap=True)
+
+
+def _each(found: Mapping[str, tuple[type, Plugin]]) -> Iterator[tuple[str, type, Plugin]]:
+    """Every backend with its plugin, one that two plugins register once for each."""
+    for name, (cls, plugin) in found.items():
+        owners = registry().owners("backend", name)
+        if not owners:
+            yield name, cls, plugin
+        for owner in owners:
+            yield name, owner.names["backend"][name], owner
 
 
 @app.command()

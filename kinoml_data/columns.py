@@ -89,8 +89,10 @@ def gather(values: NDArray[Any], starts: NDArray[np.int64], stops: NDArray[np.in
         return np.empty(0, values.dtype)
     if len(starts) == 1 or np.array_equal(starts[1:], stops[:-1]):
         return values[starts[0] : stops[-1]].copy()
-    # One concatenation of slices: element-wise fancy indexing is 40 times slower on rows of 10 KB.
-    return np.concatenate([values[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)])
+    # Slices of a memoryview cost half of an array's, and fancy indexing by element 40 times as much.
+    data = np.ascontiguousarray(values).data
+    parts = [data[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)]
+    return np.frombuffer(bytearray().join(parts), values.dtype)
 
 
 def cast(values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int | None]:

@@ -6,7 +6,13 @@ from one string: torch rebuilds a worker's exception as `type(text)`, so type an
 
 
 class KinomlDataError(Exception):
-    """Base of every exception raised by kinoml_data."""
+    """Base of every exception raised by kinoml_data.
+
+    As text it is free of control characters other than line ends, wherever the names in it come from.
+    """
+
+    def __str__(self) -> str:
+        return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in super().__str__())
 
 
 class SpecError(KinomlDataError, ValueError):

@@ -226,7 +226,8 @@ def _backend_for(path: Path) -> str:
     if name is None:
         if not path.is_file():
             raise StoreNotFoundError(f"there is no file {quoted(str(path))}")
-        suffixes = sorted({s for cls in registry.backends().values() for s in cls.suffixes} | set(config.SUFFIXES))
+        opened = {s for cls in registry.backends(wait=True).values() for s in cls.suffixes}
+        suffixes = sorted(opened | set(config.SUFFIXES))
         raise SpecError(f"no backend opens bare {quoted(path.suffix)} files; known suffixes: {', '.join(suffixes)}")
     return name
 

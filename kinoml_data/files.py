@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import mmap
 import os
 import secrets
@@ -11,24 +10,26 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kinoml_data import columns
 from kinoml_data.errors import (
-    CorruptStoreError,
     KinomlDataError,
     StoreChangedError,
     StoreExistsError,
     StoreNotFoundError,
     StoreReadError,
     StoreWriteError,
-    UnsafeStoreError,
-    one_line,
     quoted,
 )
+
+SMALL = 8192  # bytes of an extent up to which reading it apart and joining it is faster than reading it into place
+MANY_SMALL = 1 << 20  # bytes read so at once, which stay in the processor's cache
 
 
 class PositionedFile:
@@ -86,27 +87,31 @@ class PositionedFile:
         if count != out.nbytes:  # the rest, or the error, by the longer way
             self._fill(fd, offset, memoryview(out).cast("B") if out.nbytes else memoryview(b""))
 
-    def gather(self, offsets: NDArray[np.int64], sizes: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-        """Read many extents end to end into `out`, neighbours in the file in one call.
+    def gather(self, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Many extents end to end in a new uint8 array; neighbours in the file are read in one call.
 
         Args:
             offsets, sizes: int64 `(n,)`, in bytes.
-            out: uint8, `sizes.sum()` long.
 
         Raises:
             StoreChangedError, StoreReadError: as `read`.
         """
         if len(offsets) == 0:
-            return
+            return np.empty(0, np.uint8)
         ends = np.cumsum(sizes)
         # A new call wherever the next extent does not follow on directly in the file.
         first = np.flatnonzero(np.r_[True, offsets[1:] != offsets[:-1] + sizes[:-1]])
-        starts = (ends - sizes)[first].tolist()
-        stops = np.r_[ends[first[1:] - 1], ends[-1]].tolist() if len(first) > 1 else [int(ends[-1])]
-        view = out.data
+        starts, stops, total = (ends - sizes)[first], ends[np.r_[first[1:] - 1, -1]], int(ends[-1])
+        where = offsets[first].tolist()
         with self._descriptor() as fd:
-            preadv = os.preadv
-            for offset, start, stop in zip(offsets[first].tolist(), starts, stops, strict=True):
+            if total <= min(SMALL * len(first), MANY_SMALL):
+                with suppress(OSError):  # a second copy within the processor's cache costs less than a loop in Python
+                    parts = map(os.pread, repeat(fd), (stops - starts).tolist(), where)
+                    if len(joined := bytearray().join(parts)) == total:
+                        return np.frombuffer(joined, np.uint8)
+            out = np.empty(total, np.uint8)
+            view, preadv = out.data, os.preadv
+            for offset, start, stop in zip(where, starts.tolist(), stops.tolist(), strict=True):
                 part = view[start:stop]
                 try:
                     whole = preadv(fd, [part], offset) == stop - start
@@ -114,6 +119,7 @@ class PositionedFile:
                     whole = False
                 if not whole:  # the rest, or the error, by the longer way
                     self._fill(fd, offset, part)
+        return out
 
     def heads(self, offsets: NDArray[np.int64], width: int) -> bytes:
         """`width` bytes from each offset, end to end; zeros past the end of the file.
@@ -122,9 +128,8 @@ class PositionedFile:
             StoreChangedError, StoreReadError: as `read`.
         """
         with self._descriptor() as fd:
-            pread = os.pread
             try:
-                found = [pread(fd, width, offset) for offset in offsets.tolist()]
+                found = list(map(os.pread, repeat(fd), repeat(width), offsets.tolist()))
             except OSError as error:
                 raise StoreReadError(f"{self.path}: cannot read: {error}") from None
         short = [i for i, head in enumerate(found) if len(head) != width]
@@ -214,20 +219,21 @@ class MappedFile(PositionedFile):
     def read_into(self, offset: int, out: Any) -> None:
         """See `PositionedFile.read_into`."""
         self.check()
-        end = offset + out.nbytes
-        self._require(end)
-        if out.nbytes:
-            memoryview(out).cast("B")[:] = self._view[offset:end]
+        size = out.nbytes
+        part = self._view[offset : offset + size]
+        if len(part) != size:
+            self._require(offset + size)
+        if size:
+            memoryview(out).cast("B")[:] = part
 
-    def gather(self, offsets: NDArray[np.int64], sizes: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+    def gather(self, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
         """See `PositionedFile.gather`."""
         if len(offsets) == 0:
-            return
+            return np.empty(0, np.uint8)
         self.check()
         ends = offsets + sizes
         self._require(int(ends.max()))
-        data = self._bytes
-        np.concatenate([data[a:b] for a, b in zip(offsets.tolist(), ends.tolist(), strict=True)], out=out)
+        return columns.gather(self._bytes, offsets, ends)
 
     def close(self) -> None:
         """Close the file; the mapping goes with the last array over it."""
@@ -311,27 +317,3 @@ def replace_text(path: Path, text: str) -> None:
     """Write a small text file all or nothing, over an existing one."""
     with replacing(path, overwrite=True) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def npy(path: Path) -> NDArray[Any]:
-    """A .npy file, never unpickled.
-
-    Raises:
-        StoreNotFoundError: there is no such regular file.
-        StoreReadError: the operating system failed to read.
-        UnsafeStoreError: it holds Python objects.
-        CorruptStoreError: it is not one .npy array, whole.
-    """
-    file = PositionedFile(path)
-    try:
-        stream = io.BytesIO(file.read(0, file.size))
-    finally:
-        file.close()
-    try:
-        found: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
-        if stream.read(1):
-            raise ValueError("bytes follow after the array")
-    except Exception as error:  # numpy parses a header with Python's own tokenizer, which fails in many ways
-        kind = UnsafeStoreError if "Object arrays" in str(error) else CorruptStoreError
-        raise kind(f"{path}: not a .npy file of numbers: {one_line(error, 200)}") from None
-    return found

@@ -7,10 +7,12 @@ when it is asked for or an unknown name is.
 from __future__ import annotations
 
 import os
+import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from threading import RLock
+from threading import RLock, Thread
 from typing import Any, TypeVar, cast
 
 import pluggy
@@ -36,6 +38,8 @@ KINDS: Mapping[str, tuple[str, type]] = {
     "observation model": ("register_observation_models", ObservationModel),
 }
 T = TypeVar("T")
+PATIENCE = 0.15  # seconds that a listing waits for imports
+SLOW = 5.0  # seconds an import may take without a warning
 
 
 @dataclass
@@ -45,20 +49,63 @@ class Plugin:
     Attributes:
         entry_point: its name in the entry-point group.
         distribution, version: the package it comes from.
+        api: the version of the hooks it says it is made for.
         error: why it could not be loaded; None if it was, or was not tried.
         names: what it registers, `{kind: {name: class}}`; empty until it is loaded.
+        seconds: how long its import took.
     """
 
     entry_point: str
     distribution: str
     version: str
     loader: EntryPoint | None = None
+    api: Any = hookspecs.API
     error: BaseException | None = None
     loaded: bool = False
     names: dict[str, dict[str, type]] = field(default_factory=dict)
+    seconds: float = 0.0
+    _module: Any = None
+    _begun: bool = False
+    _importing: Any = field(default_factory=RLock, repr=False, compare=False)
+    _thread: Thread | None = None
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"
+
+    @property
+    def importing(self) -> bool:
+        """True while a listing that did not wait for it left it importing."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def begin(self) -> Thread:
+        """Import it in a thread."""
+        if self._thread is None:
+            self._thread = Thread(target=self._import, name=f"import of {self.entry_point}", daemon=True)
+            self._thread.start()
+        return self._thread
+
+    def module(self) -> Any:
+        """What the entry point names, imported once; None where that failed, or is under way further up the stack.
+
+        Waits for another thread that imports it.
+        """
+        self._import()
+        return self._module
+
+    def _import(self) -> None:
+        assert self.loader is not None
+        with self._importing:
+            if self._begun:
+                return
+            start, self._begun = time.perf_counter(), True
+            try:
+                self._module = self.loader.load()
+            except KeyboardInterrupt:
+                self._begun = False
+                raise
+            except BaseException as error:  # a plugin may fail in any way at all, SystemExit included
+                self.error = error
+            self.seconds = time.perf_counter() - start
 
 
 class Built:
@@ -94,71 +141,101 @@ class Registry:
     def get(self, kind: str, name: str) -> type:
         """The class registered under `name`.
 
+        A plugin whose entry point is called `name` is asked first, and owns the name; no other one is imported then.
+
         Raises:
             UnknownNameError: nobody registers it; names what there is, and plugins that could not be loaded.
             BackendLoadError: the plugin that is named like it could not be loaded.
             BackendConflictError: two distributions register it.
         """
-        with self._lock:
-            if found := self._built_in.names[kind].get(name):
-                return found
-            # A plugin best names its entry point as what it brings: such a one is imported first.
-            first = [plugin for plugin in self.plugins if plugin.entry_point == name]
-            for plugin in first:
-                self._load(plugin)
-            owners = [plugin for plugin in self.plugins if name in plugin.names.get(kind, {})]
-            if not owners:
-                if broken := [plugin for plugin in first if plugin.error]:
-                    raise BackendLoadError(_why(kind, name, broken[0])) from broken[0].error
-                self._load_all()
-                owners = [plugin for plugin in self.plugins if name in plugin.names.get(kind, {})]
-            if len(owners) > 1:
-                both = " and ".join(map(str, owners))
-                raise BackendConflictError(f"{kind} {name!r} is registered by {both}; uninstall one of them")
-            if not owners:
-                known = sorted({*self._built_in.names[kind], *(n for p in self.plugins for n in p.names.get(kind, {}))})
-                said = unknown(name, known, kind)
-                if "; known: " not in said:  # it names the nearest only
-                    said += _all(known)
-                raise UnknownNameError("; ".join([said, *map(_failure, self.broken())]))
-            return owners[0].names[kind][name]
-
-    def all(self, kind: str) -> dict[str, tuple[type, Plugin]]:
-        """Every class of a kind with the plugin it comes from; of two with one name, the first."""
-        with self._lock:
-            self._load_all()
-            found: dict[str, tuple[type, Plugin]] = {}
-            for plugin in (self._built_in, *self.plugins):
-                for name, cls in plugin.names.get(kind, {}).items():
-                    found.setdefault(name, (cls, plugin))
+        if found := self._built_in.names[kind].get(name):
             return found
+        plugins = self.plugins
+        first = [plugin for plugin in plugins if plugin.entry_point == name]
+        for plugin in first:
+            self._load(plugin)
+        owners = self.owners(kind, name)
+        if not owners:
+            if broken := [plugin for plugin in first if plugin.error]:
+                raise BackendLoadError(_why(kind, name, broken[0])) from broken[0].error
+            for plugin in plugins:
+                self._load(plugin)
+            owners = self.owners(kind, name)
+        if len(owners) > 1:
+            both = " and ".join(map(str, owners))
+            raise BackendConflictError(f"{kind} {name!r} is registered by {both}; uninstall one of them")
+        if not owners:
+            known = sorted({*self._built_in.names[kind], *(n for p in plugins for n in p.names.get(kind, {}))})
+            said = unknown(name, known, kind)
+            if "; known: " not in said:  # it names the nearest only
+                said += _all(known)
+            raise UnknownNameError("; ".join([said, *map(_failure, self.broken())]))
+        return owners[0].names[kind][name]
+
+    def all(self, kind: str, *, patience: float | None = None) -> dict[str, tuple[type, Plugin]]:
+        """Every class of a kind with the plugin it comes from; of two with one name, the owner or else the first.
+
+        Args:
+            kind: one of `KINDS`.
+            patience: seconds to wait for plugins that are still to be imported; those that take longer are left
+                out, and go on in the background. None waits for all.
+        """
+        if patience is not None:
+            deadline = time.perf_counter() + patience
+            for thread in [plugin.begin() for plugin in self.plugins if not plugin.loaded and plugin.loader]:
+                thread.join(max(0.0, deadline - time.perf_counter()))
+        for plugin in self.plugins:
+            if not (patience is not None and plugin.importing):
+                self._load(plugin)
+        found: dict[str, tuple[type, Plugin]] = {}
+        for plugin in (self._built_in, *self.plugins):
+            for name, cls in plugin.names.get(kind, {}).items():
+                if plugin is self._built_in or plugin is self.owners(kind, name)[0]:
+                    found[name] = (cls, plugin)
+        return found
+
+    def owners(self, kind: str, name: str) -> list[Plugin]:
+        """The loaded plugins that a name is taken from: one, or two distributions in conflict."""
+        found = [plugin for plugin in self.plugins if name in plugin.names.get(kind, {})]
+        return [plugin for plugin in found if plugin.entry_point == name] or found
 
     def broken(self) -> list[Plugin]:
         """The plugins that were tried and could not be loaded, or not wholly."""
         return [plugin for plugin in self.plugins if plugin.error]
 
-    def _load_all(self) -> None:
-        for plugin in self.plugins:
-            self._load(plugin)
-
     def _load(self, plugin: Plugin) -> None:
+        """Import and register a plugin; no lock is held while it is imported, as it may come back here."""
         if plugin.loaded or plugin.loader is None:
             return
-        plugin.loaded = True
-        try:
-            self._register(plugin, plugin.loader.load())
-        except KeyboardInterrupt:
-            plugin.loaded = False
-            raise
-        except BaseException as error:  # a plugin may fail in any way at all, SystemExit included
-            plugin.error = error
+        module = plugin.module()
+        if module is None and plugin.error is None:
+            return
+        with self._lock:
+            if plugin.loaded:
+                return
+            if plugin.error is None:
+                try:
+                    self._register(plugin, module)
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # so may its hooks
+                    plugin.error = error
+            plugin.loaded = True
+        if plugin.seconds > SLOW:
+            warnings.warn(
+                f"importing plugin {plugin.entry_point!r} of {plugin} took {plugin.seconds:.0f} s", stacklevel=2
+            )
 
     def _register(self, plugin: Plugin, module: Any) -> None:
         if self._manager.is_registered(module):  # two entry points, each named as a backend of one module
             return
+        plugin.api = getattr(module, "KINOML_DATA_API", hookspecs.API)
+        if plugin.api != hookspecs.API:
+            raise ImportError(f"it is made for API {quoted(plugin.api)} of kinoml_data, which has {hookspecs.API}")
         handle = f"{plugin.distribution}:{plugin.entry_point}"
         self._manager.register(module, handle)
         try:
+            self._manager.check_pending()  # a hook that is none, most likely misspelled
             for kind, (hook, base) in KINDS.items():
                 # One plugin's hook alone, so that no other plugin's wrapper or ordering plays a part.
                 others = [p for p in self._manager.get_plugins() if p is not module]
@@ -242,9 +319,18 @@ def observation_model(name: str) -> type[ObservationModel]:
     return cast(type[ObservationModel], registry().get("observation model", name))
 
 
-def backends() -> dict[str, type[Backend]]:
-    """Every installed backend by name, built-in and third-party."""
-    return {name: cls for name, (cls, _) in registry().all("backend").items()}
+def backends(*, wait: bool = False) -> dict[str, type[Backend]]:
+    """Every installed backend by name, built-in and third-party.
+
+    Args:
+        wait: also for plugins whose import takes long; otherwise they are left out, with a warning.
+    """
+    known = registry()
+    found = known.all("backend", patience=None if wait else PATIENCE)
+    for plugin in known.plugins:
+        if plugin.importing:
+            warnings.warn(f"plugin {plugin.entry_point!r} of {plugin} is still being imported", stacklevel=2)
+    return {name: cls for name, (cls, _) in found.items()}
 
 
 def backend_for(suffix: str) -> str | None:
@@ -252,4 +338,4 @@ def backend_for(suffix: str) -> str | None:
     built_in = {s: cls.name for cls in reversed(BUILT_IN_BACKENDS) for s in cls.suffixes}
     if suffix in built_in:
         return built_in[suffix]
-    return next((name for name, cls in backends().items() if suffix in cls.suffixes), None)
+    return next((name for name, cls in backends(wait=True).items() if suffix in cls.suffixes), None)

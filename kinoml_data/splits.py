@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kinoml_data import npy
 from kinoml_data.backend import check_inside
 from kinoml_data.errors import SplitError, quoted
-from kinoml_data.files import npy
 from kinoml_data.spec import DatasetSpec, FileSplit, RangeSplit, RatioSplits, RowsSplit, unknown
 
 Rows = NDArray[np.int64]
@@ -48,7 +48,7 @@ def resolve(spec: DatasetSpec, arrays: Mapping[str, NDArray[Any]], length: int) 
             assert isinstance(split, FileSplit)
             path = spec.base / split.file
             check_inside(path, spec.root)
-            rows = _as_rows(npy(path), name, length)
+            rows = _as_rows(npy.read(path), name, length)
         found[name] = rows
     _check_disjoint(found, length)
     return found

@@ -1,11 +1,13 @@
 """Plugins: found by entry point, loaded one by one, and never in each other's way."""
 
+import importlib.metadata
 import json
 import os
 import pickle
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy as np
 import pytest
@@ -496,6 +498,101 @@ def test_metadata_without_a_name_is_no_obstacle(site):
     assert found.get("backend", "good").name == "good"
     with pytest.raises(BackendLoadError, match="plugin 'odd'"):
         found.get("backend", "odd")
+
+
+def test_metadata_that_cannot_be_read_is_no_obstacle(site, monkeypatch):
+    class Unreadable:
+        @property
+        def name(self):
+            raise OSError("no such file")
+
+    install(site, "good", {"good": "p_unreadable"}, p_unreadable=backend("good"))
+    (entry_point,) = [ep for ep in importlib.metadata.entry_points(group="kinoml_data") if ep.name == "good"]
+    vars(entry_point).update(dist=Unreadable())
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry_point])
+    found = Registry()
+    assert [str(plugin) for plugin in found.plugins] == ["? ?"] and found.get("backend", "good").name == "good"
+
+
+# -- imports that take long, come back or are interrupted
+
+
+def waiting(name):
+    """A plugin whose import ends when the test says so."""
+    return "import p_gate\np_gate.opened.wait(60)\n" + backend(name)
+
+
+@pytest.fixture
+def gate(site):
+    (site / "p_gate.py").write_text("import threading\nopened = threading.Event()\n")
+    opened = importlib.import_module("p_gate").opened
+    yield opened
+    opened.set()
+
+
+def test_a_listing_does_not_wait_for_a_plugin_whose_import_takes_long(site, gate):
+    install(site, "slow-dist", {"slow": "p_slow"}, p_slow=waiting("slow"))
+    install(site, "quick-dist", {"quick": "p_quick"}, p_quick=backend("quick"))
+    kd.load_dataset({"storage": {"backend": "quick"}}).close()
+    for _ in range(2):  # the second listing finds it under way
+        with pytest.warns(UserWarning, match=r"plugin 'slow' of slow-dist 1\.0 is still being imported"):
+            found = kd.backends()
+        assert BUILT_IN | {"quick"} <= set(found) and "slow" not in found
+    gate.set()
+    assert kd.backends(wait=True)["slow"].__module__ == "p_slow"
+    assert "slow" in kd.backends()
+
+
+def test_whoever_asks_for_a_slow_plugin_by_name_waits_for_it(site, gate):
+    install(site, "slow-dist", {"slow": "p_asked"}, p_asked=waiting("slow"))
+    with pytest.warns(UserWarning, match="still being imported"):
+        kd.backends()
+    threading.Timer(0.2, gate.set).start()
+    assert kd.load_dataset({"storage": {"backend": "slow"}})[:][0].tolist() == [0, 1, 2]
+
+
+def test_an_import_of_many_seconds_is_said(site, monkeypatch):
+    install(site, "slow-dist", {"slow": "p_seconds"}, p_seconds=backend("slow"))
+    monkeypatch.setattr(registry, "SLOW", -1.0)
+    with pytest.warns(UserWarning, match=r"importing plugin 'slow' of slow-dist 1\.0 took 0 s"):
+        assert Registry().get("backend", "slow").name == "slow"
+
+
+def test_a_plugin_may_ask_for_backends_while_it_is_imported(site):
+    nosy = "import kinoml_data as kd\nfound = sorted(kd.backends(wait=True))\n"
+    install(site, "nosy", {"nosy": "p_nosy"}, p_nosy=nosy + backend("nosy"))
+    install(site, "other", {"other": "p_other"}, p_other=backend("other"))
+    assert kd.load_dataset({"storage": {"backend": "nosy"}})[:][0].tolist() == [0, 1, 2]
+    found = sys.modules["p_nosy"].found
+    assert BUILT_IN | {"other"} <= set(found) and "nosy" not in found
+    assert {"nosy", "other"} <= set(kd.backends(wait=True))
+
+
+def test_two_threads_that_ask_for_one_plugin_get_it_once(site):
+    install(site, "dist", {"one": "p_threads"}, p_threads="import time\ntime.sleep(0.2)\n" + backend("one"))
+    found, classes = Registry(), []
+    threads = [threading.Thread(target=lambda: classes.append(found.get("backend", "one"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(classes) == 4 and len(set(classes)) == 1 and found.broken() == []
+
+
+def test_control_c_in_a_hook_stops_and_leaves_no_mark(site):
+    hook = backend("held").replace("return [Counting]", "raise KeyboardInterrupt")
+    install(site, "dist", {"held": "p_hook"}, p_hook=hook)
+    found = Registry()
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            found.get("backend", "held")
+    assert found.broken() == []
+
+
+def test_a_plugin_for_other_hooks_is_broken_and_says_which(site):
+    install(site, "dist", {"future": "p_future"}, p_future="KINOML_DATA_API = 99\n" + backend("future"))
+    with pytest.raises(BackendLoadError, match="it is made for API 99 of kinoml_data"):
+        Registry().get("backend", "future")
 
 
 # -- another process

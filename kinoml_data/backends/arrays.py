@@ -11,7 +11,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -20,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 
 from kinoml_data.backend import Storage
-from kinoml_data.columns import Column, Columns, Ragged, gather, offsets_of
-from kinoml_data.errors import CorruptStoreError, one_line, quoted
+from kinoml_data.columns import Column, Columns, Ragged, concatenate, gather, offsets_of
+from kinoml_data.errors import CorruptStoreError, SpecError, one_line, quoted
 from kinoml_data.spec import STRING, Array
 
-SMALL_ROW = 4096  # bytes; below, Arrow gathers rows twice as fast as a concatenation of slices
+MAX_VALUES = 1 << 58  # of a column; their bytes fit int64
 VALUES, UTF8, SHAPES, INDEX, CRC, SPEC = ".values", ".utf8", ".shapes", ".index", ".crc32", "_spec"
 
 
@@ -64,6 +65,35 @@ def difference(array: Array, column: Column) -> str | None:
     return None
 
 
+def flat_arrays(
+    columns: Mapping[str, Array],
+    batches: Iterable[Columns],
+    *,
+    arrays: Mapping[str, NDArray[Any]] | None = None,
+    spec: str | None = None,
+) -> dict[str, NDArray[Any]]:
+    """The flat arrays of a whole dataset, for a `Backend.write` that may hold all rows in memory.
+
+    Raises:
+        SpecError: a batch holds something else than `columns` announces.
+    """
+    parts: dict[str, list[Column]] = {name: [_no_rows(array)] for name, array in columns.items()}
+    for batch in batches:
+        for name, array in columns.items():
+            if problem := difference(array, batch[name]):
+                raise SpecError(f"column {quoted(name)}: a batch holds {problem}")
+            parts[name].append(batch[name])
+    flat = flatten(columns, {name: concatenate(held) for name, held in parts.items()})
+    flat |= {name + INDEX: array for name, array in (arrays or {}).items()}
+    return flat if spec is None else {**flat, SPEC: np.frombuffer(spec.encode(), np.uint8)}
+
+
+def _no_rows(array: Array) -> Column:
+    if array.ragged or array.is_string:
+        return Ragged.from_rows([], array.numpy, max(1, len(array.shape)))
+    return np.empty((0, *(axis or 0 for axis in array.shape)), array.numpy)
+
+
 class ArrayStorage(Storage):
     """Serves any container of sliceable flat arrays: a dict of numpy arrays, a Zarr or HDF5 group.
 
@@ -81,7 +111,8 @@ class ArrayStorage(Storage):
 
     def __init__(self, arrays: Mapping[str, Any], *, spec: str | None = None, identity: str | None = None) -> None:
         self.identity = identity
-        self.spec = spec if spec is not None or SPEC not in arrays else bytes(np.asarray(arrays[SPEC][:])).decode()
+        held = np.asarray(arrays[SPEC][:]).tobytes() if SPEC in arrays else None
+        self.spec = held.decode("utf-8", "replace") if spec is None and held is not None else spec
         self.arrays = {n.removesuffix(INDEX): np.asarray(a[:]) for n, a in arrays.items() if n.endswith(INDEX)}
         self._values: dict[str, Any] = {}
         self._shapes: dict[str, NDArray[np.int64]] = {}
@@ -125,23 +156,19 @@ class ArrayStorage(Storage):
                 return native(values[rows])
             return self._slices(values, rows, rows + 1)
         shapes = self._shapes[name][rows]
-        taken = native(self._gather(name, rows))
+        offsets = self._offsets[name]
+        read = gather if isinstance(values, np.ndarray) else self._slices
+        taken = native(read(values, offsets[rows], offsets[rows + 1]))
         array = self.columns[name]
         if array.ragged or array.is_string:
             return Ragged(taken, shapes)
         return taken.reshape(len(rows), *array.shape)  # stored as ragged, but all rows agree
 
-    def _gather(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """The values of some rows of a ragged column, end to end."""
-        values, offsets = self._values[name], self._offsets[name]
-        read = gather if isinstance(values, np.ndarray) else self._slices
-        return read(values, offsets[rows], offsets[rows + 1])
-
     @staticmethod
     def _slices(values: Any, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[Any]:
         """`values[a:b]` of every pair, end to end, neighbours in one slice."""
         if len(starts) == 0:
-            return np.empty((0, *values.shape[1:]), values.dtype)
+            return native(np.empty((0, *values.shape[1:]), values.dtype))
         first = np.flatnonzero(np.r_[True, starts[1:] != stops[:-1]])
         last = np.r_[first[1:] - 1, len(starts) - 1]
         pairs = zip(starts[first].tolist(), stops[last].tolist(), strict=True)
@@ -170,24 +197,7 @@ class MemoryStorage(ArrayStorage):
         self.arrays = dict(arrays or {})
         self.device = device
         # A memoryview gives Python ints at the speed of a list, without a list's memory.
-        self._binary: dict[str, Any] = {}  # columns of small rows as Arrow sees them, made when first read
         self._ends = {name: offsets.data for name, offsets in self._offsets.items()}
-
-    def _gather(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
-        values, offsets = self._values[name], self._offsets[name]
-        if values.nbytes > SMALL_ROW * len(self) or len(rows) < 2:
-            return super()._gather(name, rows)
-        import pyarrow as pa
-
-        binary = self._binary.get(name)
-        if binary is None:
-            buffers = [None, pa.py_buffer(offsets * values.itemsize), pa.py_buffer(values)]
-            binary = self._binary[name] = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(self), buffers)
-        # From buffers: to convert an array, Arrow would import pandas where that is installed.
-        wanted = pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows))])
-        taken = binary.take(wanted).buffers()[2]
-        count = int((offsets[rows + 1] - offsets[rows]).sum())
-        return np.frombuffer(taken, values.dtype, count) if count else values[:0].copy()
 
     def read_row(self, row: int, columns: Sequence[str]) -> Mapping[str, NDArray[Any]]:
         found = {}
@@ -196,7 +206,8 @@ class MemoryStorage(ArrayStorage):
             if ends is None:
                 found[name] = self._values[name][row, ...].copy()
             else:
-                found[name] = self._values[name][ends[row] : ends[row + 1]].reshape(self._shapes[name][row]).copy()
+                shape = self._shapes[name][row].tolist()
+                found[name] = self._values[name][ends[row] : ends[row + 1]].reshape(shape).copy()
         return found
 
     def shared(self) -> dict[str, torch.Tensor]:
@@ -230,15 +241,21 @@ def ragged_array(name: str, dtype: Any, shapes: NDArray[np.int64], *, is_string:
     """The `Array` of a column of these shapes: an axis is fixed where all rows agree; with no rows all are ragged.
 
     Raises:
-        CorruptStoreError: the shapes are not `(rows, ndim)`, or negative.
+        CorruptStoreError: the shapes are not `(rows, ndim)`, negative, or of more values than any store holds.
     """
-    if shapes.ndim != 2 or (shapes.size and shapes.min() < 0):
+    if shapes.ndim != 2:
         raise CorruptStoreError(f"column {quoted(name)}: its shapes are not one row of lengths each")
+    if len(shapes) == 0:
+        return Array(STRING) if is_string else Array(dtype, (None,) * shapes.shape[1])
+    low, high = shapes.min(axis=0).tolist(), shapes.max(axis=0).tolist()
+    if min(low, default=0) < 0:
+        raise CorruptStoreError(f"column {quoted(name)}: its shapes are not one row of lengths each")
+    # The product of made-up lengths wraps around in int64, not in floating point; numpy counts an empty axis as 1.
+    bound = len(shapes) * math.prod(max(1, axis) for axis in high)
+    if bound >= MAX_VALUES and np.maximum(shapes, 1).prod(axis=1, dtype=np.float64).sum() >= MAX_VALUES:
+        raise CorruptStoreError(f"column {quoted(name)}: its shapes are larger than any store")
     if is_string:
         return Array(STRING)
-    if len(shapes) == 0:
-        return Array(dtype, (None,) * shapes.shape[1])
-    low, high = shapes.min(axis=0).tolist(), shapes.max(axis=0).tolist()
     return Array(dtype, tuple(a if a == b else None for a, b in zip(low, high, strict=True)))
 
 

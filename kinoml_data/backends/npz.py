@@ -33,6 +33,7 @@ from kinoml_data.spec import Array
 _PER_ROW = re.compile(r"X_s([0-9]{1,18})(?:_a([0-9]{1,9}))?_?")
 _PER_ROW_LINES = re.compile(rf"^{_PER_ROW.pattern}\.npy$", re.MULTILINE)
 SMALL_ROW = 16  # bytes; a column of smaller rows is held in memory once it was read
+MAX_ARRAYS = 1024  # per row; each is a column, and opening takes time by their square
 
 
 def row_and_array(key: str) -> tuple[int, int | None] | None:
@@ -91,7 +92,7 @@ class NpzStorage(Storage):
             if key in own:
                 plain[key] = member
             elif key == SPEC:
-                self.spec = bytes(archive.array(member)).decode("utf-8", "replace")
+                self.spec = archive.array(member).tobytes().decode("utf-8", "replace")
             elif key.endswith(INDEX):
                 arrays[key.removesuffix(INDEX)] = archive.array(member)
             elif key.startswith("idx_"):
@@ -123,6 +124,8 @@ class NpzStorage(Storage):
         self.arrays = arrays
         if per_row:
             archive.forget_names()
+        else:
+            archive.compare_rest()
         try:
             self._length = common_length({name: len(column) for name, column in self._columns.items()})
         except CorruptStoreError as error:
@@ -135,13 +138,20 @@ class NpzStorage(Storage):
         numbers = sorted(set(arrays.tolist()))
         if -1 in numbers and len(numbers) > 1:
             raise archive.corrupt("it mixes X_s{row} and X_s{row}_a{array}")
+        if len(numbers) > MAX_ARRAYS:
+            raise UnsupportedStoreError(f"{archive.path}: {len(numbers)} arrays per row, at most {MAX_ARRAYS} are read")
         for number in numbers:
             name = "X" if len(numbers) == 1 else f"X{number}"
             held = np.array(members, np.int64)[arrays == number]
             self._columns[name] = _MembersColumn(archive, name, rows[arrays == number], held)
 
     def _row_checks(self, members: Mapping[str, int], name: str) -> NDArray[np.uint32] | None:
-        return self._archive.array(members[name + CRC]) if name + CRC in members else None
+        if name + CRC not in members:
+            return None
+        checks = self._archive.array(members[name + CRC])
+        if checks.dtype != np.uint32 or checks.ndim != 1:
+            raise self._archive.corrupt(f"{quoted(name + CRC)} is {checks.dtype} {checks.shape}, no CRC-32 of each row")
+        return checks
 
     def __len__(self) -> int:
         return self._length
@@ -170,8 +180,8 @@ class _Column(ABC):
     @abstractmethod
     def read(self, rows: NDArray[np.int64]) -> Column: ...
 
-    def row(self, row: int) -> NDArray[Any]:
-        return np.array(self.read(np.array([row]))[0])
+    @abstractmethod
+    def row(self, row: int) -> NDArray[Any]: ...
 
     def shapes(self) -> NDArray[np.int64] | None:
         return None
@@ -323,7 +333,8 @@ class _PackedColumn(_Column):
         return len(self._shapes)
 
     def row(self, row: int) -> NDArray[Any]:
-        out = np.empty(self._shapes[row], self._dtype)
+        # As a list: an array for a shape costs numpy more than making the array.
+        out = np.empty(self._shapes[row].tolist(), self._dtype)
         return native(self._rows.row(row, self._ends[row] * self._dtype.itemsize, out))
 
     def read(self, rows: NDArray[np.int64]) -> Column:

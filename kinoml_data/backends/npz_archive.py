@@ -1,15 +1,10 @@
 """The arrays of an NPZ file, each checked against its header and its CRC-32.
 
-Format: numpy's NEP 1 (npy 1.0 to 3.0) inside a zip file. Nothing per member is kept as a Python object.
+Format: npy arrays inside a zip file. Nothing per member is kept as a Python object.
 """
 
 from __future__ import annotations
 
-import math
-import re
-import struct
-from dataclasses import dataclass
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,38 +12,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kinoml_data import npy
 from kinoml_data.backends.zip_directory import Directory
-from kinoml_data.errors import UnsafeStoreError, UnsupportedStoreError, quoted
-from kinoml_data.spec import DTYPES
+from kinoml_data.errors import CorruptStoreError, UnsupportedStoreError, quoted
+from kinoml_data.npy import NpyHeader
 
-try:  # the same functions, about three times as fast; the extra `fast` installs it
-    zlib: Any = import_module("zlib_ng.zlib_ng")
-except ImportError:
-    zlib = import_module("zlib")
 
-MAX_NPY_HEADER = 10_000  # as numpy's own limit
+def _zlib() -> Any:
+    try:  # the same functions, about three times as fast; the extra `fast` installs it
+        return import_module("zlib_ng.zlib_ng")
+    except ImportError:
+        return import_module("zlib")
+
+
+zlib = _zlib()
+
 NPY_WIDTH = 192  # bytes in which most npy headers fit
 CHUNK = 1 << 22
-
-_NPY = re.compile(
-    rb"\{'descr': '([<>|=]?)([?a-zA-Z])(\d{0,5})', 'fortran_order': (True|False), "
-    rb"'shape': \(((?:\d{1,19}, ?)*(?:\d{1,19},?)?)\), ?\} *\n"
-)
-
-
-@dataclass(frozen=True)
-class NpyHeader:
-    """What an npy header says: dtype (with its byte order), shape, memory order, and its own length in bytes."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    fortran: bool
-    length: int
-
-    @cached_property
-    def nbytes(self) -> int:
-        """The length of the array in bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Archive(Directory):
@@ -94,6 +74,12 @@ class Archive(Directory):
         self.resolve(np.arange(len(self)))
         super().forget_names()
 
+    def compare_rest(self) -> None:
+        """Compare the local headers of the members that nobody asked for, so that every byte is accounted for."""
+        todo = np.flatnonzero(self._kind < 0)
+        for a in range(0, len(todo), 1 << 15):
+            self.compare_headers(todo[a : a + (1 << 15)], 0)
+
     def _resolve(self, members: NDArray[np.int64]) -> None:
         blob, width, at = self.compare_headers(members, NPY_WIDTH)
         heads = np.frombuffer(blob, np.uint8).reshape(len(members), width)
@@ -134,15 +120,10 @@ class Archive(Directory):
         if compressed:
             head = self._inflated(start, min(int(self._csize[member]), 4096), member)
         head = head[:size]
-        form = "<H" if head[6:7] == b"\1" else "<I"
-        begin = 8 + struct.calcsize(form)
-        if len(head) < begin or head[:6] != b"\x93NUMPY" or head[6:8] not in (b"\1\0", b"\2\0", b"\3\0"):
-            raise self.corrupt(f"member {quoted(self.name(member))} is not an npy array")
-        length = begin + struct.unpack_from(form, head, 8)[0]
-        if length > MAX_NPY_HEADER:
-            raise UnsafeStoreError(
-                f"{self.path}: member {quoted(self.name(member))} has an npy header of {length} bytes"
-            )
+        try:
+            length = npy.header_length(head)
+        except CorruptStoreError as error:
+            raise self._about(member, error) from None
         if length > size:
             raise self.corrupt(f"member {quoted(self.name(member))} is shorter than its npy header")
         if length > len(head):
@@ -159,34 +140,15 @@ class Archive(Directory):
     def _header_number(self, text: bytes, member: int) -> int:
         kind = self._known.get(text)
         if kind is None:
-            self.headers.append(self._parse_npy(text, 10 if text[6] == 1 else 12, member))
+            try:
+                self.headers.append(npy.parse(text))
+            except (CorruptStoreError, UnsupportedStoreError) as error:
+                raise self._about(member, error) from None
             kind = self._known[text] = len(self.headers) - 1
         return kind
 
-    def _parse_npy(self, text: bytes, begin: int, member: int) -> NpyHeader:
-        match = _NPY.fullmatch(text, begin)
-        if match is None:
-            key = quoted(self.name(member))
-            if b"'|O'" in text or b"'O'" in text:
-                raise UnsafeStoreError(f"{self.path}: member {key} is an object array, which would need unpickling")
-            if b"[(" in text:
-                raise UnsupportedStoreError(f"{self.path}: member {key} is a structured array")
-            raise self.corrupt(f"member {key} has a broken npy header")
-        order, kind, size, fortran, shape = (part.decode() for part in match.groups())
-        if kind == "O":
-            raise UnsafeStoreError(
-                f"{self.path}: member {quoted(self.name(member))} is an object array, which would need unpickling"
-            )
-        try:
-            dtype = np.dtype(f"{order}{kind}{size}")
-        except TypeError:
-            raise self.corrupt(f"member {quoted(self.name(member))} has no known dtype") from None
-        if dtype.name not in DTYPES:
-            raise UnsupportedStoreError(f"{self.path}: member {quoted(self.name(member))} has dtype {dtype}")
-        axes = tuple(int(part) for part in shape.replace(" ", "").split(",") if part)
-        if len(axes) > 32 or (len(axes) == 1 and "," not in shape):
-            raise self.corrupt(f"member {quoted(self.name(member))} has a broken npy header")
-        return NpyHeader(dtype, axes, fortran == "True", len(text))
+    def _about(self, member: int, error: CorruptStoreError | UnsupportedStoreError) -> Exception:
+        return type(error)(f"{self.path}: member {quoted(self.name(member))} {error}")
 
     # -- content
 
@@ -204,7 +166,7 @@ class Archive(Directory):
         data = self._content(member)
         values = np.frombuffer(data, header.dtype, offset=header.length)
         shaped = values.reshape(header.shape, order="F" if header.fortran else "C")
-        return np.ascontiguousarray(shaped, dtype=header.dtype.newbyteorder("="))
+        return np.asarray(shaped, header.dtype.newbyteorder("="), order="C")
 
     def check(self, members: NDArray[np.int64]) -> None:
         """Check the CRC-32 of stored members that were not checked yet, as `verify` says."""
@@ -225,11 +187,10 @@ class Archive(Directory):
         """The array bytes of some resolved members, end to end, as they are stored."""
         kinds = self.resolve(members)
         sizes = self._sizes[kinds, 1]
-        out = np.empty(int(sizes.sum()), np.uint8)
         if (self._method[members] == 0).all():
             self.check(members)
-            self.file.gather(self._payload[members], sizes, out)
-            return out
+            return self.file.gather(self._payload[members], sizes)
+        out = np.empty(int(sizes.sum()), np.uint8)
         at = 0
         for member, size in zip(members.tolist(), sizes.tolist(), strict=True):
             data = self._content(member)
@@ -255,9 +216,7 @@ class Archive(Directory):
     def extents(self, member: int, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Byte ranges of a stored member's array, end to end; not checked against its CRC-32."""
         self.resolve(np.array([member]))
-        out = np.empty(int(sizes.sum()), np.uint8)
-        self.file.gather(self._payload[member] + offsets, sizes, out)
-        return out
+        return self.file.gather(self._payload[member] + offsets, sizes)
 
     def _content(self, member: int) -> bytes | bytearray:
         if self._method[member] == 8:

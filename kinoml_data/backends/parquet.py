@@ -19,6 +19,7 @@ from kinoml_data.files import PositionedFile
 
 MAGIC, ENCRYPTED = b"PAR1", b"PARE"
 MAX_FOOTER_BYTES = 64 << 20
+MAX_GROUP_BYTES = 1 << 34  # a row group is decoded whole
 # Arrow builds whatever types are registered under the names in these two. With one letter changed they are
 # only text, and Arrow falls back to Parquet's own types, which hold everything that is read here.
 SCHEMA, HIDDEN_SCHEMA = b"ARROW:schema", b"_RROW:schema"
@@ -111,13 +112,22 @@ class ParquetContainer:
         return found
 
     def decoded_size(self, columns: Iterable[str]) -> int:
-        """Bytes that the values of some columns take in memory, as the footer tells; 16 for a string."""
+        """Bytes that the values of some columns take in memory, as the footer tells; 16 for a string.
+
+        Raises:
+            UnsafeStoreError: a row group would take more memory than any needs.
+        """
         about, size = self._parquet.metadata, 0
         leaves = {path for name in columns for path in self._leaves[name]}
         widths = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
         for group in range(about.num_row_groups):
             chunks = (about.row_group(group).column(i) for i in range(about.num_columns))
-            size += sum(c.num_values * widths.get(c.physical_type, 16) for c in chunks if c.path_in_schema in leaves)
+            held = sum(c.num_values * widths.get(c.physical_type, 16) for c in chunks if c.path_in_schema in leaves)
+            if held > MAX_GROUP_BYTES:
+                raise UnsafeStoreError(
+                    f"{self.path}: row group {group} is {held} bytes decoded, at most {MAX_GROUP_BYTES} are read"
+                )
+            size += held
         return size
 
     def close(self) -> None:

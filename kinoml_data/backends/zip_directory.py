@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from kinoml_data.files import MappedFile, PositionedFile
 
 MAX_MEMBER = 1 << 34  # a compressed member is held whole; more than this is no column of features
 MAX_RATIO = 1032  # deflate cannot do better
+MAX_DIRECTORY = 1 << 30  # some ten million members
+MAX_NAME = 1024  # bytes
 
 _ENTRY = np.dtype("<u4,<u2,<u2,<u2,<u2,<u2,<u2,<u4,<u4,<u4,<u2,<u2,<u2,<u2,<u2,<u4,<u4")
 _ENTRY.names = (
@@ -103,6 +106,8 @@ class Directory:
             directory_end = size - 98
         if disk or first_disk or here != count or start + length != directory_end:
             raise self.corrupt("its directory does not end where it says")
+        if length > MAX_DIRECTORY:
+            raise UnsafeStoreError(f"{self.path}: its directory is {length} bytes, at most {MAX_DIRECTORY} are read")
         raw = np.frombuffer(self.file.read(start, length), np.uint8)
         self.identity = f"npz:{size}:{hashlib.blake2b(raw.tobytes() + tail, digest_size=16).hexdigest()}"
         entry = self._entries(raw, count)
@@ -166,6 +171,8 @@ class Directory:
     def _check_entries(self, head: NDArray[Any]) -> None:
         if (head["comment_length"] != 0).any() or (head["disk"] != 0).any():
             raise self.corrupt("a directory entry has a comment or another disk")
+        if (head["name_length"] > MAX_NAME).any():
+            raise UnsafeStoreError(f"{self.path}: a member's name is longer than {MAX_NAME} bytes")
         if (head["flags"] & 1).any():
             raise UnsupportedStoreError(f"{self.path}: encrypted members are not supported")
         if (head["flags"] & ~np.uint16(_DESCRIPTOR | _UTF8)).any():
@@ -211,7 +218,7 @@ class Directory:
         except UnicodeDecodeError:
             raise self.corrupt("a member's name is not UTF-8") from None
         if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = Counter(names).most_common(1)[0][0]
             raise UnsafeStoreError(f"{self.path}: the member {quoted(twice)} stands twice")
         return names
 

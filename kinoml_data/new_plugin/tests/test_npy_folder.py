@@ -1,0 +1,26 @@
+"""The contract of a storage backend, and what is special about this one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kinoml_data.errors import StoreNotFoundError
+from kinoml_data.testing import BackendTests
+
+from kinoml_data_npy_folder import NpyFolder
+
+
+class TestNpyFolder(BackendTests):
+    """Every rule of the contract."""
+
+    can_overwrite = False
+
+    @pytest.fixture
+    def backend(self, tmp_path: Path) -> NpyFolder:
+        return NpyFolder(path=tmp_path / "data")
+
+
+def test_an_empty_folder_is_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(StoreNotFoundError, match=r"no \.npy files"):
+        NpyFolder(path=tmp_path).open(None)

@@ -1,0 +1,34 @@
+"""`python -m tests.faults NAME [--cases N] [--seed S]`: one proof, at its full size where nothing else is said."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import sys
+from typing import Any
+
+PROOFS = {
+    "attacks": "tests.faults.attacks",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("name", choices=PROOFS)
+    parser.add_argument("--cases", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    chosen = parser.parse_args()
+    run: Any = importlib.import_module(PROOFS[chosen.name]).run
+    known = inspect.signature(run).parameters
+    given = {"cases": chosen.cases, "seed": chosen.seed, "jobs": chosen.jobs}
+    report = run(**{key: value for key, value in given.items() if key in known})
+    for problem in report.problems:
+        print(problem)
+    print(report.line())
+    return 1 if report.problems or report.executed < report.claimed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

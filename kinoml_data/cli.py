@@ -13,9 +13,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from kinoml_data import plugins_command, summary
+from kinoml_data import config, plugins_command, summary
 from kinoml_data.convert import convert as copy
-from kinoml_data.errors import KinomlDataError, one_line
+from kinoml_data.dataset import XyDataset
+from kinoml_data.errors import KinomlDataError, SpecError, one_line
+from kinoml_data.factory import load_datasets
 from kinoml_data.registry import Plugin, registry
 from kinoml_data.terminal import opened, progress, screen, show, size, table
 
@@ -28,6 +30,10 @@ IN_THE_COMMAND = {
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(plugins_command.app, name="plugins")
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Another value in the spec, such as storage.backend=in-memory."),
+]
 DataOrSpec = Annotated[str, typer.Argument(metavar="PATH", help="A data file, or a spec (.yaml, .json, .toml).")]
 
 
@@ -75,23 +81,36 @@ def demo(
 def inspect(
     path: DataOrSpec,
     sample: Annotated[int, typer.Option(min=0, help="Rows to read where the store does not know the shapes.")] = 1000,
+    settings: Settings = None,
 ) -> None:
-    """What a dataset holds: columns, shapes, splits."""
-    with opened(path) as dataset:
-        about = Table.grid(padding=(0, 3))
-        about.add_column(no_wrap=True)
-        about.add_column(overflow="fold")
-        for fact in summary.facts(dataset):
-            about.add_row(*fact)
-        columns = table(*summary.COLUMNS, right=("bytes",))
-        whole = True
-        for row, read_all in summary.columns(dataset, sample):
-            columns.add_row(*row)
-            whole = whole and read_all
-        show(screen(), about, "", columns)
-        if not whole:
-            note = f"Shapes are of the first {min(sample, len(dataset)):,} rows: this store computes them."
-            screen().print(note, soft_wrap=True)
+    """What a dataset holds: columns, shapes, splits. Of a file with several, each."""
+    if Path(path).suffix.lower() in config.SUFFIXES and "datasets" in config.read(Path(path)):
+        if settings:
+            raise SpecError("--set changes one dataset, and the file describes several")
+        for name, dataset in load_datasets(path).items():
+            screen().print(f"\n{name}", markup=False, soft_wrap=True)
+            with dataset:
+                _inspect(dataset, sample)
+        return
+    with opened(path, settings) as dataset:
+        _inspect(dataset, sample)
+
+
+def _inspect(dataset: XyDataset, sample: int) -> None:
+    about = Table.grid(padding=(0, 3))
+    about.add_column(no_wrap=True)
+    about.add_column(overflow="fold")
+    for fact in summary.facts(dataset):
+        about.add_row(*fact)
+    columns = table(*summary.COLUMNS, right=("bytes",))
+    whole = True
+    for row, read_all in summary.columns(dataset, sample):
+        columns.add_row(*row)
+        whole = whole and read_all
+    show(screen(), about, "", columns)
+    if not whole:
+        note = f"Shapes are of the first {min(sample, len(dataset)):,} rows: this store computes them."
+        screen().print(note, soft_wrap=True)
 
 
 @app.command()
@@ -118,12 +137,14 @@ def convert(
 
 
 @app.command()
-def validate(path: Annotated[str, typer.Argument(metavar="SPEC", help="A spec or a data file.")]) -> None:
+def validate(
+    path: Annotated[str, typer.Argument(metavar="SPEC", help="A spec or a data file.")], settings: Settings = None
+) -> None:
     """Check a spec against what is stored.
 
     Opens the store and reads the first row. Prints OK, or every problem.
     """
-    with opened(path) as dataset:
+    with opened(path, settings) as dataset:
         if len(dataset):
             dataset[0]
         screen().print(f"OK  {path}: {dataset!r}", markup=False, soft_wrap=True)

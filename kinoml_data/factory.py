@@ -65,7 +65,7 @@ def load_dataset(
     """
     if data is not None and not isinstance(data, Mapping):
         raise SpecError(f"data: {quoted(data)} is not a mapping of columns to values")
-    found = _spec(spec, None if base is None else Path(base))
+    found = described(spec, None if base is None else Path(base))
     if device is not None:
         options = options | {"device": device}
     found = _with_storage(found, backend, options)
@@ -205,7 +205,8 @@ def _listed(rows: Any) -> Any:
 # -- the spec
 
 
-def _spec(spec: Any, base: Path | None) -> DatasetSpec:
+def described(spec: Any, base: Path | None = None) -> DatasetSpec:
+    """The spec that `load_dataset` would open, as it is said; raises as that does."""
     if isinstance(spec, DatasetSpec):
         return spec if base is None else spec.located(base, spec.root)
     if isinstance(spec, Mapping) or _is_omegaconf(spec):

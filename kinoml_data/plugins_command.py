@@ -15,11 +15,11 @@ from typing import Annotated
 
 import typer
 
-from kinoml_data import config, registry
+from kinoml_data import registry
 from kinoml_data.backend import Backend
 from kinoml_data.errors import SpecError, StoreExistsError, UnsupportedStoreError, one_line, quoted
 from kinoml_data.registry import KINDS, Plugin
-from kinoml_data.terminal import screen, show, table
+from kinoml_data.terminal import screen, setting, show, table
 
 PATIENCE = 0.3  # seconds in all that listing waits for plugins to be imported
 TEMPLATE = Path(__file__).parent / "new_plugin"
@@ -82,7 +82,7 @@ def check(
         )
     if find_spec("pytest") is None:
         raise SpecError('the conformance suite needs pytest: pip install "kinoml-data[test]"')
-    said = dict(_option(text) for text in options or ())
+    said = dict(map(setting, options or ()))
     here = {"path": "data" + next(iter(cls.suffixes), "")} if "path" in cls.model_fields else {}
     module = CHECK.format(
         name=name,
@@ -117,13 +117,6 @@ class TestBackend(BackendTests):
         here = {{key: tmp_path / value for key, value in {here}.items()}}
         return registry.backend({name!r})(**here, **{options})
 """
-
-
-def _option(text: str) -> tuple[str, object]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise SpecError(f"--set {quoted(text)}: write KEY=VALUE")
-    return key, config.parse(f"value: {value}".encode(), ".yaml")["value"]
 
 
 @app.command()

@@ -45,7 +45,18 @@ def json_schema() -> Schema:
     fields["observation_model"] = _or_null({"enum": sorted(bare)}, models)
     each = {"type": "object", "additionalProperties": {"anyOf": [{"enum": list(FORMS)}, _ref("CollateForm")]}}
     fields["collate"] = _or_null({"enum": list(FORMS)}, each)
-    return {"$schema": DIALECT, **schema, "title": "kinoml_data dataset spec", "$defs": defs}
+    fields["datasets"] = _several(fields)
+    required = [*schema.pop("required", ()), "storage"]
+    one_or_several = [{"required": sorted({*required})}, {"required": ["datasets"]}]
+    return {"$schema": DIALECT, **schema, "anyOf": one_or_several, "title": "kinoml_data dataset spec", "$defs": defs}
+
+
+def _several(fields: Schema) -> Schema:
+    """The key `datasets`, for `load_datasets`: a glob, or by name what differs from what stands beside it."""
+    said = {**fields, "storage": {"anyOf": [fields["storage"], {"type": "object", "required": ["path"]}]}}
+    each = {"type": "object", "properties": said, "additionalProperties": False}
+    about = "Several datasets: by name what differs from what stands beside, or a glob of data files."
+    return {"description": about, "anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": each}]}
 
 
 def _choice(kind: str, key: str, defs: Schema, known: Mapping[str, str]) -> Schema:

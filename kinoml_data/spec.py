@@ -489,7 +489,7 @@ def _names(part: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return () if part is None else (part,) if isinstance(part, str) else part
 
 
-def plain_json(data: Any) -> bytes:
+def plain_json(data: Mapping[str, Any]) -> bytes:
     """Python values as the JSON a spec file could hold: paths and numpy numbers included.
 
     Raises:
@@ -503,8 +503,7 @@ def plain_json(data: Any) -> bytes:
             return dict(value)
         raise SpecError(f"a spec cannot hold {quoted(value)}; pass Python objects to load_dataset(data=, featurizer=)")
 
-    if isinstance(data, dict):
-        data = {key: _without_unset(value) for key, value in data.items()}
+    data = {key: _without_unset(value) for key, value in data.items()}
 
     def refuse(constant: str) -> None:
         raise ValueError("NaN and infinity are not values of a spec")

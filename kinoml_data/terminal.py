@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from kinoml_data import config
 from kinoml_data.convert import Progress as Report
 from kinoml_data.dataset import XyDataset
-from kinoml_data.factory import load_dataset
+from kinoml_data.errors import SpecError, quoted
+from kinoml_data.factory import described, load_dataset
 
 PLAIN_WIDTH = 100_000  # a file or a pipe gets every cell on one line
 
@@ -68,13 +70,44 @@ def progress(what: str) -> Iterator[Report]:
 
 
 @contextmanager
-def opened(path: str) -> Iterator[XyDataset]:
-    """The dataset of a path, with a sign of life while it opens."""
+def opened(path: str, settings: Sequence[str] | None = None) -> Iterator[XyDataset]:
+    """The dataset of a path, with a sign of life while it opens; `settings` are `key.key=value` in its spec."""
     console = screen(stderr=True)
     with console.status(f"opening {path}") if console.is_terminal else progress(""):
-        dataset = load_dataset(path)
+        dataset = _with_settings(path, dict(map(setting, settings))) if settings else load_dataset(path)
     with dataset:
         yield dataset
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """`key.key=value` as a key and a value, read as YAML would be.
+
+    Raises:
+        SpecError: it is not of that form.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.split(".")):
+        raise SpecError(f"--set {quoted(text)}: write KEY=VALUE, such as storage.backend=in-memory")
+    return key, config.parse(f"value: {value}".encode(), ".yaml")["value"]
+
+
+def _with_settings(path: str, settings: Mapping[str, Any]) -> XyDataset:
+    spec = described(path)
+    said = spec.to_mapping()
+    # The options of the outermost backend go with its name, which may be another one over the same data.
+    options = {}
+    for dotted, value in settings.items():
+        *way, last = dotted.split(".")
+        if way == ["storage"]:
+            options[last] = value
+            continue
+        inner = said
+        for key in way:
+            inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise SpecError(f"--set {dotted}: {quoted(key)} holds {quoted(inner)}, nothing stands below it")
+        inner[last] = value
+    return load_dataset(said, base=spec.base, **options)
 
 
 def files(dataset: XyDataset) -> list[Path]:

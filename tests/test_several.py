@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import kinoml_data as kd
+from kinoml_data.cli import main
 from kinoml_data.errors import SpecError, StoreNotFoundError
 
 ROWS = {"egfr": 4, "abl1": 3, "src": 5}
@@ -95,3 +96,46 @@ def test_what_was_opened_is_closed_where_a_later_one_fails(folder):
     with pytest.raises(kd.errors.CorruptStoreError, match=r"datasets\.zap70"):
         kd.load_datasets({"datasets": "features/*.npz"}, base=folder)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_inspect_shows_each_of_several(folder, capsys):
+    (folder / "all.yaml").write_text('datasets: "features/*.npz"\n')
+    with pytest.raises(SystemExit) as left:
+        main(["inspect", str(folder / "all.yaml")])
+    said = capsys.readouterr().out
+    assert left.value.code in (0, None) and [said.index(f"\n{name}\n") for name in ("abl1", "egfr", "src")]
+    assert said.count("npz-lazy") == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["storage.backend=in-memory"], "in-memory over npz-lazy"),
+        (["storage.io=mmap"], "io: mmap"),
+        (["splits={ratios: {train: 0.5, test: 0.5}, seed: 1}"], "computed, seed 1"),
+        (["y=X", "X=y"], "y       X"),
+    ],
+)
+def test_any_key_can_be_set_on_the_command_line(folder, capsys, settings, said):
+    words = [word for setting in settings for word in ("--set", setting)]
+    with pytest.raises(SystemExit) as left:
+        main(["inspect", str(folder / "features" / "egfr.npz"), *words])
+    assert left.value.code in (0, None) and said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("storage.backend", "KEY=VALUE"),
+        ("=1", "KEY=VALUE"),
+        ("a..b=1", "KEY=VALUE"),
+        ("storge.io=mmap", "unknown key 'storge'"),
+        ("storage.oi=mmap", "unknown key 'oi'; known: path, io"),
+        ("format.x=1", "nothing stands below it"),
+        ("X=[", "SpecError"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(folder, capsys, setting, said):
+    with pytest.raises(SystemExit) as left:
+        main(["validate", str(folder / "features" / "egfr.npz"), "--set", setting])
+    assert left.value.code == 1 and said in capsys.readouterr().err

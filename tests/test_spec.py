@@ -5,6 +5,7 @@ import json
 import pickle
 import zlib
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -991,3 +992,9 @@ def test_ratios_in_another_order_are_another_spec():
     assert a != b
     assert a == DatasetSpec.parse(a.to_mapping())
     assert hash(a) == hash(DatasetSpec.parse(a.to_mapping()))
+
+
+def test_any_mapping_will_do_inside_a_spec():
+    storage = MappingProxyType({"backend": "npz-lazy", "path": "a.npz", "more": MappingProxyType({"a": np.int8(1)})})
+    spec = DatasetSpec(storage=storage)
+    assert spec == DatasetSpec(storage={"backend": "npz-lazy", "path": "a.npz", "more": {"a": 1}})

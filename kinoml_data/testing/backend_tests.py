@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import pickle
 import re
+import shutil
 import sys
 import threading
 import time
@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -35,7 +37,8 @@ from kinoml_data.errors import (
 )
 from kinoml_data.factory import load_dataset, open_backend
 from kinoml_data.spec import DTYPES, NAME_PATTERN, Array, DatasetSpec
-from kinoml_data.testing import examples
+from kinoml_data.testing import examples, machine
+from kinoml_data.testing.comparing import same_array, same_column
 from kinoml_data.testing.examples import Example
 
 EACH_EXAMPLE = pytest.mark.parametrize("example", examples.EXAMPLES, ids=lambda example: example.name)
@@ -62,6 +65,7 @@ class BackendTests:
         keeps_arrays: False for one that does not give back the arrays that are not per row.
         keeps_spec: False for one that does not give back the embedded spec.
         unsupported_dtypes: those it refuses to write.
+        machine_examples: how many random datasets are used in random ways.
     """
 
     can_write: ClassVar[bool] = True
@@ -69,6 +73,8 @@ class BackendTests:
     keeps_arrays: ClassVar[bool] = True
     keeps_spec: ClassVar[bool] = True
     unsupported_dtypes: ClassVar[tuple[str, ...]] = ()
+
+    machine_examples: ClassVar[int] = 40
 
     # -- what a subclass gives
 
@@ -574,6 +580,29 @@ class BackendTests:
             same_rows(storage, example, range(len(example)))
             assert storage.spec is not None or not self.keeps_spec
 
+    # -- anything else, at random
+
+    def test_any_use_of_any_dataset_gives_what_was_stored(self, backend: Backend, tmp_path: Path) -> None:
+        def store(example: Example) -> Backend:
+            for path in tmp_path.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            return self.store(backend, example)
+
+        dtypes = [name for name in examples.NUMERIC if self.supports(Array(name))]
+        drawn = machine.examples(dtypes, self.supports)
+        overwrite = self.can_write and self.can_overwrite
+        run_state_machine_as_test(
+            lambda: machine.Reader(store, drawn, overwrite=overwrite),  # type: ignore[arg-type]
+            settings=settings(
+                max_examples=self.machine_examples,
+                stateful_step_count=12,
+                deadline=None,
+                database=None,
+                derandomize=True,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+
 
 # -- comparing, with nothing but numpy
 
@@ -583,36 +612,6 @@ def same_rows(storage: Storage, example: Example, rows: Sequence[int]) -> None:
     found = storage.read(np.array(rows, np.int64), list(example.columns))
     for name in example.columns:
         same_column(found[name], storage.columns[name], example.taken(rows, name), name)
-
-
-def same_column(found: Column, array: Array, expected: Sequence[Any], name: str = "") -> None:
-    """A column as `Storage.read` returns it, against rows kept in memory."""
-    assert len(found) == len(expected), name
-    if array.is_string:
-        expected = [np.frombuffer(text.encode(), np.uint8) for text in expected]
-    if array.ragged or array.is_string:
-        assert isinstance(found, Ragged), f"{name}: its rows differ in shape; it is to be Ragged"
-        assert found.shapes.dtype == np.int64 and found.shapes.shape == (len(expected), max(1, len(array.shape))), name
-        assert found.values.dtype == array.numpy and found.values.dtype.isnative and found.values.ndim == 1, name
-        at = 0
-        for shape, row in zip(found.shapes.tolist(), expected, strict=True):
-            end = at + math.prod(shape)
-            same_array(found.values[at:end].reshape(shape), row, name)
-            at = end
-        assert at == len(found.values), f"{name}: {len(found.values) - at} values too many"
-    else:
-        assert isinstance(found, np.ndarray), f"{name}: its rows have one shape; it is to be an array"
-        assert found.dtype == array.numpy and found.dtype.isnative, name
-        assert found.shape == (len(expected), *array.shape), name
-        for i, row in enumerate(expected):
-            same_array(found[i], row, name)
-
-
-def same_array(found: NDArray[Any], expected: NDArray[Any], name: str = "") -> None:
-    """Two arrays of one dtype, shape and content, to the bit."""
-    assert found.dtype == expected.dtype, name
-    assert found.shape == expected.shape, name
-    assert found.tobytes() == expected.tobytes(), name
 
 
 def same_sample(found: Any, example: Example, row: int) -> None:

@@ -36,6 +36,15 @@ SMALL_ROW = 16  # bytes; a column of smaller rows is held in memory once it was 
 MAX_ARRAYS = 1024  # per row; each is a column, and opening takes time by their square
 
 
+def row_seed(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    """Where the CRC-32 of each row begins: at that of the type, such as `<f4(3,)`, which the npy header alone says.
+
+    Args:
+        dtype, shape: of one row as stored; no shape for ragged rows, which have theirs in a member of its own.
+    """
+    return zlib.crc32(f"{dtype.str}{shape}".encode())
+
+
 def row_and_array(key: str) -> tuple[int, int | None] | None:
     """What `X_s{row}_a{array}_` names, `X_s{row}_` with None for the array; None for any other key."""
     match = _PER_ROW.fullmatch(key)
@@ -201,6 +210,7 @@ class _Rows:
         self._row_bytes = row_bytes
         small = row_bytes is not None and row_bytes <= SMALL_ROW
         header = archive.header(member)
+        self._seed = row_seed(header.dtype, header.shape[1:])
         # Rows of a Fortran-ordered array are not contiguous in the file.
         self._hold = small or header.fortran or not archive.is_stored(member)
         self._held: NDArray[np.uint8] | None = None
@@ -251,9 +261,9 @@ class _Rows:
         always = self._archive.verify == "always"
         if self._checked[rows].all():
             return
-        view, ends = out.data, np.cumsum(sizes).tolist()
+        view, ends, seed = out.data, np.cumsum(sizes).tolist(), self._seed
         for row, size, end in zip(rows.tolist(), sizes.tolist(), ends, strict=True):
-            if not self._checked[row] and (found := zlib.crc32(view[end - size : end])) != self._crc[row]:
+            if not self._checked[row] and (found := zlib.crc32(view[end - size : end], seed)) != self._crc[row]:
                 said = int(self._crc[row])
                 raise self._archive.corrupt(
                     f"column {quoted(self._name)}, row {row}: its CRC-32 is {found:#010x}, stored is {said:#010x}"

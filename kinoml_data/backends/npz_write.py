@@ -6,6 +6,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.backends.arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, difference, flatten
-from kinoml_data.backends.npz import NpzStorage
+from kinoml_data.backends.npz import NpzStorage, row_seed
 from kinoml_data.columns import Column, Columns, Ragged
 from kinoml_data.errors import SpecError, quoted
 from kinoml_data.files import replacing
@@ -25,10 +26,13 @@ ROWS_PER_READ = 4096
 
 
 class _Spool:
-    """One array of the file to be, written piece by piece beside it."""
+    """One array of the file to be, written piece by piece beside it into a file without a name.
 
-    def __init__(self, folder: Path, number: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-        self.file: IO[bytes] = (folder / str(number)).open("w+b")
+    The system removes such a file when nobody has it open any more, even after the process was killed.
+    """
+
+    def __init__(self, file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        self.file = file
         self.dtype, self.row_shape, self.length = dtype, shape, 0
 
     def append(self, array: NDArray[Any]) -> None:
@@ -48,23 +52,20 @@ def write(
 ) -> None:
     """See `Backend.write`; `compress` deflates every member, which then can only be read whole."""
     with replacing(path, overwrite=overwrite) as temporary:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name[:80]}.", suffix=".partial", dir=path.parent) as folder:
-            spools = _spool(Path(folder), columns, batches)
-            try:
-                with zipfile.ZipFile(temporary, "x", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as file:
-                    for name, spool in spools.items():
-                        _member(file, name, spool)
-                    for name, array in (arrays or {}).items():
-                        _array(file, name + INDEX, array)
-                    if spec is not None:
-                        _array(file, SPEC, np.frombuffer(spec.encode(), np.uint8))
-            finally:
-                for spool in spools.values():
-                    spool.file.close()
+        with ExitStack() as stack:
+            spools = _spools(path, columns, stack)
+            _spool(spools, columns, batches)
+            with zipfile.ZipFile(temporary, "x", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as file:
+                for name, spool in spools.items():
+                    _member(file, name, spool)
+                for name, array in (arrays or {}).items():
+                    _array(file, name + INDEX, array)
+                if spec is not None:
+                    _array(file, SPEC, np.frombuffer(spec.encode(), np.uint8))
         _read_back(temporary)
 
 
-def _spool(folder: Path, columns: Mapping[str, Array], batches: Iterable[Columns]) -> dict[str, _Spool]:
+def _spools(path: Path, columns: Mapping[str, Array], stack: ExitStack) -> dict[str, _Spool]:
     spools: dict[str, _Spool] = {}
     for name, array in columns.items():
         parts: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
@@ -75,33 +76,36 @@ def _spool(folder: Path, columns: Mapping[str, Array], batches: Iterable[Columns
             parts[name] = array.numpy, tuple(axis for axis in array.shape if axis is not None)
         parts[name + CRC] = np.dtype(np.uint32), ()
         for key, (dtype, shape) in parts.items():
-            spools[key] = _Spool(folder, len(spools), dtype, shape)
-    try:
-        for batch in batches:
-            for name, array in columns.items():
-                column = batch[name]
-                if problem := difference(array, column):
-                    raise SpecError(f"column {quoted(name)}: a batch holds {problem}")
-                for key, part in flatten({name: array}, {name: column}).items():
-                    spools[key].append(part)
-                spools[name + CRC].append(row_checks(column))
-    except BaseException:
-        for spool in spools.values():
-            spool.file.close()
-        raise
+            # Where a file has to have a name for a moment, it is one that says what it is.
+            unnamed = tempfile.TemporaryFile(  # noqa: SIM115 - `stack` closes it
+                dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".partial"
+            )
+            spools[key] = _Spool(stack.enter_context(unnamed), dtype, shape)
     return spools
 
 
+def _spool(spools: Mapping[str, _Spool], columns: Mapping[str, Array], batches: Iterable[Columns]) -> None:
+    for batch in batches:
+        for name, array in columns.items():
+            column = batch[name]
+            if problem := difference(array, column):
+                raise SpecError(f"column {quoted(name)}: a batch holds {problem}")
+            for key, part in flatten({name: array}, {name: column}).items():
+                spools[key].append(part)
+            spools[name + CRC].append(row_checks(column))
+
+
 def row_checks(column: Column) -> NDArray[np.uint32]:
-    """uint32 `(rows,)`: the CRC-32 over each row's bytes, in C order and little-endian."""
+    """uint32 `(rows,)`: the CRC-32 over what `row_seed` begins with and each row's bytes in C order."""
     if isinstance(column, Ragged):
         values, ends = column.values, column.offsets * column.values.itemsize
+        seed = row_seed(values.dtype, ())
     else:
-        values = column
+        values, seed = column, row_seed(column.dtype, column.shape[1:])
         ends = np.arange(len(column) + 1, dtype=np.int64) * (column[:1].nbytes if len(column) else 0)
     view = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
     stops = ends.tolist()
-    checks = (zlib.crc32(view[a:b]) for a, b in pairwise(stops))
+    checks = (zlib.crc32(view[a:b], seed) for a, b in pairwise(stops))
     return np.fromiter(checks, np.uint32, len(stops) - 1)
 
 

@@ -164,3 +164,16 @@ def test_a_repeated_name_is_found_at_once_among_many(tmp_path):
     script = f"import kinoml_data as kd; kd.load_dataset({str(tmp_path / 'data.npz')!r})"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert "UnsafeStoreError" in run.stderr and "'X_s59999.npy' stands twice" in run.stderr
+
+
+@pytest.mark.parametrize("column", ["atoms.values", "fixed"])
+def test_another_byte_order_in_the_header_of_a_packed_column_is_damage(tmp_path, column):
+    path = tmp_path / "packed.npz"
+    rows = [np.arange(n, dtype=np.float32) for n in (5, 3)]
+    kd.save_dataset(kd.from_arrays({"atoms": rows, "fixed": np.ones((2, 9), np.float32)}), path)
+    data = path.read_bytes()
+    at = data.index(b"<f4", data.index(f"{column}.npy".encode()))
+    path.write_bytes(data[:at] + b">" + data[at + 1 :])
+    dataset = kd.load_dataset(path)
+    with pytest.raises(CorruptStoreError, match="row 0: its CRC-32"):
+        dataset[0]

@@ -10,6 +10,11 @@ from typing import Any
 
 PROOFS = {
     "attacks": "tests.faults.attacks",
+    "bits": "tests.faults.bits",
+    "npz": "tests.faults.npz_mutants",
+    "parquet": "tests.faults.parquet_mutants",
+    "power_loss": "tests.faults.power_loss",
+    "writers": "tests.faults.writers",
 }
 
 

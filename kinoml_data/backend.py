@@ -27,6 +27,7 @@ class Storage(ABC):
         arrays: named arrays that are not per row, such as split indices.
         spec: the spec embedded in the store, as JSON, where there is one.
         identity: a text that changes when the content changes, where that can be told cheaply.
+        checked: True if checksums cover all that is read, so that damage is an error.
         shareable: True if it is immutable buffers that may cross into worker processes.
     """
 
@@ -34,6 +35,7 @@ class Storage(ABC):
     arrays: Mapping[str, NDArray[Any]] = {}
     spec: str | None = None
     identity: str | None = None
+    checked: bool = False
     shareable: bool = False
 
     @abstractmethod
@@ -111,6 +113,10 @@ class Backend(Model, ABC):
             StoreExistsError, StoreWriteError, UnsupportedStoreError: as their names say.
         """
         raise UnsupportedStoreError(f"backend {self.name!r} cannot write")
+
+    def checking(self) -> Backend:
+        """The same with checksums compared and nothing decoded before it is read, for `verify`. Optional."""
+        return self
 
     @model_serializer(mode="wrap")
     def _named(self, handler: Any) -> dict[str, Any]:

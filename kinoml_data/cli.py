@@ -20,6 +20,8 @@ from kinoml_data.errors import KinomlDataError, SpecError, one_line
 from kinoml_data.factory import load_datasets
 from kinoml_data.registry import Plugin, registry
 from kinoml_data.terminal import opened, progress, screen, show, size, table
+from kinoml_data.verify import MOST
+from kinoml_data.verify import verify as check
 
 # `explain` and `Binding` join problems by semicolons; each begins with its path in the spec.
 PROBLEM = re.compile(r"; (?!known: |cast: )(?=[\w.-]+: )")
@@ -148,6 +150,34 @@ def validate(
         if len(dataset):
             dataset[0]
         screen().print(f"OK  {path}: {dataset!r}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def verify(
+    path: DataOrSpec,
+    every: Annotated[bool, typer.Option("--all", help="List every damaged place, not the first 20.")] = False,
+) -> None:
+    """Read everything with every check on, and name what is damaged.
+
+    Exits with 1 if anything is.
+    """
+    start = time.perf_counter()
+    with progress("reading") as report:
+        found = check(path, progress=report)
+    out, shown = screen(), len(found.damage) if every else 20
+    for damage in found.damage[:shown]:
+        out.print(f"DAMAGED  {damage}", style="red", markup=False, soft_wrap=True)
+    if len(found.damage) > shown:
+        out.print(f"... and {len(found.damage) - shown:,} more places; --all lists them", soft_wrap=True)
+    if len(found.damage) >= MOST:
+        out.print("there may be more: reading stopped here", soft_wrap=True)
+    state = "OK" if found.whole else f"DAMAGED, {found.damaged:,} values" if found.damaged else "DAMAGED"
+    read = f"{found.rows:,} rows of {found.columns} columns, {size(found.nbytes)} read"
+    out.print(f"{state}  {path}: {read} in {time.perf_counter() - start:.1f} s", markup=False, soft_wrap=True)
+    if found.unchecked is not None:
+        out.print(f"integrity unknown: {found.unchecked}", style="yellow", markup=False, soft_wrap=True)
+    if not found.whole:
+        raise typer.Exit(1)
 
 
 @app.command()

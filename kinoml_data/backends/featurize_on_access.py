@@ -71,6 +71,11 @@ class FeaturizeOnAccess(Backend):
                 source.close()
             raise
 
+    def checking(self) -> Backend:
+        """See `Backend.checking`."""
+        source = None if self.source is None else self.source.checking()
+        return self.model_copy(update={"source": source, "memory_budget": 0})
+
     def _split_data(self, columns: Mapping[str, Array] | None) -> tuple[dict[str, Sequence[Any]], dict[str, Any]]:
         """The caller's values the featurizer is called with, as they are, and the columns to pass through."""
         assert self._data is not None
@@ -94,6 +99,7 @@ class _Featurized(Storage):
         held = dict(source.columns) if source is not None else {}
         self.arrays = dict(source.arrays) if source is not None else {}
         self.identity = source.identity if source is not None else None
+        self.checked = source is not None and source.checked
         featurizer = backend._featurizer
         self._label = featurizer.name if featurizer else getattr(self._call, "__name__", type(self._call).__name__)
         if featurizer is not None:

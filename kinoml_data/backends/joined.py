@@ -52,6 +52,11 @@ class Joined(Backend):
                 raise ValueError(f"tables.{index}: a column is joined twice")
             seen |= table.columns.keys()
 
+    def checking(self) -> Backend:
+        """See `Backend.checking`."""
+        tables = {i: table.model_copy(update={"source": table.source.checking()}) for i, table in self.tables.items()}
+        return self.model_copy(update={"source": self.source.checking(), "tables": tables})
+
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
         with ExitStack() as opened:
             joins = []
@@ -115,6 +120,7 @@ class JoinedStorage(Storage):
         parts = (source, *(join.storage for join in joins))
         known = [part.identity for part in parts if part.identity is not None]
         self.identity = "; ".join(known) if len(known) == len(parts) else None
+        self.checked = all(part.checked for part in parts)
         self.shareable = all(part.shareable for part in parts)
 
     def _check(self, join: _Join) -> None:

@@ -34,6 +34,10 @@ class NpzLazy(Backend):
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
         return NpzStorage(self.path, columns, io="mmap" if self.io == "mmap" else "hold", verify=self.verify)
 
+    def checking(self) -> Backend:
+        """See `Backend.checking`."""
+        return self.model_copy(update={"verify": "first"})
+
     def write(
         self,
         columns: Mapping[str, Array],

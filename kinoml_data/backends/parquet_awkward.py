@@ -6,6 +6,7 @@ It reads KinoML's files, tables of any origin and the layout that it writes, see
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +65,17 @@ class ParquetAwkward(Backend):
                 else:
                     flat = _own(file, layout, names)
                     storage = MemoryStorage(flat, arrays=layout.arrays, spec=layout.spec, identity=file.identity)
+                storage.checked = layout is not None
+                if layout is None:
+                    _say_once(f"{file.path} has no checksums by row: its integrity is unknown")
                 return storage
         finally:
             if storage is None or isinstance(storage, MemoryStorage):
                 file.close()
+
+    def checking(self) -> Backend:
+        """See `Backend.checking`."""
+        return self.model_copy(update={"memory_budget": 0})
 
     def write(
         self,
@@ -101,6 +109,15 @@ class ParquetAwkward(Backend):
                     file.close()
             except CorruptStoreError as error:
                 raise StoreWriteError(f"{quoted(str(self.path))} was not written well: {error}") from error
+
+
+_said: set[str] = set()
+
+
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        warnings.warn(text, stacklevel=3)
 
 
 def _names(file: ParquetContainer, layout: Layout | None, columns: Mapping[str, Array] | None) -> list[str]:

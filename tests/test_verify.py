@@ -1,0 +1,156 @@
+"""`verify`: everything read with every check on, and what is damaged named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kinoml_data as kd
+from kinoml_data.cli import main
+from kinoml_data.errors import SpecError, StoreNotFoundError
+from kinoml_data.verify import MOST, verify
+
+ROWS = 3000
+ATOMS = [np.full((n % 5 + 5, 3), n, np.float32) for n in range(ROWS)]
+Y = np.arange(ROWS, dtype=np.float32)
+
+
+def stored(path: Path, **options: Any) -> Path:
+    splits = {"train": np.arange(100), "test": np.arange(200, 300)}
+    backend = {".npz": "npz-lazy", ".parquet": "parquet-awkward"}[path.suffix]
+    kd.save_dataset(kd.from_arrays({"atoms": ATOMS}, Y, splits), {"backend": backend, "path": str(path), **options})
+    return path
+
+
+def flip(path: Path, *places: int) -> None:
+    data = bytearray(path.read_bytes())
+    for place in places:
+        data[place] ^= 4
+    path.write_bytes(data)
+
+
+def place_of(path: Path, row: int) -> int:
+    """Where the bytes of a row of atoms lie in a packed NPZ."""
+    data = path.read_bytes()
+    at = data.index(ATOMS[row].tobytes())
+    assert row > 0 and data.count(ATOMS[row].tobytes()) == 1
+    return at + 7
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.parquet"])
+def test_a_whole_store_is_whole(tmp_path, name):
+    found = verify(stored(tmp_path / name))
+    assert found.whole and found.unchecked is None and (found.rows, found.columns, found.damaged) == (ROWS, 2, 0)
+    assert found.nbytes == sum(row.nbytes for row in ATOMS) + Y.nbytes
+
+
+def test_the_damaged_rows_are_named_and_no_other(tmp_path):
+    path = stored(tmp_path / "a.npz")
+    flip(path, *(place_of(path, row) for row in (7, 1500, 1501, 2999)))
+    found = verify(path)
+    assert [(damage.column, damage.first, damage.last) for damage in found.damage] == [
+        ("atoms", row, row) for row in (7, 1500, 1501, 2999)
+    ]
+    assert found.damaged == 4 and "CRC-32" in found.damage[0].reason and not found.whole
+
+
+@pytest.mark.parametrize("wrapped", ["in-memory", "joined", "verify"])
+def test_what_wraps_a_damaged_store_is_damaged_in_the_same_rows(tmp_path, wrapped):
+    path = stored(tmp_path / "a.npz")
+    flip(path, place_of(path, 41))
+    storage: dict[str, Any] = {"backend": "npz-lazy", "path": "a.npz"}
+    if wrapped == "in-memory":
+        storage = {"backend": "in-memory", "source": storage}
+    elif wrapped == "verify":
+        storage["verify"] = "never"
+    else:
+        kd.save_dataset(kd.from_arrays({"row": np.array([40, 41, 42, 41])}), tmp_path / "thin.npz")
+        table = {"row": {"columns": {"atoms": "atoms"}, "source": storage}}
+        storage = {"backend": "joined", "source": {"backend": "npz-lazy", "path": "thin.npz"}, "tables": table}
+    spec = kd.DatasetSpec.parse({"storage": storage}, tmp_path)
+    rows = [damage.first for damage in verify(spec).damage]
+    assert rows == ([1, 3] if wrapped == "joined" else [41])
+
+
+def test_damage_that_is_not_one_rows_names_all_it_touches(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.ones((500, 30), np.float32), y=np.arange(500))
+    flip(tmp_path / "a.npz", 5000)
+    (damage,) = verify(tmp_path / "a.npz").damage
+    assert (damage.column, damage.first, damage.last) == ("X", 0, 499) and "rows 0 to 499" in str(damage)
+
+
+def test_a_row_group_of_parquet_is_damaged_as_one(tmp_path):
+    path = stored(tmp_path / "a.parquet")
+    flip(path, path.stat().st_size // 3)
+    found = verify(path)
+    assert found.damage and {damage.column for damage in found.damage} <= {"atoms", "y"}
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.parquet"])
+def test_a_store_that_does_not_open_is_damaged(tmp_path, name):
+    path = stored(tmp_path / name)
+    path.write_bytes(path.read_bytes()[:-100])
+    (damage,) = verify(path).damage
+    assert damage.column is None and damage.count == 0 and name in str(damage)
+
+
+def test_a_spec_that_does_not_fit_the_store_is_said(tmp_path):
+    stored(tmp_path / "a.npz")
+    said = {"columns": {"atoms": {"shape": ["*", 4]}, "y": {}}, "X": "atoms", "y": "y"}
+    spec = kd.DatasetSpec.parse({**said, "storage": {"backend": "npz-lazy", "path": "a.npz"}}, tmp_path)
+    (damage,) = verify(spec).damage
+    assert "the spec says (*, 4)" in str(damage)
+
+
+def test_what_has_no_checksums_is_said(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n3,4\n")
+    found = verify(tmp_path / "a.csv")
+    assert found.whole and "csv has no checksums" in str(found.unchecked)
+
+
+def test_foreign_parquet_opens_and_says_once_that_its_integrity_is_unknown(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"x": [1.0, 2.0], "y": [3.0, 4.0]}), tmp_path / "foreign.parquet")
+    with pytest.warns(UserWarning, match=r"foreign\.parquet .*integrity is unknown") as said:
+        kd.load_dataset(tmp_path / "foreign.parquet")
+        kd.load_dataset(tmp_path / "foreign.parquet")
+    assert len(said) == 1
+    assert verify(tmp_path / "foreign.parquet").unchecked is not None
+
+
+def test_after_very_many_places_it_stops(tmp_path):
+    path = stored(tmp_path / "a.npz")
+    flip(path, *(place_of(path, row) for row in range(1, 2500, 2)))
+    found = verify(path)
+    assert MOST <= len(found.damage) < 1250
+
+
+def test_there_must_be_something_to_verify(tmp_path):
+    with pytest.raises(StoreNotFoundError):
+        verify(tmp_path / "none.npz")
+    with pytest.raises(SpecError):
+        verify({"storage": {"backend": "npz-lazy"}})
+
+
+def test_the_command_exits_with_one_if_anything_is_damaged(tmp_path, capsys):
+    path = stored(tmp_path / "a.npz")
+    for damaged, code in ((False, 0), (True, 1)):
+        if damaged:
+            flip(path, *(place_of(path, row) for row in range(100, 200)[::2]))
+        with pytest.raises(SystemExit) as left:
+            main(["verify", str(path)])
+        said = capsys.readouterr().out
+        assert (left.value.code or 0) == code
+    assert "column 'atoms', row 100: CorruptStoreError" in said and "and 30 more places" in said
+    assert "DAMAGED, 50 values" in said
+
+
+def test_progress_is_reported_to_the_end(tmp_path):
+    seen: list[tuple[int, int]] = []
+    verify(stored(tmp_path / "a.npz"), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1024, ROWS), (2048, ROWS), (ROWS, ROWS)]

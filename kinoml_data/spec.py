@@ -538,9 +538,12 @@ def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> 
         names = [str(part) for i, part in enumerate(loc) if not (tagged and i in tags)]
         path = ".".join(filter(None, (where, *names)))
         lines.append(f"{one_line(path, 200)}: {one_line(text)}" if path else one_line(text))
-    return "; ".join(dict.fromkeys(lines))
+    said = list(dict.fromkeys(lines))
+    more = [f"and {len(said) - MOST_PROBLEMS} more"] if len(said) > MOST_PROBLEMS else []
+    return "; ".join([*said[:MOST_PROBLEMS], *more])
 
 
+MOST_PROBLEMS = 20  # in one message
 _UNIONS = frozenset(("X", "y", "splits", "observation_model", "collate"))
 
 

@@ -14,6 +14,8 @@ PROOFS = {
     "npz": "tests.faults.npz_mutants",
     "parquet": "tests.faults.parquet_mutants",
     "power_loss": "tests.faults.power_loss",
+    "specs": "tests.faults.spec_mutants",
+    "twins": "tests.faults.twins",
     "writers": "tests.faults.writers",
 }
 

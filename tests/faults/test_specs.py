@@ -1,0 +1,49 @@
+"""Damaged specs and twins, reduced; and that the proofs would notice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kinoml_data import config
+from kinoml_data.errors import SpecError
+from tests.faults import spec_mutants, twins
+
+
+def test_damaged_specs_are_refused_or_valid():
+    spec_mutants.run(cases=6000, seed=1).check()
+
+
+def test_twins_are_read_alike():
+    twins.run(cases=500, seed=1).check()
+
+
+# -- canaries
+
+
+def test_a_reader_that_lets_other_errors_through_is_noticed(monkeypatch):
+    monkeypatch.setattr(config, "check_plain", lambda value: [key.strip() for key in value["storage"]])
+    assert spec_mutants.run(cases=400).problems
+
+
+def test_a_slow_reader_is_noticed():
+    assert spec_mutants.run(cases=200, milliseconds=0.05).problems
+
+
+def test_a_reader_of_yaml_1_1_is_noticed(monkeypatch):
+    import yaml
+
+    def old(text: str) -> Any:
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SpecError(str(error)[:100]) from None
+
+    real = config.parse
+    as_before = config._yaml
+    try:
+        config._yaml = old  # type: ignore[assignment]
+        assert real(b"a: 1e-3", ".yaml") == {"a": "1e-3"}
+        report = spec_mutants.run(cases=3000)
+    finally:
+        config._yaml = as_before  # type: ignore[assignment]
+    assert report.problems

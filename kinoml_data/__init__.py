@@ -3,6 +3,7 @@
 from kinoml_data import errors, torch_datasets
 from kinoml_data.backend import AnyBackend, Backend, DataPath, Storage
 from kinoml_data.backends.arrays import ArrayStorage
+from kinoml_data.batch_form import BatchForm
 from kinoml_data.collate import Packed, PadMask
 from kinoml_data.columns import Columns, Ragged
 from kinoml_data.convert import convert, save_dataset
@@ -21,6 +22,7 @@ __all__ = [
     "Array",
     "ArrayStorage",
     "Backend",
+    "BatchForm",
     "Columns",
     "DataPath",
     "DatasetSpec",

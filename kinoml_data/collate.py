@@ -1,7 +1,8 @@
 """Columns to tensors: how the rows of a batch are put together.
 
 Fixed columns always stack. A ragged column takes one of five forms: `list`, `pad`, `pad-mask`, `packed`
-and `nested`. Every form comes out the same with and without workers.
+and `nested`. A plugin's form (`BatchForm`) takes the whole batch. Every form comes out the same with and without
+workers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from kinoml_data import registry
+from kinoml_data.batch_form import BatchForm
 from kinoml_data.columns import Column, Ragged, offsets_of
 from kinoml_data.errors import SpecError, quoted
 from kinoml_data.spec import FORMS, Array, CollateForm, DatasetSpec, explain, unknown
@@ -105,10 +108,11 @@ class Collater:
 
     Args:
         spec: with its columns.
-        collate: a form for all ragged columns, or one by column; None for the spec's own.
+        collate: a form for all ragged columns, one by column, or a `BatchForm`; None for the spec's own.
 
     Raises:
         SpecError: an unknown form or column, a form that cannot hold a column, a padding value missing.
+        BackendLoadError, BackendConflictError: the plugin of a form is broken, or there are two.
     """
 
     def __init__(self, spec: DatasetSpec, collate: Any = None) -> None:
@@ -116,10 +120,12 @@ class Collater:
         self.X, self.y = spec.X, spec.y
         self.names = (*spec.X_names, *spec.y_names)
         self.arrays = dict(spec.columns)
-        self._forms = _forms(spec, spec.collate if collate is None else collate)
+        collate = spec.collate if collate is None else collate
+        self._whole = _batch_form(spec, collate)
+        self._forms = _forms(spec, collate if self._whole is None else "packed")
 
-    def __call__(self, samples: Batch | Sequence[Any]) -> tuple[Part, Part]:
-        """`(X, y)` of a batch, or of a list of `(X, y)` samples."""
+    def __call__(self, samples: Batch | Sequence[Any]) -> Any:
+        """`(X, y)` of a batch, or of a list of `(X, y)` samples; what a plugin's form makes of it."""
         if isinstance(samples, Batch):
             return self.batch(samples.columns)
         tensors: dict[str, list[Tensor]] = {name: [] for name in self.names}
@@ -127,11 +133,15 @@ class Collater:
             for names, part in ((self.X, X), (self.y, y)):
                 for name in (names,) if isinstance(names, str) else names or ():
                     tensors[name].append(part if isinstance(names, str) else part[name])
-        return self.parts({name: self._from_list(name, rows) for name, rows in tensors.items()})
+        return self._together({name: self._from_list(name, rows) for name, rows in tensors.items()})
 
-    def batch(self, columns: Mapping[str, Column]) -> tuple[Part, Part]:
-        """`(X, y)` of columns as they were read."""
-        return self.parts({name: self._column(name, columns[name]) for name in self.names})
+    def batch(self, columns: Mapping[str, Column]) -> Any:
+        """As `__call__`, of columns as they were read."""
+        return self._together({name: self._column(name, columns[name]) for name in self.names})
+
+    def _together(self, tensors: Mapping[str, Form]) -> Any:
+        parts = self.parts(tensors)
+        return parts if self._whole is None else self._whole(*parts)
 
     def sample(self, arrays: Mapping[str, NDArray[Any]]) -> Sample:
         """`(X, y)` of one row, plain tensors whatever the form."""
@@ -176,6 +186,13 @@ def as_tensor(values: Any) -> Tensor:
     return torch.from_numpy(values) if type(values) is np.ndarray else torch.as_tensor(values)
 
 
+def _batch_form(spec: DatasetSpec, collate: Any) -> BatchForm | None:
+    """The form of a plugin that is asked for; None where it is none."""
+    if isinstance(collate, str) and collate not in FORMS and (cls := registry.collate_form(collate)):
+        return cls(spec)
+    return collate if isinstance(collate, BatchForm) else None
+
+
 def _forms(spec: DatasetSpec, collate: Any) -> dict[str, CollateForm]:
     columns = spec.columns or {}
     if isinstance(collate, (str, CollateForm)) or collate is None:
@@ -205,8 +222,17 @@ def _form(name: str, given: Any) -> CollateForm:
             raise SpecError(explain(error, CollateForm, f"collate.{name}")) from None
     form = CollateForm(form=given) if isinstance(given, str) else given
     if not isinstance(form, CollateForm) or form.form not in FORMS:
-        raise SpecError(f"collate.{name}: {unknown(getattr(form, 'form', given), FORMS, 'form')}")
+        raise SpecError(f"collate.{name}: {_no_form(getattr(form, 'form', given))}")
     return form
+
+
+def _no_form(given: Any) -> str:
+    """What is wrong with a form that is none of a column's."""
+    known = registry.registry()
+    installed = known.all(registry.COLLATE_FORM)
+    if isinstance(given, str) and given in installed:
+        return f"{given} takes the whole batch, not a column: collate: {given}"
+    return "; ".join([unknown(given, [*FORMS, *installed], "form"), *known.failures()])
 
 
 def _check_form(name: str, form: CollateForm, array: Array) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from kinoml_data import loader
-from kinoml_data.collate import Batch, Collater, Part, as_tensor
+from kinoml_data.collate import Batch, Collater, as_tensor
 from kinoml_data.columns import Column, Ragged
 from kinoml_data.errors import SampleIndexError, SpecError, SplitError, quoted
 from kinoml_data.indexing import positions
@@ -52,7 +52,7 @@ class XyDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._opened.binding.storage) if self._rows is None else len(self._rows)
 
-    def __getitem__(self, index: Any) -> tuple[Part, Part]:
+    def __getitem__(self, index: Any) -> Any:
         """`(X, y)` of one sample for an int, collated as the loader would for anything else.
 
         Raises:
@@ -186,7 +186,7 @@ class XyDataset(Dataset[Any]):
         if not any(columns[name].ragged for name in self.spec.X_names):
             return columns[X].shape if isinstance(X, str) else {name: columns[name].shape for name in self.spec.X_names}
         first = self[0][0]
-        return {name: tuple(t.shape) for name, t in first.items()} if isinstance(first, dict) else tuple(first.shape)  # type: ignore[union-attr]
+        return {name: tuple(t.shape) for name, t in first.items()} if isinstance(first, dict) else tuple(first.shape)
 
     # -- loading
 
@@ -205,7 +205,8 @@ class XyDataset(Dataset[Any]):
         that stores features, and for one that computes them after the first epoch, as long as it remembers them.
 
         Args:
-            collate: a form for all ragged columns, or `{column: form}`; by default the dataset's own.
+            collate: a form for all ragged columns, `{column: form}`, or a plugin's form for the whole batch; by
+                default the dataset's own.
             seed: seeds the order of `shuffle=True`, so that a run can be repeated.
             prefetch: so many batches are read ahead, in a thread, while the model works.
             group_by_length: a ragged column; rows of similar size come in one batch, to cut padding. How much is

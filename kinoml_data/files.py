@@ -50,12 +50,12 @@ class PositionedFile:
         self._lock = threading.Lock()
         fd = self._open()
         try:
-            self.stat = _fingerprint(os.fstat(fd))
+            self.stat = self._identity(fd)
         finally:
             if keep_open:
                 self._fd = fd
             else:
-                os.close(fd)
+                _close(fd)
 
     @property
     def size(self) -> int:
@@ -79,13 +79,13 @@ class PositionedFile:
             with self._descriptor() as opened:
                 self._fill(opened, offset, memoryview(out).cast("B") if out.nbytes else memoryview(b""))
             return
-        self.check()
         try:
             count = os.preadv(fd, [out], offset)
         except OSError:
             count = 0
         if count != out.nbytes:  # the rest, or the error, by the longer way
             self._fill(fd, offset, memoryview(out).cast("B") if out.nbytes else memoryview(b""))
+        self.check()  # afterwards: what was changed before and what is changed meanwhile are noticed alike
 
     def gather(self, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Many extents end to end in a new uint8 array; neighbours in the file are read in one call.
@@ -145,15 +145,18 @@ class PositionedFile:
         if fd is None:
             with self._descriptor():
                 return
-        found = os.fstat(fd)  # an open file keeps its device and inode
+        try:
+            found = os.fstat(fd)  # an open file keeps its device and inode
+        except OSError as error:
+            raise StoreReadError(f"{self.path}: cannot read: {error}") from None
         if found.st_mtime_ns != self.stat[3] or found.st_size != self.stat[2]:
-            self._compare(found)
+            self._compare(_fingerprint(found))
 
     def close(self) -> None:
         with self._lock:
-            if self._fd is not None:
-                os.close(self._fd)
-                self._fd = None
+            fd, self._fd = self._fd, None
+            if fd is not None:
+                _close(fd)
 
     def __del__(self) -> None:
         with suppress(Exception):
@@ -161,33 +164,45 @@ class PositionedFile:
 
     @contextmanager
     def _descriptor(self) -> Iterator[int]:
+        """The open file; at the end of the block it must still be the one that was opened first."""
         if self._keep_open:
             if self._fd is None:
                 raise StoreReadError(f"{self.path} was closed")
-            self.check()
             yield self._fd
+            self.check()
             return
         fd = self._open()
         try:
-            self._compare(os.fstat(fd))
+            self._compare(self._identity(fd))
             yield fd
+            self._compare(self._identity(fd))
         finally:
-            os.close(fd)
+            _close(fd)
 
-    def _compare(self, found: os.stat_result) -> None:
-        if _fingerprint(found) != self.stat:
+    def _identity(self, fd: int) -> tuple[int, int, int, int]:
+        try:
+            return _fingerprint(os.fstat(fd))
+        except OSError as error:
+            raise StoreReadError(f"{self.path}: cannot read: {error}") from None
+
+    def _compare(self, found: tuple[int, int, int, int]) -> None:
+        if found != self.stat:
             raise StoreChangedError(f"{self.path} was changed after it was opened; load the dataset again")
 
     def _open(self) -> int:
+        fd = None
         try:
             # O_NONBLOCK: opening a FIFO must not wait for a writer.
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            regular = stat.S_ISREG(os.fstat(fd).st_mode)
         except FileNotFoundError:
             raise StoreNotFoundError(f"there is no file {quoted(str(self.path))}") from None
         except (OSError, ValueError) as error:
+            if fd is not None:
+                _close(fd)
             raise StoreReadError(f"cannot open {quoted(str(self.path))}: {error}") from None
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
+        if not regular:
+            _close(fd)
             raise StoreNotFoundError(f"{quoted(str(self.path))} is not a regular file")
         return fd
 
@@ -245,6 +260,11 @@ class MappedFile(PositionedFile):
             raise StoreChangedError(f"{self.path} ends at byte {len(self._bytes)}; it is damaged, or was closed")
 
 
+def _close(fd: int) -> None:
+    with suppress(OSError):  # a file that was only read has nothing to lose
+        os.close(fd)
+
+
 def _fingerprint(found: os.stat_result) -> tuple[int, int, int, int]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
@@ -262,32 +282,41 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     if not overwrite and os.path.lexists(target):
         raise StoreExistsError(f"{quoted(str(target))} exists; pass overwrite=True to replace it")
-    if not target.parent.is_dir():
-        raise StoreWriteError(f"there is no folder {quoted(str(target.parent))}")
-    # A symbolic link stays one: what it points to is replaced.
-    final = target.resolve() if target.is_symlink() else target
-    # 40 characters are at most 160 bytes: with the rest, less than the 255 that a name may have.
-    temporary = final.with_name(f".{final.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.partial")
+    temporary: Path | None = None
     try:
-        yield temporary
-        _sync(temporary)
-        if overwrite:
-            temporary.replace(final)
-        else:
-            _rename_new(temporary, final)
+        try:
+            if not target.parent.is_dir():
+                raise StoreWriteError(f"there is no folder {quoted(str(target.parent))}")
+            # A symbolic link stays one: what it points to is replaced.
+            final = Path(os.path.realpath(target)) if target.is_symlink() else target
+            # 40 characters are at most 160 bytes: with the rest, less than the 255 that a name may have.
+            temporary = final.with_name(f".{final.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.partial")
+            yield temporary
+            _sync(temporary)
+            if overwrite:
+                temporary.replace(final)
+            else:
+                _rename_new(temporary, final)
+        finally:
+            _remove(temporary)
     except KinomlDataError:  # some of these are OSErrors too, such as a source that could not be read
         raise
     except OSError as error:
         raise StoreWriteError(f"cannot write {quoted(str(target))}: {error}; nothing was changed") from error
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)  # once more, where Ctrl-C came in the midst of it
     try:
         _sync(final.parent)
     except OSError as error:
         raise StoreWriteError(
             f"{quoted(str(target))} was written, but may not survive a power loss: {error}"
         ) from error
+
+
+def _remove(temporary: Path | None) -> None:
+    if temporary is not None:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _rename_new(temporary: Path, final: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pluggy
 
 from kinoml_data.backend import Backend
+from kinoml_data.batch_form import BatchForm
 from kinoml_data.featurizer import Featurizer
 from kinoml_data.observation import ObservationModel
 
@@ -29,3 +30,8 @@ def register_featurizers() -> Iterable[type[Featurizer]]:  # type: ignore[empty-
 @hookspec
 def register_observation_models() -> Iterable[type[ObservationModel]]:  # type: ignore[empty-body]
     """Return the observation models this plugin adds."""
+
+
+@hookspec
+def register_collate_forms() -> Iterable[type[BatchForm]]:  # type: ignore[empty-body]
+    """Return the collate forms this plugin adds."""

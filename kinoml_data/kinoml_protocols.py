@@ -26,6 +26,9 @@ SPLITS = ("train", "test", "val")
 class Same(Collater):
     """Rows of a ragged column that happen to have one shape become one tensor, others a list."""
 
+    def __init__(self, spec: DatasetSpec) -> None:
+        super().__init__(spec, "list")
+
     def ragged(self, name: str, column: Ragged) -> Form:
         if len(column) and (column.shapes == column.shapes[0]).all():
             return as_tensor(column.values).reshape(len(column), *column.shapes[0].tolist())

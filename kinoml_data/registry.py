@@ -20,6 +20,7 @@ import pluggy
 from kinoml_data import hookspecs, observation
 from kinoml_data.backend import Backend
 from kinoml_data.backends import BUILT_IN as BUILT_IN_BACKENDS
+from kinoml_data.batch_form import BatchForm
 from kinoml_data.errors import (
     BackendConflictError,
     BackendLoadError,
@@ -29,14 +30,17 @@ from kinoml_data.errors import (
 )
 from kinoml_data.featurizer import Featurizer
 from kinoml_data.observation import ObservationModel
-from kinoml_data.spec import unknown
+from kinoml_data.spec import FORMS, unknown
 
 GROUP = hookspecs.PROJECT
+COLLATE_FORM = "collate form"
 KINDS: Mapping[str, tuple[str, type]] = {
     "backend": ("register_backends", Backend),
     "featurizer": ("register_featurizers", Featurizer),
     "observation model": ("register_observation_models", ObservationModel),
+    COLLATE_FORM: ("register_collate_forms", BatchForm),
 }
+RESERVED: Mapping[str, tuple[str, ...]] = {COLLATE_FORM: FORMS}  # built in, but no classes
 T = TypeVar("T")
 PATIENCE = 0.15  # seconds that a listing waits for imports
 SLOW = 5.0  # seconds an import may take without a warning
@@ -169,7 +173,7 @@ class Registry:
             said = unknown(name, known, kind)
             if "; known: " not in said:  # it names the nearest only
                 said += _all(known)
-            raise UnknownNameError("; ".join([said, *map(_failure, self.broken())]))
+            raise UnknownNameError("; ".join([said, *self.failures()]))
         return owners[0].names[kind][name]
 
     def all(self, kind: str, *, patience: float | None = None) -> dict[str, tuple[type, Plugin]]:
@@ -202,6 +206,10 @@ class Registry:
     def broken(self) -> list[Plugin]:
         """The plugins that were tried and could not be loaded, or not wholly."""
         return [plugin for plugin in self.plugins if plugin.error]
+
+    def failures(self) -> list[str]:
+        """A sentence for each of these."""
+        return list(map(_failure, self.broken()))
 
     def _load(self, plugin: Plugin) -> None:
         """Import and register a plugin; no lock is held while it is imported, as it may come back here."""
@@ -242,7 +250,8 @@ class Registry:
                 classes = [c for found in self._manager.subset_hook_caller(hook, others)() for c in found]
                 for cls in classes:
                     _check(cls, base, hook)
-                    if plugin is not self._built_in and cls.name in self._built_in.names[kind]:
+                    built_in = (*RESERVED.get(kind, ()), *self._built_in.names.get(kind, ()))
+                    if plugin is not self._built_in and cls.name in built_in:
                         raise BackendConflictError(f"{kind} {cls.name!r} is built in and cannot be replaced")
                 plugin.names[kind] = {cls.name: cls for cls in classes}
                 if len(plugin.names[kind]) < len(set(classes)):
@@ -317,6 +326,14 @@ def featurizer(name: str) -> type[Featurizer]:
 def observation_model(name: str) -> type[ObservationModel]:
     """The observation model class of that name; raises as `Registry.get`."""
     return cast(type[ObservationModel], registry().get("observation model", name))
+
+
+def collate_form(name: str) -> type[BatchForm] | None:
+    """The collate form of that name, of a plugin; None where there is none, else raises as `Registry.get`."""
+    try:
+        return cast(type[BatchForm], registry().get(COLLATE_FORM, name))
+    except UnknownNameError:
+        return None
 
 
 def backends(*, wait: bool = False) -> dict[str, type[Backend]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from kinoml_data.registry import registry
+from kinoml_data.registry import COLLATE_FORM, registry
 from kinoml_data.spec import DTYPES, FORMS, NAME_PATTERN, Array, CollateForm, DatasetSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -44,7 +44,7 @@ def json_schema() -> Schema:
     fields["storage"] = {"$ref": f"#/$defs/{STORAGE}"}
     fields["observation_model"] = _or_null({"enum": sorted(bare)}, models)
     each = {"type": "object", "additionalProperties": {"anyOf": [{"enum": list(FORMS)}, _ref("CollateForm")]}}
-    fields["collate"] = _or_null({"enum": list(FORMS)}, each)
+    fields["collate"] = _or_null({"enum": [*FORMS, *sorted(registry().all(COLLATE_FORM))]}, each)
     fields["datasets"] = _several(fields)
     required = [*schema.pop("required", ()), "storage"]
     one_or_several = [{"required": sorted({*required})}, {"required": ["datasets"]}]

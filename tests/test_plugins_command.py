@@ -22,7 +22,7 @@ def register_backends(): return [Mine]
 HOSTILE = {
     "no-import": "import a_module_that_is_not_there",
     "leaves": "raise SystemExit(3)",
-    "sleeper": "import time; time.sleep(30)",
+    "sleeper": "import time; time.sleep(300)",
     "pretender": BACKEND.format(name="npz-lazy", about="another npz-lazy"),
     "twin-one": BACKEND.format(name="twin", about="the first twin"),
     "twin-two": BACKEND.format(name="twin", about="the second twin"),
@@ -58,7 +58,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(*command: str, site: Path | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(site)} if site else dict(os.environ)
     return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=25, cwd=cwd, env=environment
+        [sys.executable, *command], capture_output=True, text=True, timeout=120, cwd=cwd, env=environment
     )
 
 

@@ -11,11 +11,14 @@ import threading
 
 import numpy as np
 import pytest
+from torch.utils.data import ConcatDataset, DataLoader
 
 import kinoml_data as kd
 from kinoml_data import registry
 from kinoml_data.errors import BackendConflictError, BackendLoadError, SpecError, UnknownNameError
 from kinoml_data.registry import Registry
+from kinoml_data.schema import json_schema
+from kinoml_data.spec import FORMS
 
 BUILT_IN = {"in-memory", "npz-lazy", "npz-reopen", "parquet-awkward", "featurize-on-access"}
 
@@ -144,6 +147,107 @@ def test_featurizers_and_observation_models_of_a_plugin_work_by_their_names(site
             spec | {"storage": {"backend": "featurize-on-access", "featurizer": {"name": "lenght"}}},
             data={"smiles": ["C"]},
         )
+
+
+FORM = """
+from typing import NamedTuple
+from torch import Tensor
+from kinoml_data import BatchForm, hookimpl
+from kinoml_data.errors import SpecError
+
+class Graphs(NamedTuple):
+    atoms: object
+    size: Tensor
+    y: Tensor
+
+class AsGraphs(BatchForm):
+    name = {name!r}
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        if "atoms" not in spec.X_names:
+            raise SpecError("there is no column 'atoms'")
+
+    def __call__(self, X, y):
+        return Graphs(X["atoms"], X["size"], y)
+
+@hookimpl
+def register_collate_forms():
+    return [AsGraphs]
+"""
+FORM_ROWS = {"atoms": [np.full((n, 2), n, "float32") for n in (3, 0, 1, 2)], "size": np.array([3, 0, 1, 2])}
+
+
+def form_spec(**more):
+    columns = {"atoms": {"shape": ["*", 2]}, "size": {"dtype": "int64"}}
+    return {"columns": columns, "X": ["atoms", "size"], "storage": {"backend": "in-memory"}} | more
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_collate_form_of_a_plugin_makes_whole_batches_with_and_without_workers(site, workers, method):
+    install(site, "dist", {"graphs": "p_form"}, p_form=FORM.format(name="graphs"))
+    dataset = kd.load_dataset(form_spec(collate="graphs"), data=FORM_ROWS)
+
+    def check(batch, rows):
+        assert type(batch).__name__ == "Graphs" and isinstance(batch.atoms, kd.Packed) and batch.y is None
+        assert batch.size.tolist() == [FORM_ROWS["size"][row] for row in rows]
+        assert batch.atoms.values.tolist() == [n for n in batch.size.tolist() for _ in range(2 * n)]
+        assert batch.atoms.shapes.tolist() == [[n, 2] for n in batch.size.tolist()]
+
+    check(dataset[:], range(4))
+    check(pickle.loads(pickle.dumps(dataset))[[2, 0]], [2, 0])
+    context = method if workers else None
+    for loader in (
+        dataset.as_dataloader(batch_size=2, num_workers=workers, multiprocessing_context=context),
+        DataLoader(dataset, batch_size=2, num_workers=workers, multiprocessing_context=context),
+        DataLoader(ConcatDataset([dataset]), batch_size=2, num_workers=workers, multiprocessing_context=context),
+    ):
+        batches = list(loader)
+        assert len(batches) == 2
+        for number, batch in enumerate(batches):
+            check(batch, [2 * number, 2 * number + 1])
+    X, y = dataset[0]
+    assert X["atoms"].shape == (3, 2) and y is None  # a sample is plain tensors whatever the form
+    (X, _), *_ = kd.load_dataset(form_spec(), data=FORM_ROWS, collate="list").as_dataloader(batch_size=4)
+    assert isinstance(X["atoms"], list)
+
+
+def test_a_collate_form_may_be_given_by_name_or_as_an_object_and_refuse_a_spec(site):
+    install(site, "dist", {"graphs": "p_form"}, p_form=FORM.format(name="graphs"))
+    dataset = kd.load_dataset(form_spec(), data=FORM_ROWS)
+    (by_name,) = dataset.as_dataloader(batch_size=4, collate="graphs")
+    form = registry.collate_form("graphs")
+    (by_object,) = dataset.as_dataloader(batch_size=4, collate=form(dataset.spec))
+    assert by_name.size.tolist() == by_object.size.tolist() == [3, 0, 1, 2]
+    with pytest.raises(SpecError, match="there is no column 'atoms'"):
+        kd.load_dataset(form_spec(collate="graphs", X="size"), data=FORM_ROWS)
+    schema = json_schema()["properties"]["collate"]["anyOf"]
+    assert "graphs" in schema[0]["enum"] and "graphs" not in json.dumps(schema[1])
+
+
+def test_an_unknown_collate_form_is_an_error_with_all_there_are_and_the_broken_plugins(site):
+    install(site, "dist", {"graphs": "p_form"}, p_form=FORM.format(name="graphs"))
+    install(site, "bad", {"bad": "p_bad"}, p_bad="import no_such_module\n")
+    with pytest.raises(SpecError, match=r"unknown form 'stack'; known: list, pad, .*nested, .*graphs.*bad 1\.0"):
+        kd.load_dataset(form_spec(collate="stack"), data=FORM_ROWS)
+    with pytest.raises(SpecError, match=r"collate\.atoms: unknown form 'graph'; did you mean 'graphs'"):
+        kd.load_dataset(form_spec(), data=FORM_ROWS, collate="graph")
+    with pytest.raises(SpecError, match=r"collate\.atoms: graphs takes the whole batch, not a column: collate: graphs"):
+        kd.load_dataset(form_spec(collate={"atoms": "graphs"}), data=FORM_ROWS)
+    with pytest.raises(BackendLoadError, match=r"collate form 'bad': plugin 'bad' of bad 1\.0 could"):
+        kd.load_dataset(form_spec(collate="bad"), data=FORM_ROWS)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_plugin_cannot_replace_a_built_in_collate_form(site, name):
+    install(site, "dist", {name: "p_form"}, p_form=FORM.format(name=name))
+    dataset = kd.load_dataset(form_spec(collate=name), data=FORM_ROWS)
+    assert isinstance(dataset[:], tuple) and len(dataset[:]) == 2
+    found = Registry()
+    assert name not in found.all("collate form")
+    (plugin,) = found.broken()
+    assert str(plugin.error) == f"collate form '{name}' is built in and cannot be replaced"
 
 
 @pytest.mark.parametrize(

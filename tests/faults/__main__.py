@@ -11,10 +11,12 @@ from typing import Any
 PROOFS = {
     "attacks": "tests.faults.attacks",
     "bits": "tests.faults.bits",
+    "changing": "tests.faults.changing",
     "npz": "tests.faults.npz_mutants",
     "parquet": "tests.faults.parquet_mutants",
     "power_loss": "tests.faults.power_loss",
     "specs": "tests.faults.spec_mutants",
+    "threads": "tests.faults.threads",
     "twins": "tests.faults.twins",
     "writers": "tests.faults.writers",
 }

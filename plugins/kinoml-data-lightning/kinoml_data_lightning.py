@@ -1,0 +1,192 @@
+"""A Lightning `DataModule` made from a spec."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from kinoml_data import DatasetSpec, XyDataset, load_dataset
+from kinoml_data.errors import SpecError, SplitError
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import DataLoader, RandomSampler
+
+__all__ = ["DataModule"]
+
+LOADERS: Mapping[str, tuple[str, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+
+
+class DataModule(LightningDataModule):
+    """The splits of a dataset as the loaders of a `Trainer`.
+
+    The dataset is opened by `setup`, in each process that trains, and closed by `teardown`. The order of the training
+    rows depends on the seed and the number of the epoch alone where batches are read in the process itself; a run
+    resumed from the checkpoint of an epoch then goes on as if it had not stopped. With `num_workers` or
+    `group_by_length` a resumed run sees other batches.
+
+    Args:
+        spec: a spec file or a bare data file; or what a spec file would hold; or a `DatasetSpec`.
+        batch_size: rows in a batch, of each process.
+        num_workers: worker processes of each loader. 0, which reads in the process itself, is the fastest way for
+            stored features.
+        collate: a form for all ragged columns, or by column; by default the spec's own.
+        seed: of the order of the training rows.
+        group_by_length: a ragged column; training rows of similar size come in one batch. Not for several processes.
+        train: the split to train on; None if there is none.
+        val: the split to validate on; None for no validation.
+        test: the split to test on.
+        predict: the split to predict.
+        base: the folder that relative paths in a mapping start from; by default the working directory.
+        dataset_options: further keywords of `kinoml_data.load_dataset`, such as `backend: in-memory`.
+        loader_options: further keywords of `XyDataset.as_dataloader` for all loaders, such as `pin_memory: true`.
+
+    Attributes:
+        dataset: the whole dataset; None before `setup` and after `teardown`.
+    """
+
+    def __init__(
+        self,
+        spec: dict[str, Any] | str | os.PathLike[str] | DatasetSpec,  # LightningCLI takes the first that fits
+        batch_size: int = 32,
+        *,
+        num_workers: int = 0,
+        collate: str | dict[str, Any] | None = None,
+        seed: int = 0,
+        group_by_length: str | None = None,
+        train: str | None = "train",
+        val: str | None = "val",
+        test: str | None = "test",
+        predict: str | None = "test",
+        base: str | None = None,
+        dataset_options: dict[str, Any] | None = None,
+        loader_options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.dataset: XyDataset | None = None
+        self._splits = {"train": train, "val": val, "test": test, "predict": predict}
+        # Plain values, so that a checkpoint with them is loaded without unpickling classes.
+        plain: Any = os.fspath(spec) if isinstance(spec, (str, os.PathLike)) else spec
+        if isinstance(spec, DatasetSpec):
+            plain, base = spec.to_mapping(), base or str(spec.base)
+        self._spec = spec if isinstance(spec, DatasetSpec) else plain
+        options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            "collate": collate,
+            "seed": seed,
+            "group_by_length": group_by_length,
+            **self._splits,
+            "base": base,
+            "dataset_options": dict(dataset_options or {}),
+            "loader_options": dict(loader_options or {}),
+        }
+        self.save_hyperparameters({"spec": plain, **options})
+
+    def setup(self, stage: str) -> None:
+        """Open the dataset, once, and see that it has the splits that `stage` needs.
+
+        Raises:
+            SplitError: a split is missing.
+            SpecError and the others of `load_dataset`.
+        """
+        if self.dataset is None:
+            options = {"collate": self.hparams["collate"], **self.hparams["dataset_options"]}
+            self.dataset = load_dataset(self._spec, base=self.hparams["base"], **options)
+        for role in LOADERS[stage]:
+            if self._splits[role] is not None or role != "val" or stage != "fit":
+                self._split(role)
+
+    def teardown(self, stage: str) -> None:
+        """Close the dataset."""
+        if self.dataset is not None:
+            self.dataset.close()
+            self.dataset = None
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Close the dataset."""
+        self.teardown("")
+
+    def _split(self, role: str) -> XyDataset:
+        name = self._splits[role]
+        if self.dataset is None:
+            raise SpecError("the dataset is not open; call setup first")
+        if name is None:
+            raise SplitError(f"{role} is None: there is no split for this")
+        try:
+            return self.dataset.split(name)
+        except SplitError as error:
+            raise SplitError(f"{role}: {error}; name another one, or {role}=None for none") from None
+
+    def _loader(self, role: str, **options: Any) -> DataLoader[Any]:
+        options = {"batch_size": self.hparams["batch_size"], "num_workers": self.hparams["num_workers"], **options}
+        return self._split(role).as_dataloader(**options, **self.hparams["loader_options"])
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The rows to train on, in an order of their own in each epoch.
+
+        Raises:
+            SpecError: `group_by_length` with several processes.
+        """
+        trainer, column = self.trainer, self.hparams["group_by_length"]
+        order = EpochOrder(self._split("train"), self.hparams["seed"])
+        # Workers ask for rows before the trainer says which epoch it is.
+        order.set_epoch(trainer.current_epoch if trainer is not None else 0)
+        if column is None:
+            return self._loader("train", sampler=order)
+        if trainer is not None and trainer.world_size > 1:
+            raise SpecError("group_by_length makes the batches itself, for one process; leave it out")
+        loader = self._loader("train", shuffle=True, group_by_length=column, generator=order.generator)
+        loader.batch_sampler.sampler = order  # type: ignore[union-attr]  # where the trainer looks for `set_epoch`
+        return loader
+
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """The rows to validate on, in their order."""
+        return [] if self._splits["val"] is None else self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The rows to test on, in their order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The rows to predict, in their order."""
+        return self._loader("predict")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which rows were trained on, as a checksum."""
+        if self.dataset is None or self._splits["train"] is None:
+            return {}
+        return {"train": hashlib.sha256(self._split("train").rows.tobytes()).hexdigest()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare with `state_dict`, and warn where training would go on with other rows."""
+        fitting = self.trainer is not None and self.trainer.state.fn == "fit"
+        if fitting and state_dict != self.state_dict():
+            rank_zero_warn("the checkpoint was trained on other rows than `train` has now: scores may be too good")
+
+
+class EpochOrder(RandomSampler):
+    """A random order that depends on a seed and the epoch alone."""
+
+    def __init__(self, dataset: XyDataset, seed: int) -> None:
+        super().__init__(dataset, generator=torch.Generator())
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin at this epoch; a trainer calls it."""
+        self.epoch = epoch
+        # torch takes 32 bits of a seed.
+        self.generator.manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
+
+    def __iter__(self) -> Iterator[int]:
+        self.set_epoch(self.epoch)
+        return super().__iter__()

@@ -839,7 +839,7 @@ def configs() -> Iterator[Attack]:
     yield of("a merge key without an alias", "unknown key '<<'", f"{storage}<<: {{name: x}}\n")
     yield of("a key twice", "stands twice", f"{storage}name: a\nname: b\n")
     yield of("an option twice", "stands twice", "storage: {backend: npz-lazy, path: data.npz, path: b.npz}\n")
-    yield of("100,000 brackets", "nested deeper", f"{storage}meta: {'[' * 100_000}")
+    yield of("100,000 brackets", "nest", f"{storage}meta: {'[' * 100_000}")
     yield of("1,000 steps", "nested deeper", storage + "\n".join(" " * i + "a:" for i in range(1000)))
     yield of("2 MiB", "at most 1048576 bytes", storage + "#" * (2 << 20))
     yield of("UTF-16", "not readable as yaml", storage.encode("utf-16"))

@@ -145,7 +145,8 @@ class LengthBatchSampler(Sampler[list[int]]):
     """Batches of rows of similar length, in random order.
 
     Rows are shuffled, sorted by length within windows of 50 batches, cut into batches, and the batches shuffled.
-    Each row comes once an epoch; the batches differ from epoch to epoch.
+    Each row comes once an epoch; the batches differ from epoch to epoch. After `set_epoch` they are those of the
+    generator's seed and of that epoch, whatever was drawn before: for runs that are resumed.
 
     Args:
         lengths: int64 `(rows,)`.
@@ -169,6 +170,7 @@ class LengthBatchSampler(Sampler[list[int]]):
     ) -> None:
         self.lengths, self.batch_size, self.shuffle, self.drop_last = lengths, batch_size, shuffle, drop_last
         self.generator = generator
+        self.epoch: int | None = None
         self.padding = self._measure(self._batches(np.arange(len(lengths)), np.random.default_rng(0)))
 
     def __len__(self) -> int:
@@ -178,12 +180,21 @@ class LengthBatchSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         rows, rng = np.arange(len(self.lengths)), np.random.default_rng(0)
         if self.shuffle:
-            seed = int(torch.empty((), dtype=torch.int64).random_(generator=self.generator).item())
-            rng = np.random.default_rng(seed)
+            rng = np.random.default_rng(self._seed())
             rows = rng.permutation(rows)
         batches = self._batches(rows, rng)
         self.padding = self._measure(batches)
         return iter([batch.tolist() for batch in batches])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the batches of this epoch, until it is called again."""
+        self.epoch = epoch
+
+    def _seed(self) -> int | list[int]:
+        if self.epoch is None:
+            return int(torch.empty((), dtype=torch.int64).random_(generator=self.generator).item())
+        seed = torch.initial_seed() if self.generator is None else self.generator.initial_seed()
+        return [seed % 2**64, self.epoch]
 
     def _batches(self, rows: NDArray[np.int64], rng: np.random.Generator) -> list[NDArray[np.int64]]:
         size = self.batch_size

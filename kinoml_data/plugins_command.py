@@ -22,6 +22,7 @@ from kinoml_data.registry import KINDS, Plugin
 from kinoml_data.terminal import screen, setting, show, table
 
 PATIENCE = 0.3  # seconds in all that listing waits for plugins to be imported
+HANGS = 600  # seconds that one test of the conformance suite may take
 TEMPLATE = Path(__file__).parent / "new_plugin"
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -97,6 +98,8 @@ def check(
         file = Path(folder) / "test_contract.py"
         file.write_text(module, "utf-8")
         arguments = ["-v" if verbose else "-q", "--tb=short", "-p", "no:cacheprovider", "-c", os.devnull]
+        # A backend that hangs fails, with a traceback of where.
+        arguments += ["-o", f"faulthandler_timeout={HANGS}", "-o", "faulthandler_exit_on_timeout=true"]
         ran = subprocess.run(
             [sys.executable, "-m", "pytest", *arguments, f"--rootdir={folder}", str(file)], check=False
         )

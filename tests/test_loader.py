@@ -99,6 +99,18 @@ def test_grouping_by_length_gives_each_row_once_and_cuts_padding(dataset: kd.XyD
     assert len(loader) == 32
 
 
+def test_groups_of_an_epoch_that_is_said_depend_on_the_seed_and_the_epoch_alone(dataset: kd.XyDataset) -> None:
+    def epoch(number: int, seed: int, before: int) -> list[int]:
+        loader = dataset.as_dataloader(batch_size=16, shuffle=True, seed=seed, group_by_length="X")
+        for _ in range(before):
+            rows_of(loader)
+        loader.batch_sampler.set_epoch(number)
+        return rows_of(loader)
+
+    assert epoch(3, 1, 0) == epoch(3, 1, 2)
+    assert len({tuple(epoch(*said, 0)) for said in ((3, 1), (4, 1), (3, 2))}) == 3
+
+
 def test_grouping_by_length_works_on_a_view_and_with_short_last_batches(dataset: kd.XyDataset) -> None:
     test = dataset.split("test")
     assert sorted(rows_of(test.as_dataloader(batch_size=33, shuffle=True, group_by_length="X"))) == [*range(400, 500)]

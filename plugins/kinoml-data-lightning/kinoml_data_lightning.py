@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from kinoml_data import DatasetSpec, XyDataset, load_dataset
 from kinoml_data.errors import SpecError, SplitError
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, RandomSampler
 
@@ -29,9 +29,8 @@ class DataModule(LightningDataModule):
     """The splits of a dataset as the loaders of a `Trainer`.
 
     The dataset is opened by `setup`, in each process that trains, and closed by `teardown`. The order of the training
-    rows depends on the seed and the number of the epoch alone where batches are read in the process itself; a run
-    resumed from the checkpoint of an epoch then goes on as if it had not stopped. With `num_workers` or
-    `group_by_length` a resumed run sees other batches.
+    rows depends on the seed and the number of the epoch alone, so that a run resumed from the checkpoint of an epoch
+    goes on as if it had not stopped.
 
     Args:
         spec: a spec file or a bare data file; or what a spec file would hold; or a `DatasetSpec`.
@@ -136,16 +135,17 @@ class DataModule(LightningDataModule):
         Raises:
             SpecError: `group_by_length` with several processes.
         """
-        trainer, column = self.trainer, self.hparams["group_by_length"]
-        order = EpochOrder(self._split("train"), self.hparams["seed"])
-        # Workers ask for rows before the trainer says which epoch it is.
-        order.set_epoch(trainer.current_epoch if trainer is not None else 0)
+        column, seed, epoch = self.hparams["group_by_length"], self.hparams["seed"], _epoch(self.trainer)
         if column is None:
+            order = EpochOrder(self._split("train"), seed)
+            order.set_epoch(epoch)
             return self._loader("train", sampler=order)
-        if trainer is not None and trainer.world_size > 1:
+        if self.trainer is not None and self.trainer.world_size > 1:
             raise SpecError("group_by_length makes the batches itself, for one process; leave it out")
-        loader = self._loader("train", shuffle=True, group_by_length=column, generator=order.generator)
-        loader.batch_sampler.sampler = order  # type: ignore[union-attr]  # where the trainer looks for `set_epoch`
+        loader = self._loader("train", shuffle=True, seed=seed, group_by_length=column)
+        groups: Any = loader.batch_sampler
+        groups.set_epoch(epoch)
+        groups.sampler = groups  # where the trainer looks for `set_epoch`
         return loader
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
@@ -171,6 +171,16 @@ class DataModule(LightningDataModule):
         fitting = self.trainer is not None and self.trainer.state.fn == "fit"
         if fitting and state_dict != self.state_dict():
             rank_zero_warn("the checkpoint was trained on other rows than `train` has now: scores may be too good")
+
+
+def _epoch(trainer: Trainer | None) -> int:
+    """The epoch that a trainer begins with: it says so only after workers and batch samplers have begun."""
+    if trainer is None:
+        return 0
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    # A checkpoint of validation holds an epoch that has had its last batch and yet is not counted.
+    over = progress.ready > progress.processed and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+    return int(progress.processed + over)
 
 
 class EpochOrder(RandomSampler):

@@ -131,7 +131,9 @@ def test_check_fails_a_backend_that_breaks_the_contract(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     command = [sys.executable, "-m", "kinoml_data.cli", "plugins", "check", "broken", "--no-overwrite"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 1 and "test_rows_come_back_bit_for_bit" in done.stdout
+    assert done.returncode == 1
+    for rule in ("test_rows_come_back_bit_for_bit", "test_any_use_of_any_dataset_gives_what_was_stored"):
+        assert re.search(rf"^FAILED .*{rule}", done.stdout, re.MULTILINE), rule
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from numpy.typing import NDArray
 from torch import Tensor
@@ -598,6 +598,9 @@ class BackendTests:
                 stateful_step_count=12,
                 deadline=None,
                 database=None,
+                # One small example is enough: looking for more of them takes minutes.
+                report_multiple_bugs=False,
+                phases=(Phase.generate, Phase.shrink),
                 derandomize=True,
                 suppress_health_check=list(HealthCheck),
             ),

@@ -128,7 +128,10 @@ def _inexact(values: NDArray[Any], result: NDArray[Any]) -> NDArray[np.bool_] | 
 
 
 def concatenate(parts: Sequence[Column]) -> Column:
-    """The rows of several columns of one kind, end to end."""
+    """The rows of several columns of one kind, end to end; not copied where one part has them all."""
+    parts = [part for part in parts if len(part)] or parts[:1]
+    if len(parts) == 1:
+        return parts[0]
     if isinstance(parts[0], Ragged):
         return Ragged.concatenate([p for p in parts if isinstance(p, Ragged)])
     return np.concatenate([p for p in parts if not isinstance(p, Ragged)])

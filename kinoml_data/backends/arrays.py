@@ -212,16 +212,21 @@ class MemoryStorage(ArrayStorage):
 
     def shared(self) -> dict[str, torch.Tensor]:
         """Every array as a tensor in shared memory; from then on this storage reads from there too."""
-        tensors = {
-            name: torch.from_numpy(array).share_memory_()  # type: ignore[no-untyped-call]
-            for name, array in self._flat.items()
-        }
+        tensors = {name: _shared(array) for name, array in self._flat.items()}
         self._flat = {name: tensor.numpy() for name, tensor in tensors.items()}
         self._values = {
             name: self._flat.get(name, self._flat.get(name + VALUES, self._flat.get(name + UTF8)))
             for name in self._values
         }
         return tensors
+
+
+def _shared(array: NDArray[Any]) -> torch.Tensor:
+    # By way of an empty tensor: torch takes no array that is not writable, such as one of Arrow's.
+    dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    tensor: torch.Tensor = torch.empty(array.shape, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call]
+    tensor.numpy()[...] = array
+    return tensor
 
 
 def _reduce_shared(storage: MemoryStorage) -> tuple[Any, ...]:

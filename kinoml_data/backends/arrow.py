@@ -201,9 +201,10 @@ def described(
 
 
 def column_of(array: Array, parts: Sequence[Rows]) -> Column:
-    """Some rows of a column that was `described` as `array`, as new arrays."""
-    empty = np.empty(0, array.numpy)
-    values = np.concatenate([empty, *(part.values for part in parts if len(part.values))], dtype=empty.dtype)
+    """Some rows of a column that was `described` as `array`; the values of a single part are not copied."""
+    filled = [part.values for part in parts if len(part.values)]
+    one = len(filled) == 1 and filled[0].dtype == array.numpy
+    values = filled[0] if one else np.concatenate([np.empty(0, array.numpy), *filled], dtype=array.numpy)
     depth = max(1, len(array.shape)) if array.is_string or array.shape else 0
     shapes = np.full((sum(len(part.shapes) for part in parts), depth), NOT_SHOWN, np.int64)
     held = [part.shapes for part in parts]
@@ -219,6 +220,9 @@ def column_of(array: Array, parts: Sequence[Rows]) -> Column:
 def flat_column(
     name: str, type_: Any, parts: Sequence[Rows], where: str, wanted: Array | None = None
 ) -> dict[str, NDArray[Any]]:
-    """One column as new arrays, by the names of the layout in `arrays.py`; arguments and errors as `described`."""
+    """One column as flat arrays, by the names of the layout in `arrays.py`; arguments and errors as `described`.
+
+    They may be views of `parts`, and not writable.
+    """
     array, _ = described(name, type_, parts, where, wanted)
     return flatten({name: array}, {name: column_of(array, parts)})

@@ -127,7 +127,7 @@ class Archive(Directory):
         if length > size:
             raise self.corrupt(f"member {quoted(self.name(member))} is shorter than its npy header")
         if length > len(head):
-            head = self._inflate(member) if compressed else bytes(self.file.read(start, length))
+            head = bytes(self._content(member)) if compressed else bytes(self.file.read(start, length))
         return head[:length]
 
     def _inflated(self, start: int, size: int, member: int) -> bytes:
@@ -190,13 +190,15 @@ class Archive(Directory):
         if (self._method[members] == 0).all():
             self.check(members)
             return self.file.gather(self._payload[members], sizes)
-        out = np.empty(int(sizes.sum()), np.uint8)
-        at = 0
-        for member, size in zip(members.tolist(), sizes.tolist(), strict=True):
-            data = self._content(member)
-            out[at : at + size] = np.frombuffer(data, np.uint8, offset=len(data) - size)
-            at += size
-        return out
+        held = self._csize[members]
+        raw, ends = self.file.gather(self.start(members), held).data, np.cumsum(held)
+        parts = []
+        for member, size, start, end in zip(
+            members.tolist(), sizes.tolist(), (ends - held).tolist(), ends.tolist(), strict=True
+        ):
+            data = self._content(member, raw[start:end])
+            parts.append(memoryview(data)[len(data) - size :])
+        return np.frombuffer(bytearray().join(parts), np.uint8)
 
     def member(self, member: int) -> tuple[NDArray[np.uint8], NpyHeader]:
         """The array bytes of one resolved member as they are stored, and its header."""
@@ -218,25 +220,23 @@ class Archive(Directory):
         self.resolve(np.array([member]))
         return self.file.gather(self._payload[member] + offsets, sizes)
 
-    def _content(self, member: int) -> bytes | bytearray:
-        if self._method[member] == 8:
-            return self._inflate(member)
-        data = self.file.read(int(self.start(member)), int(self._csize[member]))
+    def _content(self, member: int, raw: memoryview | bytearray | None = None) -> memoryview | bytearray | bytes:
+        """One whole member, checked as `verify` says; `raw` is what the file holds of it, where that was read."""
+        if raw is None:
+            raw = self.file.read(int(self.start(member)), int(self._csize[member]))
+        data = self._inflate(member, raw) if self._method[member] else raw
         if self.verify == "always" or (self.verify == "first" and not self._checked[member]):
             self._compare(member, zlib.crc32(data))
         return data
 
-    def _inflate(self, member: int) -> bytes:
-        raw = self.file.read(int(self.start(member)), int(self._csize[member]))
-        inflater = zlib.decompressobj(-15)
+    def _inflate(self, member: int, raw: memoryview | bytearray) -> bytes:
+        inflater, size = zlib.decompressobj(-15), int(self._usize[member])
         try:
-            data: bytes = inflater.decompress(raw, int(self._usize[member]) + 1)
+            data: bytes = inflater.decompress(raw, size + 1)
         except zlib.error as error:
             raise self.corrupt(f"member {quoted(self.name(member))}: {error}") from None
-        if len(data) != self._usize[member] or not inflater.eof or inflater.unused_data or inflater.unconsumed_tail:
+        if len(data) != size or not inflater.eof or inflater.unused_data or inflater.unconsumed_tail:
             raise self.corrupt(f"member {quoted(self.name(member))} does not expand to the size it says")
-        if self.verify == "always" or (self.verify == "first" and not self._checked[member]):
-            self._compare(member, zlib.crc32(data))
         return data
 
     def _compare(self, member: int, crc: int) -> None:

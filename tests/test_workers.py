@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import resource
+import signal
 import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +21,19 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset, random_split
 
-from kinoml_data import Packed, PadMask, XyDataset, from_arrays, load_dataset, save_dataset
+from kinoml_data import (
+    Array,
+    Backend,
+    DataPath,
+    Packed,
+    PadMask,
+    Storage,
+    XyDataset,
+    from_arrays,
+    load_dataset,
+    registry,
+    save_dataset,
+)
 from kinoml_data.errors import FeaturizationError, SpecError, StoreChangedError, StoreNotFoundError
 
 ROWS = 43
@@ -458,3 +474,95 @@ def test_workers_notice_that_the_file_is_gone(make, tmp_path):
     ds = make(tmp_path)
     (tmp_path / "data.npz").unlink()
     failure(ds.as_dataloader(num_workers=1, multiprocessing_context="fork"), StoreNotFoundError, r"data\.npz")
+
+
+# -- workers that stop
+
+
+def stopping(act: Callable[[], Any]) -> XyDataset:
+    """Computed in a worker, where row 3 does `act`."""
+
+    def featurize(value: int) -> Any:
+        if value == 3:
+            act()
+        return np.array(value, "float32")
+
+    return over(list(range(8)), featurize)
+
+
+def test_a_killed_worker_is_an_error_in_seconds():
+    ds = stopping(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    loader = ds.as_dataloader(batch_size=2, num_workers=2, multiprocessing_context="fork")
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"worker.*(killed|exited unexpectedly)"):
+        list(loader)
+    assert time.monotonic() - start <= 10
+
+
+def test_a_worker_that_hangs_is_an_error_after_the_timeout():
+    ds = stopping(lambda: time.sleep(600))
+    loader = ds.as_dataloader(batch_size=2, num_workers=1, multiprocessing_context="fork", timeout=2)
+    with pytest.raises(RuntimeError, match="timed out after 2 seconds"):
+        list(loader)
+    assert ds.as_dataloader(num_workers=1).timeout == 300
+
+
+# -- a storage belongs to one process
+
+
+class OffsetStorage(Storage):
+    """Reads through one file offset, which forked processes share: right only where each opens its own."""
+
+    columns = {"X": Array("int64")}
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+
+    def __len__(self) -> int:
+        return len(os.pread(self._file.fileno(), 1 << 20, 0)) // 8
+
+    def read(self, rows: Any, columns: Any) -> Any:
+        found = []
+        for row in rows.tolist():
+            self._file.seek(8 * row)
+            time.sleep(0)  # another process comes in between
+            found.append(np.frombuffer(self._file.read(8), np.int64))
+        return {"X": np.array(np.concatenate(found))}
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Offset(Backend):
+    """See `OffsetStorage`."""
+
+    name = "offset"
+    path: DataPath
+
+    def open(self, columns: Any) -> Storage:
+        return OffsetStorage(self.path)
+
+
+def wrong_rows(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many rows of an epoch with two forked workers are not what was written."""
+    plugin = registry.Plugin("test", "test", "0", loaded=True)
+    plugin.names["backend"] = {"offset": Offset}
+    monkeypatch.setattr(registry.registry(), "plugins", [plugin])
+    np.arange(4096).tofile(path)
+    with load_dataset({"X": "X", "storage": {"backend": "offset", "path": str(path)}}) as ds:
+        assert int(ds[5][0]) == 5  # opened before the fork
+        loader = ds.as_dataloader(batch_size=64, num_workers=2, multiprocessing_context="fork", timeout=60)
+        found = torch.cat([X for X, _ in loader])
+    return int((found != torch.arange(4096)).sum())
+
+
+def test_forked_workers_open_their_own_storage(tmp_path, monkeypatch):
+    assert wrong_rows(tmp_path / "rows", monkeypatch) == 0
+
+
+def test_without_the_check_of_the_process_forked_workers_read_wrong_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr("kinoml_data.opened.os", SimpleNamespace(getpid=lambda: 1))
+    try:
+        assert wrong_rows(tmp_path / "rows", monkeypatch) > 0
+    except RuntimeError as error:  # or an offset so wrong that nothing was read there
+        assert "worker" in str(error)

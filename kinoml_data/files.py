@@ -132,8 +132,10 @@ class PositionedFile:
                 found = list(map(os.pread, repeat(fd), repeat(width), offsets.tolist()))
             except OSError as error:
                 raise StoreReadError(f"{self.path}: cannot read: {error}") from None
-        short = [i for i, head in enumerate(found) if len(head) != width]
-        for i in short:
+        joined = b"".join(found)
+        if len(joined) == width * len(offsets):
+            return joined
+        for i in [i for i, head in enumerate(found) if len(head) != width]:
             if offsets[i] + len(found[i]) < self.size:
                 found[i] = bytes(self.read(int(offsets[i]), min(width, self.size - int(offsets[i]))))
             found[i] = found[i].ljust(width, b"\0")

@@ -55,3 +55,11 @@ def test_a_wrong_key_is_named(project):
     command = [sys.executable, "train.py", f"hydra.run.dir={project / 'outputs'}", "+dataset.spec.storge=1"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=200)
     assert done.returncode != 0 and "unknown key 'storge'; did you mean 'storage'?" in done.stderr
+
+
+def test_hydra_zen_makes_the_config_from_the_function(project):
+    from hydra_zen import builds, instantiate
+
+    made = builds(kd.load_dataset, populate_full_signature=True)
+    found = instantiate(made(spec=str(project / "activities.npz"), backend="in-memory", split="val"))
+    assert found.spec.storage.backend == "in-memory" and len(found) == 40

@@ -69,6 +69,7 @@ def check(
     overwrite: Annotated[bool, typer.Option(help="Whether it can replace a store.")] = True,
     arrays: Annotated[bool, typer.Option(help="Whether it gives back arrays that are not per row.")] = True,
     spec: Annotated[bool, typer.Option(help="Whether it gives back the embedded spec.")] = True,
+    fork: Annotated[bool, typer.Option(help="Whether forked worker processes can open it.")] = True,
     verbose: Annotated[bool, typer.Option("-v", help="Name every rule.")] = False,
 ) -> None:
     """Whether a backend keeps the contract.
@@ -92,6 +93,7 @@ def check(
         can_overwrite=overwrite,
         keeps_arrays=arrays,
         keeps_spec=spec,
+        survives_fork=fork,
         unsupported_dtypes=tuple(unsupported_dtype or ()),
     )
     with tempfile.TemporaryDirectory(prefix="kinoml-data-check-") as folder:
@@ -103,8 +105,14 @@ def check(
         ran = subprocess.run(
             [sys.executable, "-m", "pytest", *arguments, f"--rootdir={folder}", str(file)], check=False
         )
+    if ran.returncode:
+        screen().print(HINT, markup=False, soft_wrap=True)
     raise typer.Exit(ran.returncode)
 
+
+HINT = """
+What a backend refuses on purpose is said: --no-overwrite, --no-arrays, --no-spec, --no-fork,
+--unsupported-dtype DTYPE."""
 
 CHECK = """\
 import pytest
@@ -113,6 +121,7 @@ from kinoml_data.testing import BackendTests
 
 class TestBackend(BackendTests):
     can_overwrite, keeps_arrays, keeps_spec = {can_overwrite}, {keeps_arrays}, {keeps_spec}
+    survives_fork = {survives_fork}
     unsupported_dtypes = {unsupported_dtypes}
 
     @pytest.fixture

@@ -13,7 +13,7 @@ import numpy as np
 
 from kinoml_data.backend import Storage
 from kinoml_data.columns import Ragged
-from kinoml_data.errors import KinomlDataError, StoreChangedError, describe
+from kinoml_data.errors import KinomlDataError, SpecError, StoreChangedError, describe
 from kinoml_data.factory import described, load_dataset, open_backend
 from kinoml_data.opened import wanted
 from kinoml_data.spec import DatasetSpec
@@ -82,14 +82,16 @@ def verify(
     """Read all rows of a dataset with every check on, and say what is damaged.
 
     It checks that the store opens and is whole as far as its format says, every value of every column, computed ones
-    too, the spec against the store, and the splits.
+    too, and then the spec and its splits against the store. What a spec says that does not fit a store that is whole
+    is an error, not damage; unless the store brings its spec itself.
 
     Args:
         spec: as for `load_dataset`.
         progress: called with the rows read so far and all rows.
 
     Raises:
-        SpecError, UnknownNameError, BackendLoadError, BackendConflictError: the spec names no backend that opens it.
+        SpecError, UnknownNameError, BackendLoadError, BackendConflictError: the spec names no backend that opens it, or
+            does not fit what it opens.
         StoreNotFoundError: there is no such store.
         StoreChangedError: it was changed while it was read.
     """
@@ -127,6 +129,8 @@ def verify(
         except StoreChangedError:
             raise
         except KinomlDataError as error:
+            if isinstance(error, SpecError) and described_spec.model_fields_set != {"storage"}:
+                raise
             found.damage.append(Damage(None, None, None, describe(error)))
     return found
 

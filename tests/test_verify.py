@@ -97,12 +97,20 @@ def test_a_store_that_does_not_open_is_damaged(tmp_path, name):
     assert damage.column is None and damage.count == 0 and name in str(damage)
 
 
-def test_a_spec_that_does_not_fit_the_store_is_said(tmp_path):
+def test_a_spec_that_does_not_fit_a_whole_store_is_an_error_and_no_damage(tmp_path):
     stored(tmp_path / "a.npz")
     said = {"columns": {"atoms": {"shape": ["*", 4]}, "y": {}}, "X": "atoms", "y": "y"}
-    spec = kd.DatasetSpec.parse({**said, "storage": {"backend": "npz-lazy", "path": "a.npz"}}, tmp_path)
-    (damage,) = verify(spec).damage
-    assert "the spec says (*, 4)" in str(damage)
+    for wrong, error in ((said, "the spec says"), ({"splits": {"train": "train"}}, "did you mean 'idx_train'")):
+        spec = kd.DatasetSpec.parse({**wrong, "storage": {"backend": "npz-lazy", "path": "a.npz"}}, tmp_path)
+        with pytest.raises(SpecError, match=error):
+            verify(spec)
+
+
+def test_a_spec_in_the_store_that_does_not_fit_it_is_damage(tmp_path):
+    arrays = {"X": np.ones((3, 2)), "_spec": np.frombuffer(b'{"X": "Z", "storage": {"backend": "npz-lazy"}}', np.uint8)}
+    np.savez(tmp_path / "a.npz", **arrays)
+    (damage,) = verify(tmp_path / "a.npz").damage
+    assert damage.column is None and "SpecError" in str(damage)
 
 
 def test_what_has_no_checksums_is_said(tmp_path):

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -104,13 +104,21 @@ class ArrayStorage(Storage):
             `dtype`, `shape` and slices along the first axis are used.
         spec: the embedded spec, where it is not in `_spec`.
         identity: see `Storage`.
+        close: called once when the storage is closed, to let go of what is behind the arrays.
 
     Raises:
         CorruptStoreError: the arrays do not fit together.
     """
 
-    def __init__(self, arrays: Mapping[str, Any], *, spec: str | None = None, identity: str | None = None) -> None:
-        self.identity = identity
+    def __init__(
+        self,
+        arrays: Mapping[str, Any],
+        *,
+        spec: str | None = None,
+        identity: str | None = None,
+        close: Callable[[], Any] | None = None,
+    ) -> None:
+        self.identity, self._close = identity, close
         held = np.asarray(arrays[SPEC][:]).tobytes() if SPEC in arrays else None
         self.spec = held.decode("utf-8", "replace") if spec is None and held is not None else spec
         self.arrays = {n.removesuffix(INDEX): np.asarray(a[:]) for n, a in arrays.items() if n.endswith(INDEX)}
@@ -148,6 +156,10 @@ class ArrayStorage(Storage):
 
     def shapes(self, column: str) -> NDArray[np.int64] | None:
         return self._shapes.get(column)
+
+    def close(self) -> None:
+        if self._close is not None:
+            self._close()
 
     def _column(self, name: str, rows: NDArray[np.int64]) -> Column:
         values = self._values[name]

@@ -84,7 +84,7 @@ class Layout:
             )
         try:
             self.columns = {name: Array(a["dtype"], a["shape"]) for name, a in json.loads(said[COLUMNS]).items()}
-            self.arrays = {name: _array(held) for name, held in json.loads(said[ARRAYS]).items()}
+            self.arrays = {name: stored_array(held) for name, held in json.loads(said[ARRAYS]).items()}
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise CorruptStoreError(f"{file.path}: its metadata cannot be read: {one_line(error)}") from None
         self.spec = said.get(SPEC)
@@ -193,7 +193,8 @@ def _bytes(array: NDArray[Any]) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def _array(held: dict[str, Any]) -> NDArray[Any]:
+def stored_array(held: dict[str, Any]) -> NDArray[Any]:
+    """An array that is not per row, from the metadata."""
     dtype = np.dtype(held["dtype"])
     array = np.frombuffer(base64.b64decode(held["data"], validate=True), dtype).reshape(held["shape"])
     return array.astype(dtype.newbyteorder("="))

@@ -112,8 +112,8 @@ def write(
     mark, content = secrets.token_hex(16), hashlib.blake2b(digest_size=16)
     strings = [name for name, array in columns.items() if array.is_string]
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=strings, write_page_checksum=True) as writer:
-        for data in _row_groups(columns, batches):
-            table = _table(columns, data, schema)
+        for data in row_groups(columns, batches):
+            table = table_of(columns, data, schema)
             for name in columns:
                 content.update(table.column(name + CRC).chunk(0).to_numpy().astype("<u4"))
             writer.write_table(table, row_group_size=len(table))
@@ -121,7 +121,7 @@ def write(
     seal(path, mark)
 
 
-def _row_groups(columns: Mapping[str, Array], batches: Iterable[Columns]) -> Iterator[dict[str, Column]]:
+def row_groups(columns: Mapping[str, Array], batches: Iterable[Columns]) -> Iterator[dict[str, Column]]:
     """The rows of `batches` in parts of about `ROW_GROUP_BYTES`: small batches merged, large ones cut."""
     held: list[dict[str, Column]] = []
     size = 0
@@ -178,7 +178,8 @@ def _checked(name: str, array: Array, column: Column) -> Column:
     return Ragged(values, shapes) if isinstance(column, Ragged) else values
 
 
-def _table(columns: Mapping[str, Array], data: Mapping[str, Column], schema: Any) -> Any:
+def table_of(columns: Mapping[str, Array], data: Mapping[str, Column], schema: Any) -> Any:
+    """Some rows as a `pyarrow.Table` of the layout, checksums included."""
     arrays = []
     for name, array in columns.items():
         column, type_ = data[name], schema.field(name).type

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from kinoml_data import Array, ArrayStorage, Backend, Columns, DataPath, Storage, hookimpl
 from kinoml_data.backends.arrays import flat_arrays
-from kinoml_data.errors import StoreExistsError, StoreNotFoundError, UnsupportedStoreError
+from kinoml_data.errors import StoreExistsError, StoreNotFoundError, StoreWriteError, UnsupportedStoreError
 from numpy.typing import NDArray
 
 KINOML_DATA_API = 1
@@ -46,13 +46,16 @@ class NpyFolder(Backend):
         if self.path.exists():
             raise StoreExistsError(f"{str(self.path)!r} exists")
         flat = flat_arrays(columns, batches, arrays=arrays, spec=spec)
-        # Whatever fails, the folder is there with everything or not at all.
-        with TemporaryDirectory(dir=self.path.parent) as temporary:
-            folder = Path(temporary) / "folder"
-            folder.mkdir()
-            for name, array in flat.items():
-                np.save(folder / f"{name}.npy", array)
-            folder.rename(self.path)
+        try:
+            # Whatever fails, the folder is there with everything or not at all.
+            with TemporaryDirectory(dir=self.path.parent) as temporary:
+                folder = Path(temporary) / "folder"
+                folder.mkdir()
+                for name, array in flat.items():
+                    np.save(folder / f"{name}.npy", array)
+                folder.rename(self.path)
+        except OSError as error:
+            raise StoreWriteError(f"cannot write {str(self.path)!r}: {error}") from error
 
 
 @hookimpl

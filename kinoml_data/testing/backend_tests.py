@@ -32,6 +32,7 @@ from kinoml_data.errors import (
     StoreChangedError,
     StoreExistsError,
     StoreNotFoundError,
+    StoreWriteError,
     UnknownNameError,
     UnsupportedStoreError,
 )
@@ -64,6 +65,7 @@ class BackendTests:
         can_overwrite: False for one that refuses `overwrite=True`.
         keeps_arrays: False for one that does not give back the arrays that are not per row.
         keeps_spec: False for one that does not give back the embedded spec.
+        survives_fork: False for one whose library does not, and which refuses to be opened in a forked process.
         unsupported_dtypes: those it refuses to write.
         machine_examples: how many random datasets are used in random ways.
     """
@@ -72,6 +74,7 @@ class BackendTests:
     can_overwrite: ClassVar[bool] = True
     keeps_arrays: ClassVar[bool] = True
     keeps_spec: ClassVar[bool] = True
+    survives_fork: ClassVar[bool] = True
     unsupported_dtypes: ClassVar[tuple[str, ...]] = ()
 
     machine_examples: ClassVar[int] = 40
@@ -503,6 +506,32 @@ class BackendTests:
             with closing(backend.open(second.columns)) as storage:
                 same_rows(storage, second, range(len(second)))
 
+    def test_a_folder_that_is_not_there_is_a_write_error(self, backend: Backend, tmp_path: Path) -> None:
+        self.needs("can_write")
+        path = getattr(backend, "path", None)
+        if isinstance(path, Path):
+            example = self.usable(examples.mixed())
+            elsewhere = backend.model_copy(update={"path": path.parent / "none" / path.name})
+            with pytest.raises(StoreWriteError):
+                elsewhere.write(example.columns, example.batches())
+            assert not (path.parent / "none").exists()
+
+    def test_a_file_that_is_cut_or_missing_is_an_error_or_harmless(self, backend: Backend, tmp_path: Path) -> None:
+        self.needs("can_write")
+        example = self.usable(examples.mixed())
+        stored = self.store(backend, example)
+        for file in sorted(path for path in tmp_path.rglob("*") if path.is_file()):
+            content = file.read_bytes()
+            for left in (None, b"", content[: len(content) // 2], content[:-1]):
+                if left is None:
+                    file.unlink()
+                else:
+                    file.write_bytes(left)
+                found = _still_there(stored, example)
+                for name, (array, column) in found.items():
+                    same_column(column, array, example.taken(range(len(example)), name), f"{file.name}: {name}")
+                file.write_bytes(content)
+
     def test_a_store_that_is_not_there_is_not_found(self, backend: Backend) -> None:
         self.needs("can_write")
         for columns in (None, {"y": Array("float32")}):
@@ -546,6 +575,10 @@ class BackendTests:
             loader = dataset.as_dataloader(
                 batch_size=3, sampler=order, num_workers=2, multiprocessing_context=method, timeout=120
             )
+            if method == "fork" and not self.survives_fork:
+                with pytest.raises(UnsupportedStoreError, match="spawn"):
+                    list(loader)
+                return
             found = [X for X, _ in loader]
             for number, X in enumerate(found):
                 same_batch(X, example, order[3 * number : 3 * number + 3])
@@ -639,6 +672,19 @@ def _same_tensor(found: Tensor, expected: NDArray[Any], name: str) -> None:
 
 
 # -- writers that go wrong, and what is left behind
+
+
+def _still_there(stored: Backend, example: Example) -> dict[str, tuple[Array, Column]]:
+    """All rows of the columns that can be read of a damaged store; nothing where it says that it is damaged."""
+    try:
+        with closing(stored.open(example.columns)) as storage:
+            names = [name for name in example.columns if name in storage.columns]
+            found = storage.read(np.arange(len(example)), names) if len(storage) >= len(example) else None
+            held = len(storage), dict(storage.columns)
+    except Exception:  # what kind of error is up to the backend; that there is one is not
+        return {}
+    assert held[0] == len(example) and found is not None, f"{held[0]} rows of {len(example)}, and no error"
+    return {name: (held[1][name], found[name]) for name in names}
 
 
 class _Interrupted(Exception):

@@ -8,7 +8,7 @@ from kinoml_data_npy_folder import NpyFolder
 
 from kinoml_data import hookimpl
 from kinoml_data.backends.arrays import flat_arrays
-from kinoml_data.errors import StoreExistsError, UnsupportedStoreError
+from kinoml_data.errors import StoreExistsError, StoreWriteError, UnsupportedStoreError
 
 
 class WritableNpyFolder(NpyFolder):
@@ -26,13 +26,16 @@ class WritableNpyFolder(NpyFolder):
         if self.path.exists():
             raise StoreExistsError(f"{str(self.path)!r} exists")
         flat = flat_arrays(columns, batches, arrays=arrays, spec=spec)
-        # Whatever fails, the folder is there with everything or not at all.
-        with TemporaryDirectory(dir=self.path.parent) as temporary:
-            folder = Path(temporary) / "folder"
-            folder.mkdir()
-            for name, array in flat.items():
-                np.save(folder / f"{name}.npy", array)
-            folder.rename(self.path)
+        try:
+            # Whatever fails, the folder is there with everything or not at all.
+            with TemporaryDirectory(dir=self.path.parent) as temporary:
+                folder = Path(temporary) / "folder"
+                folder.mkdir()
+                for name, array in flat.items():
+                    np.save(folder / f"{name}.npy", array)
+                folder.rename(self.path)
+        except OSError as error:
+            raise StoreWriteError(f"cannot write {str(self.path)!r}: {error}") from error
 
 
 @hookimpl

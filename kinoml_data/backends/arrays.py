@@ -166,10 +166,10 @@ class ArrayStorage(Storage):
         if name not in self._shapes:
             if isinstance(values, np.ndarray):
                 return native(values[rows])
-            return self._slices(values, rows, rows + 1)
+            return self.slices(values, rows, rows + 1)
         shapes = self._shapes[name][rows]
         offsets = self._offsets[name]
-        read = gather if isinstance(values, np.ndarray) else self._slices
+        read = gather if isinstance(values, np.ndarray) else self.slices
         taken = native(read(values, offsets[rows], offsets[rows + 1]))
         array = self.columns[name]
         if array.ragged or array.is_string:
@@ -177,8 +177,11 @@ class ArrayStorage(Storage):
         return taken.reshape(len(rows), *array.shape)  # stored as ragged, but all rows agree
 
     @staticmethod
-    def _slices(values: Any, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[Any]:
-        """`values[a:b]` of every pair, end to end, neighbours in one slice."""
+    def slices(values: Any, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[Any]:
+        """`values[a:b]` of every pair, end to end, neighbours in one slice.
+
+        Override it where a container has a better way to read many slices at once.
+        """
         if len(starts) == 0:
             return native(np.empty((0, *values.shape[1:]), values.dtype))
         first = np.flatnonzero(np.r_[True, starts[1:] != stops[:-1]])

@@ -1,0 +1,185 @@
+"""Damage is an error, or makes no difference; a file that changes is noticed."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import closing
+from pathlib import Path
+
+import h5py
+import kinoml_data as kd
+import numpy as np
+import pytest
+from kinoml_data.errors import (
+    CorruptStoreError,
+    KinomlDataError,
+    SpecError,
+    StoreChangedError,
+    StoreNotFoundError,
+    UnsafeStoreError,
+    UnsupportedStoreError,
+)
+from kinoml_data.testing import examples
+from kinoml_data.testing.backend_tests import same_rows
+from kinoml_data.testing.comparing import same_array
+
+from kinoml_data_hdf5 import Hdf5
+
+EXAMPLE = examples.mixed()
+
+
+def stored(path: Path) -> Hdf5:
+    backend = Hdf5(path=path)
+    backend.write(EXAMPLE.columns, EXAMPLE.batches(), arrays=EXAMPLE.arrays, spec=EXAMPLE.spec)
+    return backend
+
+
+def same_everything(backend: Hdf5) -> None:
+    with closing(backend.open(None)) as storage:
+        assert set(storage.columns) == set(EXAMPLE.columns)
+        same_rows(storage, EXAMPLE, range(len(EXAMPLE)))
+        assert storage.spec == EXAMPLE.spec
+        assert set(storage.arrays) == set(EXAMPLE.arrays)
+        for name, array in EXAMPLE.arrays.items():
+            same_array(storage.arrays[name], array, name)
+
+
+def test_a_flipped_byte_is_an_error_or_makes_no_difference(tmp_path):
+    backend = stored(tmp_path / "data.h5")
+    held = backend.path.read_bytes()
+    noticed, tried = 0, range(0, len(held), 37)
+    for at in tried:
+        backend.path.write_bytes(held[:at] + bytes([held[at] ^ 0x21]) + held[at + 1 :])
+        try:
+            same_everything(backend)
+        except KinomlDataError:
+            noticed += 1
+    assert noticed > len(tried) // 3 > 100
+    backend.path.write_bytes(held)
+    same_everything(backend)
+
+
+@pytest.mark.parametrize("size", [0, 1, 8, 100, 0.1, 0.5, 0.9, 0.999])
+def test_a_file_cut_short_is_an_error(tmp_path, size):
+    backend = stored(tmp_path / "data.h5")
+    held = backend.path.read_bytes()
+    backend.path.write_bytes(held[: int(size * len(held)) if isinstance(size, float) else size])
+    with pytest.raises(CorruptStoreError):
+        same_everything(backend)
+
+
+def test_a_dataset_that_is_lost_or_changed_is_an_error(tmp_path):
+    backend = stored(tmp_path / "data.h5")
+    held = backend.path.read_bytes()
+    with h5py.File(backend.path) as file:
+        names = list(file)
+    for name in names:
+        with h5py.File(backend.path, "r+") as file:
+            del file[name]
+        with pytest.raises(CorruptStoreError):
+            same_everything(backend)
+        backend.path.write_bytes(held)
+        with h5py.File(backend.path, "r+") as file:
+            changed = file[name][...]
+            if changed.size == 0:
+                continue
+            changed.reshape(-1).view(np.uint8)[0] ^= 1
+            file[name][...] = changed
+        with pytest.raises(KinomlDataError):
+            same_everything(backend)
+        backend.path.write_bytes(held)
+
+
+def test_the_row_is_named_and_verify_says_when(tmp_path):
+    X = np.arange(600.0).reshape(20, 30)
+    Hdf5(path=tmp_path / "data.h5").write({"X": kd.Array("float64", (30,))}, [{"X": X}])
+    with h5py.File(tmp_path / "data.h5", "r+") as file:
+        file["X"][7, 3] = -1
+    for verify in ("first", "always"):
+        with closing(Hdf5(path=tmp_path / "data.h5", verify=verify).open(None)) as storage:
+            assert storage.checked
+            assert storage.read(np.array([8, 6]), ["X"])["X"].tolist() == X[[8, 6]].tolist()
+            with pytest.raises(CorruptStoreError, match=r"column 'X', row 7"):
+                storage.read(np.array([8, 7]), ["X"])
+    backend = Hdf5(path=tmp_path / "data.h5", verify="never")
+    with closing(backend.open(None)) as storage:
+        assert storage.read(np.array([7]), ["X"])["X"][0, 3] == -1
+    assert backend.checking().verify == "first"
+
+
+def test_a_file_that_is_rewritten_is_noticed(tmp_path):
+    backend = stored(tmp_path / "data.h5")
+    with closing(backend.open(None)) as storage:
+        data = backend.path.read_bytes()
+        backend.path.write_bytes(data)
+        os.utime(backend.path, ns=(1, 1))
+        with pytest.raises(StoreChangedError):
+            same_rows(storage, EXAMPLE, [0])
+
+
+def test_a_dataset_over_another_file_is_noticed(tmp_path):
+    import pickle
+
+    for name, scale in (("data.h5", 1.0), ("other.h5", 2.0)):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["X"], file["y"] = np.full((10, 20), scale), np.arange(10)
+    with kd.load_dataset(tmp_path / "data.h5") as dataset:
+        sent = pickle.dumps(dataset)
+    (tmp_path / "other.h5").replace(tmp_path / "data.h5")
+    with pytest.raises(StoreChangedError):
+        pickle.loads(sent)[0]
+
+
+def test_the_same_content_is_the_same_file(tmp_path):
+    assert stored(tmp_path / "a.h5").path.read_bytes() == stored(tmp_path / "b.h5").path.read_bytes()
+
+
+def test_a_later_version_is_refused(tmp_path):
+    backend = stored(tmp_path / "data.h5")
+    with h5py.File(backend.path, "r+") as file:
+        said = json.loads(file["_kinoml_data"][:].tobytes()) | {"format": 2}
+        del file["_kinoml_data"]
+        file["_kinoml_data"] = np.frombuffer(json.dumps(said).encode(), np.uint8)
+    with pytest.raises(UnsupportedStoreError, match="layout 2"):
+        backend.open(None)
+
+
+def test_what_is_no_file_is_not_found(tmp_path):
+    os.mkfifo(tmp_path / "fifo.h5")
+    for path in (tmp_path / "nothing.h5", tmp_path, tmp_path / "fifo.h5"):
+        with pytest.raises(StoreNotFoundError):
+            Hdf5(path=path).open(None)
+
+
+def test_a_read_only_place_is_read(tmp_path):
+    backend = stored(tmp_path / "data.h5")
+    backend.path.chmod(0o444)
+    tmp_path.chmod(0o555)
+    try:
+        same_everything(backend)
+    finally:
+        tmp_path.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "a.shapes", "_spec", "_kinoml_data"])
+def test_names_that_hdf5_cannot_have_are_refused(tmp_path, name):
+    with pytest.raises(UnsupportedStoreError, match="name"):
+        Hdf5(path=tmp_path / "data.h5").write({name: kd.Array("float32")}, iter(()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_for_other_files_do_not_go_with_its_own(tmp_path):
+    backend = stored(tmp_path / "data.h5")
+    other = Hdf5(path=backend.path, group="g")
+    with pytest.raises(SpecError, match="no `group`"):
+        other.open(None)
+    with pytest.raises(UnsupportedStoreError, match="own layout"):
+        other.write({"y": kd.Array("float32")}, iter(()), overwrite=True)
+
+
+def test_a_dataset_of_made_up_size_is_refused(tmp_path):
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file.create_dataset("y", (1 << 40,), "f8", chunks=(1 << 10,))
+    with pytest.raises(UnsafeStoreError, match="few are stored"):
+        Hdf5(path=tmp_path / "data.h5").open(None)

@@ -138,18 +138,19 @@ def test_a_table_that_changed_is_noticed_in_another_process(folder):
         pickle.loads(text)[0]
 
 
-def test_tables_in_memory_are_held_once(tmp_path):
-    rows = 20_000
-    ligands = RNG.normal(size=(100, 1000)).astype(np.float32)
-    kd.save_dataset(kd.from_arrays(ligands), tmp_path / "ligands.npz")
-    kd.save_dataset(kd.from_arrays({"row": RNG.integers(0, 100, rows).astype(np.int32)}), tmp_path / "thin.npz")
-    memory = {"backend": "in-memory", "source": {"backend": "npz-lazy", "path": "ligands.npz"}}
-    said = {
-        "backend": "joined",
-        "source": {"backend": "npz-lazy", "path": "thin.npz"},
-        "tables": {"row": {"columns": {"ligand": "X"}, "source": memory}},
-    }
-    spec = {"storage": said, "X": "ligand", "columns": {"ligand": {"shape": [1000]}}}
+def test_200_000_measurements_cost_their_tables_and_two_numbers_each(tmp_path):
+    rows, count = 200_000, {"ligand": 600, "kinase": 400}
+    features = {name: RNG.normal(size=(n, 1000)).astype(np.float32) for name, n in count.items()}
+    for name, table in features.items():
+        kd.save_dataset(kd.from_arrays(table), tmp_path / f"{name}s.npz")
+    index = {f"{name}_row": RNG.integers(0, n, rows).astype(np.int32) for name, n in count.items()}
+    kd.save_dataset(kd.from_arrays(index, RNG.normal(size=rows).astype(np.float32)), tmp_path / "thin.npz")
+    tables = {}
+    for name in count:
+        table = {"backend": "in-memory", "source": {"backend": "npz-lazy", "path": f"{name}s.npz"}}
+        tables[f"{name}_row"] = {"columns": {name: "X"}, "source": table}
+    said = {"backend": "joined", "source": {"backend": "npz-lazy", "path": "thin.npz"}, "tables": tables}
+    spec = {"storage": said, "X": list(count), "y": "y", "columns": {n: {"shape": [1000]} for n in count} | {"y": {}}}
     kd.load_dataset(spec, base=tmp_path).close()  # imports are done
     tracemalloc.start()
     try:
@@ -157,5 +158,10 @@ def test_tables_in_memory_are_held_once(tmp_path):
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert torch.equal(dataset[[3, 3]][0][0], dataset[3][0])
-    assert held < ligands.nbytes + 24 * rows + 200_000  # dense it would be 80 MB
+    X, _ = dataset[[3, 199_999, 3]]
+    for name, table in features.items():
+        assert torch.equal(X[name], torch.from_numpy(table[index[f"{name}_row"][[3, 199_999, 3]]]))
+    whole = sum(table.nbytes for table in features.values())
+    assert held < whole + 32 * rows  # dense it would be 1.6 GB
+    # In the thin table a number and its checksum, of 4 bytes each, three times a row.
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < whole + 24 * rows + 20_000

@@ -39,7 +39,7 @@ from kinoml_data.errors import (
 from kinoml_data.factory import load_dataset, open_backend
 from kinoml_data.spec import DTYPES, NAME_PATTERN, Array, DatasetSpec
 from kinoml_data.testing import examples, machine
-from kinoml_data.testing.comparing import same_array, same_column
+from kinoml_data.testing.comparing import same_array, same_column, same_list
 from kinoml_data.testing.examples import Example
 
 EACH_EXAMPLE = pytest.mark.parametrize("example", examples.EXAMPLES, ids=lambda example: example.name)
@@ -297,7 +297,7 @@ class BackendTests:
                 if shapes is None or array.is_string:
                     continue
                 assert shapes.dtype == np.int64 and shapes.shape == (len(example), len(array.shape)), name
-                assert [tuple(shape) for shape in shapes.tolist()] == [row.shape for row in example.rows[name]], name
+                same_list([tuple(shape) for shape in shapes.tolist()], [row.shape for row in example.rows[name]], name)
 
     def test_split_arrays_and_the_spec_come_back(self, backend: Backend) -> None:
         example = self.usable(examples.mixed())
@@ -558,11 +558,11 @@ class BackendTests:
             if len(example):
                 same_batch(dataset[:][0], example, range(len(example)))
             for name in example.strings:
-                assert dataset.column(name) == list(example.rows[name])
+                same_list(dataset.column(name), example.rows[name], name)
             if self.keeps_arrays:
                 for name, rows in example.arrays.items():
                     if name.startswith("idx_"):
-                        assert dataset.split(name).rows.tolist() == rows.tolist()
+                        same_list(dataset.split(name).rows.tolist(), rows.tolist(), name)
 
     @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
     @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -40,4 +40,12 @@ def same_array(found: NDArray[Any], expected: NDArray[Any], name: str = "") -> N
     """Two arrays of one dtype, shape and content, to the bit."""
     assert found.dtype == expected.dtype, name
     assert found.shape == expected.shape, name
-    assert found.tobytes() == expected.tobytes(), name
+    if found.tobytes() != expected.tobytes():
+        raise AssertionError(f"{name}: {found} is not {expected}, to the bit")
+
+
+def same_list(found: Sequence[Any], expected: Sequence[Any], name: str = "") -> None:
+    """Two lists, told apart at their first difference; pytest itself would look for all of them, in CI for minutes."""
+    assert len(found) == len(expected), name
+    for i, (one, other) in enumerate(zip(found, expected, strict=True)):
+        assert one == other, f"{name}, entry {i}"

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kinoml_data.backend import Backend, Storage
 from kinoml_data.columns import Ragged
 from kinoml_data.spec import Array
-from kinoml_data.testing.comparing import same_array, same_column
+from kinoml_data.testing.comparing import same_array, same_column, same_list
 from kinoml_data.testing.examples import NUMERIC, Example, bits
 
 
@@ -140,7 +140,8 @@ class Reader(RuleBasedStateMachine):
             found = self._held.shapes(name) if array.ragged else None
             if found is not None:
                 expected = [row.shape for row in self._example.rows[name]]
-                assert found.shape == (len(expected), len(array.shape)) and list(map(tuple, found)) == expected
+                assert found.shape == (len(expected), len(array.shape)), name
+                same_list([tuple(shape) for shape in found.tolist()], expected, name)
 
     @invariant()
     def length(self) -> None:

@@ -17,7 +17,7 @@ import shutil
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -293,9 +293,10 @@ class LanceStorage(Storage):
     def close(self) -> None:
         self._dataset = None
 
-    def __del__(self) -> None:
-        if getattr(self, "_pid", None) not in (None, os.getpid()):
-            _kept.append(self._dataset)  # what Lance does to free it may hang in a forked process
+    def __del__(self, getpid: Callable[[], int] = os.getpid, kept: list[Any] = _kept) -> None:
+        # As arguments: when Python ends, the names of modules may be gone before the last storage is.
+        if getattr(self, "_pid", None) not in (None, getpid()):
+            kept.append(self._dataset)  # what Lance does to free it may hang in a forked process
 
 
 @hookimpl

@@ -129,3 +129,12 @@ def test_one_long_row_does_not_make_all_of_them_too_large():
     shapes[0] = 1 << 15
     with pytest.raises(CorruptStoreError, match="larger than any store"):
         ragged_array("x", "float32", shapes)
+
+
+def test_what_is_behind_the_arrays_is_closed_with_the_storage():
+    closed = []
+    storage = ArrayStorage({"X": np.arange(3)}, close=lambda: closed.append(True))
+    assert not closed
+    storage.close()
+    assert closed == [True]
+    ArrayStorage({"X": np.arange(3)}).close()

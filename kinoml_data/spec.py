@@ -11,6 +11,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
@@ -526,8 +527,8 @@ def _without_unset(value: Any) -> Any:
 
 def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
     """All problems of a validation, each with its path: `columns.atoms.dtype: ...`."""
-    lines = []
-    for problem in error.errors(include_url=False):
+    problems: dict[tuple[str, str], None] = {}  # each once, in order: a union reports what its members share twice
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
         loc, text = problem["loc"], problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             known = model.model_fields if len(loc) == 1 else Array.model_fields if loc[0] == "columns" else {}
@@ -536,11 +537,13 @@ def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> 
         tags = (1, 3) if loc[1:2] in (("named",), ("each",)) else (1,)
         tagged = model is DatasetSpec and loc[:1] and loc[0] in _UNIONS
         names = [str(part) for i, part in enumerate(loc) if not (tagged and i in tags)]
-        path = ".".join(filter(None, (where, *names)))
-        lines.append(f"{one_line(path, 200)}: {one_line(text)}" if path else one_line(text))
-    said = list(dict.fromkeys(lines))
-    more = [f"and {len(said) - MOST_PROBLEMS} more"] if len(said) > MOST_PROBLEMS else []
-    return "; ".join([*said[:MOST_PROBLEMS], *more])
+        problems[".".join(filter(None, (where, *names))), text] = None
+    shown = [
+        f"{one_line(path, 200)}: {one_line(text)}" if path else one_line(text)
+        for path, text in islice(problems, MOST_PROBLEMS)
+    ]
+    more = [f"and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
+    return "; ".join([*shown, *more])
 
 
 MOST_PROBLEMS = 20  # in one message

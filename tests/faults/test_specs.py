@@ -10,7 +10,8 @@ from tests.faults import spec_mutants, twins
 
 
 def test_damaged_specs_are_refused_or_valid():
-    spec_mutants.run(cases=6000, seed=1).check()
+    # Machines that run many jobs are several times slower: the full run holds the limit of 50 ms, this one finds hangs.
+    spec_mutants.run(cases=6000, seed=1, milliseconds=500).check()
 
 
 def test_twins_are_read_alike():

@@ -260,7 +260,7 @@ def test_a_huge_file_is_refused_unread(tmp_path, suffix):
     began = time.perf_counter()
     with pytest.raises(SpecError, match="at most 1048576 bytes"):
         config.read(path)
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 5  # reading it would take longer
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_no_descriptor_is_left_open(path):
 # -- what is no file
 
 
-def quick(limit=0.5):
+def quick(limit=5):  # seconds; a pipe would be waited for for ever
     began = time.perf_counter()
     return lambda: time.perf_counter() - began < limit
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from kinoml_data import config
 from kinoml_data.backend import Storage
-from kinoml_data.backends.arrays import MemoryStorage
+from kinoml_data.backends.arrays import MemoryStorage, difference
 from kinoml_data.columns import Column, Columns, Ragged, cast
 from kinoml_data.device import OnDevice
-from kinoml_data.errors import CorruptStoreError, SpecError, quoted
+from kinoml_data.errors import CorruptStoreError, SpecError, StoreReadError, quoted
 from kinoml_data.spec import Array, DatasetSpec, unknown
 
 
@@ -114,8 +114,9 @@ class Binding:
                 self._plans[name] = _plan(name, source, wanted, stored)
         if problems:
             raise SpecError("the spec does not fit the store: " + "; ".join(problems))
-        # Columns that come out as they are stored, under the same name.
-        self._direct = frozenset(n for n, p in self._plans.items() if p.stored_as == n and not p.adapts)
+        # Columns that come out as stored, under the same name, where the storage has its own way to read a row.
+        own = type(storage).read_row is not Storage.read_row
+        self._direct = frozenset(n for n, p in self._plans.items() if own and p.stored_as == n and not p.adapts)
         self._direct_names: set[tuple[str, ...]] = set()
         self._device: OnDevice | None = None
         if isinstance(storage, MemoryStorage) and storage.device is not None:
@@ -127,11 +128,12 @@ class Binding:
 
         Raises:
             SpecError: a value does not fit the dtype asked for, or a row the shape.
+            StoreReadError: the backend gave something other than the rows asked for.
         """
         if self._device is not None and all(name in self._device for name in names):
             return self._device.read(rows, names)
         plans = [self._plans[name] for name in names]
-        found: Columns = self.storage.read(rows, [plan.stored_as for plan in plans])
+        found = self._read(rows, [plan.stored_as for plan in plans])
         return {plan.name: _adapt(found[plan.stored_as], plan, rows) for plan in plans}
 
     def read_row(self, row: int, names: tuple[str, ...]) -> Mapping[str, NDArray[Any]]:
@@ -152,8 +154,21 @@ class Binding:
     def read_stored(self, rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, Column]:
         """As `read`, but as the store holds it."""
         sources = {name: self._plans[name].stored_as for name in names}
-        found = self.storage.read(rows, list(sources.values()))
+        found = self._read(rows, list(sources.values()))
         return {name: found[source] for name, source in sources.items()}
+
+    def _read(self, rows: NDArray[np.int64], sources: list[str]) -> Columns:
+        """As `Storage.read`, and what comes is what was asked for: rows too few would only make an epoch shorter."""
+        found = self.storage.read(rows, sources)
+        for source in sources:
+            column = found[source]
+            problem = difference(self.storage.columns[source], column)
+            if len(column) != len(rows) or problem:
+                raise StoreReadError(
+                    f"{type(self.storage).__name__} is wrong: it was asked for {len(rows)} rows of column "
+                    f"{quoted(source)}, and gave {problem or f'{len(column)} rows'}"
+                )
+        return found
 
     def shapes(self, name: str) -> NDArray[np.int64] | None:
         """As `Storage.shapes`, by the spec's name."""

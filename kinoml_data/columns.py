@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import pairwise
 from typing import Any
 
@@ -79,8 +79,14 @@ Columns = Mapping[str, Column]
 def offsets_of(shapes: NDArray[np.int64]) -> NDArray[np.int64]:
     """int64 `(rows + 1,)` from shapes `(rows, ndim)`: where each row begins when laid end to end."""
     offsets = np.zeros(len(shapes) + 1, np.int64)
-    np.cumsum(shapes.prod(axis=1), out=offsets[1:])
+    np.cumsum(sizes_of(shapes), out=offsets[1:])
     return offsets
+
+
+def sizes_of(shapes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64 `(rows,)` from shapes `(rows, ndim)`: how many values each row has. May be a view."""
+    # A tenth of the time of `shapes.prod(axis=1)`.
+    return reduce(np.multiply, shapes.T) if shapes.shape[1] else np.ones(len(shapes), np.int64)
 
 
 def gather(values: NDArray[Any], starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[Any]:

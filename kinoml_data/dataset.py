@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kinoml_data import loader
 from kinoml_data.collate import Batch, Collater, as_tensor
-from kinoml_data.columns import Column, Ragged
+from kinoml_data.columns import Column, Ragged, sizes_of
 from kinoml_data.errors import SampleIndexError, SpecError, SplitError, quoted
 from kinoml_data.indexing import positions
 from kinoml_data.observation import Identity
@@ -238,7 +238,7 @@ class XyDataset(Dataset[Any]):
             shapes = column.shapes
         elif self._rows is not None:
             shapes = shapes[self._rows]
-        lengths: Rows = shapes.prod(axis=1)
+        lengths: Rows = sizes_of(shapes)
         return lengths
 
     def close(self) -> None:

@@ -56,7 +56,7 @@ class StoreChangedError(KinomlDataError, RuntimeError):
 
 
 class StoreReadError(KinomlDataError, OSError):
-    """The operating system could not read the store."""
+    """The operating system could not read the store, or a backend gave other rows than it was asked for."""
 
 
 class StoreWriteError(KinomlDataError, OSError):

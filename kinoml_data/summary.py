@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kinoml_data.columns import Ragged
+from kinoml_data.columns import Ragged, sizes_of
 from kinoml_data.dataset import XyDataset
 from kinoml_data.observation import ObservationModel
 from kinoml_data.spec import Array, RatioSplits
@@ -123,7 +123,7 @@ def _bytes(stored: Array, shapes: Any, rows: int) -> str:
     if shapes is None:
         items = rows * math.prod(axis or 0 for axis in stored.shape)
     elif len(shapes):
-        items = round(int(shapes.prod(axis=1).sum()) * rows / len(shapes))
+        items = round(int(sizes_of(shapes).sum()) * rows / len(shapes))
     else:
         items = 0
     return f"{items * stored.numpy.itemsize:,}"

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from kinoml_data.backend import Storage
-from kinoml_data.columns import Column, Columns, Ragged, concatenate, gather, offsets_of
+from kinoml_data.columns import Column, Columns, Ragged, concatenate, gather, offsets_of, sizes_of
 from kinoml_data.errors import CorruptStoreError, SpecError, one_line, quoted
 from kinoml_data.spec import STRING, Array
 
@@ -43,7 +43,7 @@ def flatten(columns: Mapping[str, Array], data: Columns) -> dict[str, NDArray[An
 
 
 def difference(array: Array, column: Column) -> str | None:
-    """What a column of a batch is where it is not what `array` announced; None where it is. For writers."""
+    """What a column of a batch is where it is not what `array` announced; None where it is."""
     said = "(*,)" if array.is_string else str(array.shape)
     ragged = array.ragged or array.is_string
     axes: tuple[int | None, ...] = (None,) if array.is_string else array.shape
@@ -60,8 +60,9 @@ def difference(array: Array, column: Column) -> str | None:
     for axis, length in enumerate(axes):
         if length is not None and (wrong := shapes[:, axis] != length).any():
             return f"a row of shape {tuple(shapes[wrong][0].tolist())}, announced was {said}"
-    if values.ndim != 1 or (shapes < 0).any() or column.offsets[-1] != len(values):
-        return f"{values.shape} values, its shapes add up to {int(column.offsets[-1])}"
+    total = int(sizes_of(shapes).sum())
+    if values.ndim != 1 or shapes.min(initial=0) < 0 or total != len(values):
+        return f"{values.shape} values, its shapes add up to {total}"
     return None
 
 

@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from kinoml_data.backends.arrays import CRC
 from kinoml_data.backends.arrow import Rows, dtype_of, rows_of
 from kinoml_data.backends.parquet import ParquetContainer, digest
-from kinoml_data.columns import Column, Ragged
+from kinoml_data.columns import Column, Ragged, sizes_of
 from kinoml_data.errors import CorruptStoreError, UnsupportedStoreError, one_line, quoted
 from kinoml_data.spec import Array
 
@@ -124,7 +124,7 @@ class Layout:
             if any(dtype_of(chunk.type, where) not in (expected, (1, "int32")) for chunk in chunks[part]):
                 raise CorruptStoreError(f"{where}: {quoted(part)} has another type than was written")
         rows, stored = _joined(chunks[name], where, first), _joined(chunks[name + CRC], where, first).values
-        lengths = rows.shapes.prod(axis=1)
+        lengths = sizes_of(rows.shapes)
         column: Column
         if array.is_string:
             column = Ragged(rows.values, rows.shapes)

@@ -30,7 +30,7 @@ from kinoml_data.backends.parquet_layout import (
     VERSION,
     checksums,
 )
-from kinoml_data.columns import Column, Columns, Ragged, concatenate
+from kinoml_data.columns import Column, Columns, Ragged, concatenate, sizes_of
 from kinoml_data.errors import SpecError, UnsupportedStoreError, one_line, quoted
 from kinoml_data.spec import DTYPES, NAME_PATTERN, STRING, Array
 
@@ -166,7 +166,7 @@ def _checked(name: str, array: Array, column: Column) -> Column:
         values, shapes = column.values, np.asarray(column.shapes, np.int64)
         fits = ragged and values.ndim == 1 and shapes.ndim == 2 and shapes.shape[1] == len(axes)
         fits = fits and all(axis is None or (shapes[:, i] == axis).all() for i, axis in enumerate(axes))
-        fits = fits and bool((shapes >= 0).all()) and int(shapes.prod(axis=1).sum()) == len(values)
+        fits = fits and bool((shapes >= 0).all()) and int(sizes_of(shapes).sum()) == len(values)
     else:
         values = np.asarray(column)
         fits = not ragged and values.shape[1:] == axes

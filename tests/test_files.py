@@ -1,6 +1,7 @@
 """Reading by position, noticing that a file is no longer the same, and writing all or nothing."""
 
 import errno
+import gc
 import os
 import threading
 import time
@@ -156,6 +157,23 @@ def test_short_reads_are_continued(path, monkeypatch):
     assert file.heads(np.array([8, 99_999]), 64) == CONTENT[8:72] + CONTENT[99_999:].ljust(64, b"\0")
 
 
+@pytest.mark.parametrize("calls", range(1, 4))
+def test_a_file_that_cannot_be_looked_at_is_a_read_error(path, monkeypatch, calls):
+    file, fstat, count = PositionedFile(path, keep_open=False), os.fstat, 0
+
+    def failing(fd: int) -> os.stat_result:  # in opening, before the read, or after it
+        nonlocal count
+        count += 1
+        if count == calls:
+            raise OSError(errno.EIO, "no")
+        return fstat(fd)
+
+    monkeypatch.setattr(os, "fstat", failing)
+    with pytest.raises(StoreReadError, match=r"cannot (open|read).*no"):
+        file.read(0, 5)
+    assert count == calls
+
+
 @pytest.mark.parametrize("keep_open", [True, False])
 def test_what_the_system_cannot_read_is_a_read_error_with_path_and_place(path, monkeypatch, keep_open):
     file = PositionedFile(path, keep_open=keep_open)
@@ -192,6 +210,7 @@ def test_a_closed_file_is_a_read_error(path):
 
 def test_no_descriptor_is_left_open(path):
     def count():
+        gc.collect()  # what earlier tests left
         return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
     before = count()

@@ -207,7 +207,8 @@ class XyDataset(Dataset[Any]):
         Args:
             collate: a form for all ragged columns, `{column: form}`, or a plugin's form for the whole batch; by
                 default the dataset's own.
-            seed: seeds the order of `shuffle=True`, so that a run can be repeated.
+            seed: seeds the order of `shuffle=True`, so that a run can be repeated: another order in each epoch of
+                the loader, the same ones with and without workers.
             prefetch: so many batches are read ahead, in a thread, while the model works.
             group_by_length: a ragged column; rows of similar size come in one batch, to cut padding. How much is
                 saved is in `loader.batch_sampler.padding`.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, RandomSampler, Sampler
 
 from kinoml_data import ring
 from kinoml_data.errors import SpecError
@@ -39,8 +39,12 @@ def make(
         if kwargs.get("generator") is not None:
             raise SpecError("give either a seed or a generator")
         kwargs["generator"] = torch.Generator().manual_seed(seed)
+        # Of their own, since DataLoader draws from its generator too, at other times with workers than without.
+        if kwargs.get("shuffle") and not {"sampler", "batch_sampler"} & {*kwargs} and lengths is None:
+            kwargs["sampler"] = RandomSampler(dataset, generator=torch.Generator().manual_seed(seed))
+            del kwargs["shuffle"]
     if lengths is not None:
-        kwargs["batch_sampler"] = _length_sampler(lengths, kwargs)
+        kwargs["batch_sampler"] = _length_sampler(lengths, seed, kwargs)
     kwargs = {"collate_fn": collate_fn} | kwargs
     workers = kwargs.get("num_workers", 0)
     if workers:
@@ -178,13 +182,15 @@ class LengthBatchSampler(Sampler[list[int]]):
         return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        # A generator draws when the epoch begins; DataLoader with workers makes two iterators and uses one.
         rows, rng = np.arange(len(self.lengths)), np.random.default_rng(0)
         if self.shuffle:
             rng = np.random.default_rng(self._seed())
             rows = rng.permutation(rows)
         batches = self._batches(rows, rng)
         self.padding = self._measure(batches)
-        return iter([batch.tolist() for batch in batches])
+        for batch in batches:
+            yield batch.tolist()
 
     def set_epoch(self, epoch: int) -> None:
         """Take the batches of this epoch, until it is called again."""
@@ -220,7 +226,7 @@ class LengthBatchSampler(Sampler[list[int]]):
         return Padding(share(batches), share(ungrouped))
 
 
-def _length_sampler(lengths: NDArray[np.int64], kwargs: dict[str, Any]) -> LengthBatchSampler:
+def _length_sampler(lengths: NDArray[np.int64], seed: int | None, kwargs: dict[str, Any]) -> LengthBatchSampler:
     if other := [name for name in ("sampler", "batch_sampler") if kwargs.pop(name, None) is not None]:
         raise SpecError(f"group_by_length makes the batches itself; leave out {other[0]}")
     return LengthBatchSampler(
@@ -228,5 +234,5 @@ def _length_sampler(lengths: NDArray[np.int64], kwargs: dict[str, Any]) -> Lengt
         kwargs.pop("batch_size", 1),
         shuffle=bool(kwargs.pop("shuffle", False)),
         drop_last=bool(kwargs.pop("drop_last", False)),
-        generator=kwargs.get("generator"),
+        generator=kwargs.get("generator") if seed is None else torch.Generator().manual_seed(seed),
     )

@@ -39,14 +39,28 @@ def rows_of(loader: Any) -> list[int]:
     return rows
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"prefetch": 3}, {"num_workers": 2}], ids=["plain", "thread", "workers"])
-def test_a_seed_gives_the_same_order_in_every_way_of_loading(dataset: kd.XyDataset, kwargs: dict[str, Any]) -> None:
-    expected = rows_of(dataset.as_dataloader(batch_size=16, shuffle=True, seed=5))
-    loader = dataset.as_dataloader(batch_size=16, shuffle=True, seed=5, **kwargs)
-    first, second = rows_of(loader), rows_of(loader)
-    assert first == expected
-    assert sorted(second) == list(range(500))
-    assert second != first
+WAYS: list[dict[str, Any]] = [{}, {"prefetch": 3}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": False}]
+
+
+@pytest.mark.parametrize("order", [{}, {"group_by_length": "X"}, {"batch_size": 7}], ids=["plain", "groups", "small"])
+@pytest.mark.parametrize("kwargs", WAYS, ids=["plain", "thread", "workers", "new workers"])
+def test_a_seed_gives_the_same_order_in_every_way_of_loading(
+    dataset: kd.XyDataset, kwargs: dict[str, Any], order: dict[str, Any]
+) -> None:
+    def epochs(**kwargs: Any) -> list[list[int]]:
+        loader = dataset.as_dataloader(**{"batch_size": 16, "shuffle": True, "seed": 5, **order, **kwargs})
+        return [rows_of(loader) for _ in range(3)]
+
+    found = epochs(**kwargs)
+    assert found == epochs()
+    assert all(sorted(rows) == list(range(500)) for rows in found)
+    assert found[0] != found[1] != found[2] != found[0]
+
+
+@pytest.mark.parametrize("name", ["sampler", "batch_sampler"])
+def test_shuffling_beside_a_sampler_is_refused_as_torch_does(dataset: kd.XyDataset, name: str) -> None:
+    with pytest.raises(ValueError, match="mutually exclusive"):
+        dataset.as_dataloader(shuffle=True, seed=0, **{name: [[0, 1]]})
 
 
 def test_a_seed_and_a_generator_exclude_each_other(dataset: kd.XyDataset) -> None:

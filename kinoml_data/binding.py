@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kinoml_data import config
 from kinoml_data.backend import Storage
-from kinoml_data.backends.arrays import MemoryStorage, difference
+from kinoml_data.backends.arrays import MemoryStorage, difference, stored_splits
 from kinoml_data.columns import Column, Columns, Ragged, cast
 from kinoml_data.device import OnDevice
 from kinoml_data.errors import CorruptStoreError, SpecError, StoreReadError, quoted
@@ -40,11 +40,7 @@ def complete(spec: DatasetSpec, storage: Storage) -> DatasetSpec:
         roles = {*_tuple(columns["X"]), *_tuple(columns.get("y"))}
         columns["meta"] = [name for name in storage.columns if name not in roles]
     if spec.splits is None:
-        columns["splits"] = {
-            name.removeprefix("idx_"): name
-            for name, array in storage.arrays.items()
-            if array.ndim == 1 and array.dtype.kind in "iub"
-        }
+        columns["splits"] = stored_splits(storage.arrays)
     if columns.get("y") is None:
         columns.pop("y", None)
     return DatasetSpec.parse(columns, spec.base, spec.root)

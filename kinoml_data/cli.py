@@ -6,9 +6,10 @@ import json
 import re
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -47,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(args=[word for word in words if word != "--debug"], prog_name="kinoml-data")
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn  # type: ignore[assignment]
+            app(args=[word for word in words if word != "--debug"], prog_name="kinoml-data")
     except Exception as error:
         if "--debug" in words:
             raise
@@ -159,7 +162,7 @@ def verify(
 ) -> None:
     """Read everything with every check on, and name what is damaged.
 
-    Exits with 1 if anything is.
+    Exits with 1 if anything is. UNCHECKED means that all could be read, and that damage may not have been noticed.
     """
     start = time.perf_counter()
     with progress("reading") as report:
@@ -171,7 +174,8 @@ def verify(
         out.print(f"... and {len(found.damage) - shown:,} more places; --all lists them", soft_wrap=True)
     if len(found.damage) >= MOST:
         out.print("there may be more: reading stopped here", soft_wrap=True)
-    state = "OK" if found.whole else f"DAMAGED, {found.damaged:,} values" if found.damaged else "DAMAGED"
+    state = "UNCHECKED" if found.unchecked else "OK"
+    state = state if found.whole else f"DAMAGED, {found.damaged:,} values" if found.damaged else "DAMAGED"
     read = f"{found.rows:,} rows of {found.columns} columns, {size(found.nbytes)} read"
     out.print(f"{state}  {path}: {read} in {time.perf_counter() - start:.1f} s", markup=False, soft_wrap=True)
     if found.unchecked is not None:
@@ -225,6 +229,10 @@ def schema() -> None:
     from kinoml_data.schema import json_schema
 
     print(json.dumps(json_schema(), indent=2))
+
+
+def _warn(message: Warning | str, *_: Any) -> None:
+    screen(stderr=True).print(f"kinoml-data: {one_line(message)}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _explain(error: Exception) -> None:

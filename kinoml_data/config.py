@@ -51,6 +51,8 @@ def parse(data: bytes, suffix: str) -> dict[str, Any]:
     """As `read`, from the bytes of a file and its suffix."""
     readers: dict[str, Callable[[str], Any]] = {".json": _json, ".toml": _toml, ".yaml": _yaml, ".yml": _yaml}
     try:
+        if suffix not in readers:
+            raise SpecError(f"a spec is a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, not {quoted(suffix)}")
         found = readers[suffix](data.decode("utf-8-sig"))  # the mark some editors begin a file with is no content
     except (UnicodeDecodeError, RecursionError) as error:
         raise SpecError(f"not readable as {suffix[1:]}: {one_line(error)}") from None

@@ -88,9 +88,12 @@ class XyDataset(Dataset[Any]):
             SplitError: there is no split of that name.
         """
         if name not in self._opened.splits:
-            raise SplitError(
-                unknown(name, self._opened.splits, "split") + ("" if self._opened.splits else "; the dataset has none")
-            )
+            text = unknown(name, self._opened.splits, "split")
+            if not self._opened.splits:
+                stored = [key for key in self._opened.binding.storage.arrays if key.startswith("idx_")]
+                text += "; the dataset has none"
+                text += f"; the store has {', '.join(stored)}, which the spec may name under `splits`" if stored else ""
+            raise SplitError(text)
         return self._view(name)
 
     def select(self, rows: Any) -> XyDataset:

@@ -4,6 +4,11 @@ Each is a `KinomlDataError` and the built-in a Python programmer would expect, a
 from one string: torch rebuilds a worker's exception as `type(text)`, so type and text survive.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class KinomlDataError(Exception):
     """Base of every exception raised by kinoml_data.
@@ -73,6 +78,15 @@ class SampleIndexError(KinomlDataError, IndexError):
 
 class FeaturizationError(KinomlDataError, RuntimeError):
     """A featurizer failed, or returned something other than it declared."""
+
+
+@contextmanager
+def about(where: str) -> Iterator[None]:
+    """Errors of this library in the block begin with `where`."""
+    try:
+        yield
+    except KinomlDataError as error:
+        raise type(error)(f"{where}{error}") from error
 
 
 def quoted(value: object, limit: int = 120) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from glob import glob
 from pathlib import Path
@@ -18,7 +18,7 @@ from kinoml_data.backend import Backend
 from kinoml_data.binding import complete, embedded
 from kinoml_data.collate import Collater
 from kinoml_data.dataset import XyDataset
-from kinoml_data.errors import KinomlDataError, SpecError, StoreNotFoundError, UnknownNameError, quoted
+from kinoml_data.errors import SpecError, StoreNotFoundError, UnknownNameError, about, quoted
 from kinoml_data.featurizer import Featurizer
 from kinoml_data.observation import ObservationModel
 from kinoml_data.opened import Opened, wanted
@@ -26,6 +26,8 @@ from kinoml_data.spec import DTYPES, Component, DatasetSpec, Model, Named, expla
 
 IN_MEMORY = "in-memory"
 M = TypeVar("M", bound=Model)
+KEYWORDS = ("backend", "split", "data", "featurizer", "collate", "dtype", "device", "base")
+LOADING = ("batch_size", "shuffle", "num_workers", "seed", "prefetch", "group_by_length")
 
 
 def load_dataset(
@@ -125,7 +127,7 @@ def load_datasets(
     Args:
         specs: a mapping, or a .yaml, .json or .toml file, with the key `datasets`: specs by name, or a glob of data
             files that each become a dataset named by its stem. What stands beside `datasets` holds for each of them
-            that does not say otherwise.
+            that has not the key itself; a `storage` without `backend` takes its options beside its own.
         base: the folder that a mapping's relative paths start from; by default the working directory.
         options: as of `load_dataset`, for each of them.
 
@@ -139,7 +141,7 @@ def load_datasets(
     found: dict[str, XyDataset] = {}
     try:
         for name, spec in _several(specs, None if base is None else Path(base)).items():
-            with _about(f"datasets.{name}: "):
+            with about(f"datasets.{name}: "):
                 found[name] = load_dataset(spec(), **options)
     except BaseException:
         for dataset in found.values():
@@ -153,19 +155,26 @@ def _several(specs: Any, base: Path | None) -> dict[str, Callable[[], DatasetSpe
     where = ""
     if isinstance(specs, (str, os.PathLike)):
         path = Path(specs)
+        if path.suffix.lower() not in config.SUFFIXES:
+            raise SpecError(
+                f"{quoted(str(path))} is no spec file: give one with the key 'datasets', or {{'datasets': a glob}}; "
+                "for one data file, use load_dataset"
+            )
         specs, base, where = config.read(path), path.resolve().parent if base is None else base, f"{path}: "
     specs = _plain(specs)
     if not isinstance(specs, Mapping) or "datasets" not in specs:
         raise SpecError(f"{where}several datasets stand under the key 'datasets'; for one, use load_dataset")
     shared, folder = {key: value for key, value in specs.items() if key != "datasets"}, base or Path.cwd()
     listed = specs["datasets"]
+    if not isinstance(shared.get("storage", {}), Mapping):
+        raise SpecError(f"{where}storage: {quoted(shared['storage'])} is no mapping of options")
     if isinstance(listed, str):
-        listed = {
-            name: {"storage": {**shared.get("storage", {}), "path": path}} for name, path in _fitting(listed, folder)
-        }
+        listed = {name: {"storage": {"path": path}} for name, path in _fitting(listed, folder)}
     if not isinstance(listed, Mapping) or not listed or not all(isinstance(said, Mapping) for said in listed.values()):
         raise SpecError(f"{where}datasets: {quoted(listed)} is neither a mapping of names to specs nor a glob")
-    return {str(name): partial(_one_of, {**shared, **said}, folder) for name, said in listed.items()}
+    if wrong := [name for name in listed if not isinstance(name, str)]:
+        raise SpecError(f"{where}datasets: the name {quoted(wrong[0])} is not a text")
+    return {name: partial(_one_of, shared, said, folder) for name, said in listed.items()}
 
 
 def _fitting(pattern: str, folder: Path) -> list[tuple[str, str]]:
@@ -180,20 +189,14 @@ def _fitting(pattern: str, folder: Path) -> list[tuple[str, str]]:
     return sorted(zip(stems, paths, strict=True))
 
 
-def _one_of(said: Mapping[str, Any], folder: Path) -> DatasetSpec:
-    storage = said.get("storage")
-    if isinstance(storage, Mapping) and "backend" not in storage and isinstance(storage.get("path"), str):
-        said = {**said, "storage": {"backend": _backend_for(Path(storage["path"])), **storage}}
-    return DatasetSpec.parse(said, folder)
-
-
-@contextmanager
-def _about(where: str) -> Iterator[None]:
-    """Errors in the block begin with `where`."""
-    try:
-        yield
-    except KinomlDataError as error:
-        raise type(error)(f"{where}{error}") from error
+def _one_of(shared: Mapping[str, Any], said: Mapping[str, Any], folder: Path) -> DatasetSpec:
+    both = {**shared, **said}
+    storage = both.get("storage")
+    if isinstance(storage, Mapping) and "backend" not in storage:
+        storage = {**shared.get("storage", {}), **storage}
+        path = storage.get("path")
+        both["storage"] = {"backend": _backend_for(Path(path)), **storage} if isinstance(path, str) else storage
+    return DatasetSpec.parse(both, folder)
 
 
 def _listed(rows: Any) -> Any:
@@ -270,7 +273,7 @@ def _with_dtypes(spec: DatasetSpec, dtype: str | Mapping[str, str]) -> DatasetSp
         floating = (name for name in (*roles["X"], *roles["y"]) if columns[name].numpy.kind == "f")
         changes = dict.fromkeys(floating, dtype)
     elif not isinstance(dtype, Mapping):
-        raise SpecError(f"dtype: {quoted(dtype)} is neither a dtype nor dtypes by column")
+        raise SpecError(f"dtype: {quoted(dtype)} is neither a dtype's name, such as 'float32', nor names by column")
     else:
         changes = {}
         for key, value in dtype.items():
@@ -292,6 +295,7 @@ def _with_storage(spec: DatasetSpec, backend: str | None, options: Mapping[str, 
     if backend is None and not options:
         return spec
     held = spec.storage
+    _check_keywords(options, backend or held.backend)
     if backend is None or backend == held.backend:
         chosen = {**held.options, **options}
         return spec.with_storage(_component(held.backend, chosen))
@@ -302,6 +306,19 @@ def _with_storage(spec: DatasetSpec, backend: str | None, options: Mapping[str, 
         return spec.with_storage(_component(backend, {**source, **options}))
     kept = {key: value for key, value in held.options.items() if key in cls.model_fields}
     return spec.with_storage(_component(backend, {**kept, **options}))
+
+
+def _check_keywords(options: Mapping[str, Any], backend: str) -> None:
+    """Refuse what is no option of the backend, where it is clear what was meant; the others it refuses itself."""
+    for name in options.keys() - registry.backend(backend).model_fields.keys():
+        if name == "device":
+            raise SpecError(f"backend {backend!r} keeps nothing on a device; give backend='in-memory' too")
+        if name in DatasetSpec.model_fields:
+            raise SpecError(f"{name!r} is a key of the spec: write it there, or give a mapping as spec")
+        if name in LOADING:
+            raise SpecError(f"{name!r} is an argument of as_dataloader")
+        if near := difflib.get_close_matches(name, KEYWORDS, 1, 0.8):
+            raise SpecError(f"unknown argument {quoted(name)}; did you mean {near[0]!r}?")
 
 
 def _component(backend: str, options: Mapping[str, Any]) -> Component:

@@ -343,6 +343,8 @@ class DatasetSpec(Model):
         Raises:
             SpecError: see the class.
         """
+        if "datasets" in data:
+            raise SpecError("it describes several datasets, under 'datasets': load_datasets opens them")
         spec = cls(**{str(key): value for key, value in data.items()})
         return spec.located(base or Path.cwd(), root)
 

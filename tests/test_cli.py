@@ -222,6 +222,27 @@ def test_validate_lists_all_differences_from_the_store(run: Run, folder: Path) -
     assert "cast: same_kind allows it" in text
 
 
+@pytest.mark.filterwarnings("default:.*integrity is unknown")
+def test_verify_says_what_nothing_could_find_and_validate_warns_in_one_line(run: Run, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"x": [1.0, 2.0], "y": [3.0, 4.0]}), tmp_path / "foreign.parquet")
+    done = run("validate", tmp_path / "foreign.parquet")
+    assert done.code == 0 and done.out.startswith("OK  ")
+    (line,) = done.err.splitlines()
+    assert line.startswith("kinoml-data: ") and "integrity is unknown" in line
+    done = run("verify", tmp_path / "foreign.parquet")
+    assert done.code == 0 and done.out.startswith("UNCHECKED  ") and "integrity unknown: " in done.out
+    done = run("verify", tmp_path / "none.npz")
+    assert done.code == 1
+
+
+def test_validate_of_a_file_with_several_datasets_says_so(run: Run, folder: Path) -> None:
+    (folder / "several.json").write_text('{"datasets": {"a": {"storage": {"path": "bare.npz"}}}}')
+    assert "load_datasets" in block(run("validate", folder / "several.json"))[1]
+
+
 def test_validate_reads_a_row(run: Run, folder: Path) -> None:
     data = bytearray((folder / "bare.npz").read_bytes())
     spot = data.index(np.arange(5.0).tobytes())

@@ -1,7 +1,9 @@
 """`load_dataset`, `from_arrays` and `convert`: every way in, and every bad input with its error."""
 
+import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -276,8 +278,39 @@ def test_a_device_that_cannot_be_used_is_refused(device):
 
 
 def test_a_backend_without_a_device_refuses_one(stored):
-    with pytest.raises(SpecError, match=r"storage\.device: unknown key"):
+    with pytest.raises(SpecError, match="give backend='in-memory' too"):
         kd.load_dataset(stored / "x.npz", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "said"),
+    [
+        ({"colate": "pad"}, "unknown argument 'colate'; did you mean 'collate'"),
+        ({"bakend": "in-memory"}, "unknown argument 'bakend'; did you mean 'backend'"),
+        ({"splits": {"ratios": {"a": 1.0}}}, "'splits' is a key of the spec"),
+        ({"shuffle": True}, "'shuffle' is an argument of as_dataloader"),
+        ({"verfy": "never"}, "storage.verfy: unknown key 'verfy'; did you mean 'verify'"),
+        ({"backend": "in-memory", "batch_size": 8}, "'batch_size' is an argument of as_dataloader"),
+    ],
+)
+def test_a_keyword_that_is_no_option_says_what_was_meant(stored, keyword, said):
+    with pytest.raises(SpecError, match=re.escape(said)):
+        kd.load_dataset(stored / "x.npz", **keyword)
+
+
+def test_several_datasets_are_not_one(stored):
+    several = {"datasets": {"a": {"storage": {"path": "x.npz"}}}}
+    (stored / "several.json").write_text(json.dumps(several))
+    for spec in (several, stored / "several.json"):
+        with pytest.raises(SpecError, match="load_datasets opens them"):
+            kd.load_dataset(spec)
+
+
+def test_a_column_that_an_npz_has_not_is_named(stored):
+    np.savez(stored / "bare.npz", X=np.ones((3, 2)), y=np.ones(3))
+    spec = {"columns": {"z": {}}, "X": "z", "storage": {"backend": "npz-lazy", "path": "bare.npz"}}
+    with pytest.raises(SpecError, match=r"bare\.npz: unknown stored column 'z'; known: X, y"):
+        kd.load_dataset(spec, base=stored)
 
 
 # -- bad input, as a user would meet it

@@ -45,6 +45,25 @@ def test_the_storage_beside_a_glob_gives_each_its_options(folder):
     assert {dataset.spec.storage.backend for dataset in found.values()} == {"npz-reopen"}
 
 
+def test_the_storage_beside_named_specs_gives_each_its_options_too(folder):
+    names = {
+        "a": {"storage": {"path": "features/abl1.npz"}},
+        "b": {"storage": {"path": "features/src.npz", "verify": "first"}},
+        "c": {"storage": {"backend": "npz-lazy", "path": "features/src.npz"}},  # the options of another backend
+    }
+    found = kd.load_datasets({"datasets": names, "storage": {"backend": "npz-reopen", "verify": "always"}}, base=folder)
+    said = [(found[name].spec.storage.backend, found[name].spec.storage.options.get("verify")) for name in names]
+    assert said == [("npz-reopen", "always"), ("npz-reopen", "first"), ("npz-lazy", None)]
+    found = kd.load_datasets({"datasets": {"a": names["a"]}, "storage": {"verify": "always"}}, base=folder)
+    assert found["a"].spec.storage.backend == "npz-lazy" and found["a"].spec.storage.options["verify"] == "always"
+
+
+@pytest.mark.parametrize("path", ["features/abl1.npz", "features/*.npz", "features"])
+def test_what_is_no_description_of_several_is_refused(folder, path):
+    with pytest.raises(SpecError, match=r"is no spec file: .*'datasets'"):
+        kd.load_datasets(folder / path)
+
+
 @pytest.mark.parametrize("suffix", [".yaml", ".json", ".toml"])
 def test_named_specs_share_what_stands_beside_them(folder, suffix):
     said = {

@@ -139,7 +139,10 @@ class ArrayStorage(Storage):
                 continue
             if name + SHAPES not in arrays:
                 raise CorruptStoreError(f"{quoted(key)} has no {quoted(name + SHAPES)} beside it")
-            self._shapes[name] = shapes = np.asarray(arrays[name + SHAPES][:]).astype(np.int64, copy=False)
+            shapes = np.asarray(arrays[name + SHAPES][:])
+            if shapes.dtype.kind not in "iu":
+                raise CorruptStoreError(f"column {quoted(name)}: its shapes are {shapes.dtype}, not integers")
+            self._shapes[name] = shapes = shapes.astype(np.int64, copy=False)
             columns[name] = ragged_array(name, values.dtype, shapes, is_string=key.endswith(UTF8))
             self._offsets[name] = offsets_of(shapes)
             rows[name] = len(shapes)
@@ -278,6 +281,15 @@ def ragged_array(name: str, dtype: Any, shapes: NDArray[np.int64], *, is_string:
     if is_string:
         return Array(STRING)
     return Array(dtype, tuple(a if a == b else None for a, b in zip(low, high, strict=True)))
+
+
+def stored_splits(arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """The splits that arrays of a store can be, each with the array's name: `{"train": "idx_train"}`."""
+    return {
+        name.removeprefix("idx_"): name
+        for name, array in arrays.items()
+        if array.ndim == 1 and array.dtype.kind in "iub"
+    }
 
 
 def common_length(rows: Mapping[str, int]) -> int:

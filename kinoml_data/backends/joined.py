@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from kinoml_data import config
 from kinoml_data.backend import AnyBackend, Backend, Storage
+from kinoml_data.backends.arrays import stored_splits
 from kinoml_data.columns import Columns
-from kinoml_data.errors import CorruptStoreError, SpecError, quoted
-from kinoml_data.spec import Array, Model, unknown
+from kinoml_data.errors import CorruptStoreError, SpecError, about, quoted
+from kinoml_data.spec import Array, DatasetSpec, Model, unknown
 
 INDEX = Array("int64")
+NOWHERE = {"storage": {"backend": "joined"}}  # of a spec that is only a part of one
 
 
 class Table(Model):
@@ -44,6 +49,9 @@ class Joined(Backend):
     tables: dict[str, Table] = Field(min_length=1)
 
     def model_post_init(self, context: Any) -> None:
+        for part in (self.source, *(table.source for table in self.tables.values())):
+            if getattr(part, "device", None) is not None:
+                raise ValueError("what is joined is not kept on a device; put `in-memory` with a device around it")
         seen: set[str] = set()
         for index, table in self.tables.items():
             if twice := sorted(table.columns.keys() & (seen | self.tables.keys())):
@@ -65,11 +73,12 @@ class Joined(Backend):
                 if not held:
                     continue
                 asked = None if columns is None else {there: columns[name] for name, there in held.items()}
-                storage = table.source.open(asked)
-                opened.callback(storage.close)
-                for there in held.values():
-                    if there not in storage.columns:
-                        raise SpecError(f"tables.{index}: {unknown(there, storage.columns, 'stored column')}")
+                with about(f"tables.{index}: "):
+                    storage = table.source.open(asked)
+                    opened.callback(storage.close)
+                    for there in held.values():
+                        if there not in storage.columns:
+                            raise SpecError(unknown(there, storage.columns, "stored column"))
                 joins.append(_Join(index, storage, held))
             own = None if columns is None else self._own(columns, joins)
             source = self.source.open(own)
@@ -110,36 +119,39 @@ class JoinedStorage(Storage):
         for join in joins:
             self._check(join)
         indices = {join.index for join in joins}
-        # Where a spec leaves the roles open, the last number in the source is y, and an index is no feature.
         self.columns = {name: join.storage.columns[join.columns[name]] for name, join in self._of.items()} | {
             name: array
             for name, array in source.columns.items()
             if (name not in indices if columns is None else name in columns)
         }
         self.arrays = source.arrays
+        self.spec = _spec_of(source, joins) if columns is None else None
         parts = (source, *(join.storage for join in joins))
-        known = [part.identity for part in parts if part.identity is not None]
-        self.identity = "; ".join(known) if len(known) == len(parts) else None
+        # One that cannot tell when it changes leaves the others to be told.
+        known = [part.identity for part in parts]
+        self.identity = json.dumps(known) if any(text is not None for text in known) else None
         self.checked = all(part.checked for part in parts)
         self.shareable = all(part.shareable for part in parts)
 
     def _check(self, join: _Join) -> None:
+        """Whether all rows of the source point into a table; raises as the class."""
         index = self._source.columns.get(join.index)
         if index is None:
             raise SpecError(f"tables: {unknown(join.index, self._source.columns, 'column of the source')}")
         if index.is_string or index.numpy.kind not in "iu" or index.shape:
             raise SpecError(f"tables.{join.index}: the column holds {index.dtype} {index.shape}, not one integer a row")
-        rows, length = self._rows(join, np.arange(len(self._source))), len(join.storage)
-        if (wrong := (rows < 0) | (rows >= length)).any():
-            row = int(wrong.argmax())
-            raise CorruptStoreError(
-                f"column {quoted(join.index)}, row {row}: it points to row {rows[row]} of a table of {length} rows"
-            )
+        self._rows(join, np.arange(len(self._source)))
 
-    def _rows(self, join: _Join, rows: NDArray[np.int64]) -> NDArray[Any]:
-        found = self._source.read(rows, [join.index])[join.index]
+    def _rows(self, join: _Join, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of a table that these rows of the source point to."""
+        found, length = self._source.read(rows, [join.index])[join.index], len(join.storage)
         assert isinstance(found, np.ndarray)
-        return found
+        if (wrong := (found < 0) | (found >= length)).any():
+            row, there = rows[wrong][0], found[wrong][0]
+            raise CorruptStoreError(
+                f"tables.{join.index}: row {row} of the source points to row {there} of a table of {length} rows"
+            )
+        return found.astype(np.int64)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -149,7 +161,7 @@ class JoinedStorage(Storage):
         found = dict(self._source.read(rows, own)) if own else {}
         for join in self._joins:
             if here := [name for name in columns if name in join.columns]:
-                there = self._rows(join, rows).astype(np.int64)
+                there = self._rows(join, rows)
                 read = join.storage.read(there, [join.columns[name] for name in here])
                 found |= {name: read[join.columns[name]] for name in here}
         return found
@@ -159,7 +171,7 @@ class JoinedStorage(Storage):
         found = dict(self._source.read_row(row, own)) if own else {}
         for join in self._joins:
             if here := [name for name in columns if name in join.columns]:
-                there = int(self._source.read_row(row, [join.index])[join.index])
+                (there,) = self._rows(join, np.array([row])).tolist()
                 values = join.storage.read_row(there, [join.columns[name] for name in here])
                 found |= {name: values[join.columns[name]] for name in here}
         return found
@@ -174,3 +186,62 @@ class JoinedStorage(Storage):
     def close(self) -> None:
         for part in (self._source, *(join.storage for join in self._joins)):
             part.close()
+
+
+def _spec_of(source: Storage, joins: Sequence[_Join]) -> str:
+    """The spec of the whole as JSON: that of the source without the indices, and with the tables' columns in X.
+
+    Raises:
+        CorruptStoreError: a part carries a spec that is none.
+        SpecError: a name stands for two columns.
+    """
+    own = _suggested(source, [join.index for join in joins]) if source.spec is None else _carried(source.spec)
+    indices = {join.index for join in joins}
+    kept = {name: array for name, array in own["columns"].items() if (array.stored_as or name) not in indices}
+    joined: dict[str, Array] = {}
+    for join in joins:
+        theirs = {} if join.storage.spec is None else _carried(join.storage.spec)["columns"]
+        stored = {array.stored_as or name: array for name, array in theirs.items()}
+        for name, there in join.columns.items():
+            array = stored.get(there, join.storage.columns[there])
+            joined[name] = array.model_copy(update={"stored_as": None})
+    if twice := sorted(joined.keys() & kept.keys()):
+        raise SpecError(f"the source and a table both have a column {quoted(twice[0])}; rename the table's")
+    strings = [name for name, array in joined.items() if array.is_string]
+    said = {
+        **own,
+        "columns": joined | kept,
+        "X": _role([*(name for name in joined if name not in strings), *(name for name in own["X"] if name in kept)]),
+        "y": _role([name for name in own["y"] if name in kept]),
+        "meta": [*strings, *(name for name in own["meta"] if name in kept)],
+    }
+    if isinstance(said.get("collate"), dict):
+        said["collate"] = {name: form for name, form in said["collate"].items() if name in kept}
+    return json.dumps(DatasetSpec.parse({key: value for key, value in said.items() if value is not None}).to_mapping())
+
+
+def _role(names: list[str]) -> str | list[str] | None:
+    return names[0] if len(names) == 1 else names or None
+
+
+def _carried(text: str) -> dict[str, Any]:
+    try:
+        spec = DatasetSpec.parse(config.parse(text.encode(), ".json") | NOWHERE)
+    except SpecError as error:
+        raise CorruptStoreError(f"the spec embedded in a part of it is not valid: {error}") from None
+    roles = {"X": spec.X_names, "y": spec.y_names, "meta": spec.meta}
+    return {**spec.to_mapping(), "columns": spec.columns or {}, **roles}
+
+
+def _suggested(source: Storage, indices: Sequence[str]) -> dict[str, Any]:
+    """As for a bare file: the last number in the source is y, and no index is."""
+    numbers = [name for name, array in source.columns.items() if not array.is_string and name not in indices]
+    y = [] if all(re.fullmatch(r"X\d*", name) for name in numbers) else numbers[-1:]
+    return {
+        "columns": source.columns,
+        "X": [name for name in numbers if name not in y],
+        "y": y,
+        "meta": [name for name, array in source.columns.items() if array.is_string],
+        "splits": stored_splits(source.arrays),
+        **NOWHERE,
+    }

@@ -28,7 +28,7 @@ from kinoml_data.backends.arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, 
 from kinoml_data.backends.npz_archive import Archive
 from kinoml_data.columns import Column, Columns, Ragged, offsets_of
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted
-from kinoml_data.spec import Array
+from kinoml_data.spec import Array, unknown
 
 _PER_ROW = re.compile(r"X_s([0-9]{1,18})(?:_a([0-9]{1,9}))?_?")
 _PER_ROW_LINES = re.compile(rf"^{_PER_ROW.pattern}\.npy$", re.MULTILINE)
@@ -120,10 +120,10 @@ class NpzStorage(Storage):
                 plain[key] = member
         self._open_per_row(per_row, found)
         foreign = columns is None and self.spec is None
-        if foreign and (unknown := sorted(set(plain) - {"X", "y"} - own)):
+        if foreign and (strange := sorted(set(plain) - {"X", "y"} - own)):
             raise SpecError(
-                f"{archive.path}: the members {', '.join(map(quoted, unknown[:8]))} are of no known layout; "
-                "name the columns in a spec"
+                f"{archive.path}: the members {', '.join(map(quoted, strange[:8]))} are of no known layout; "
+                "where no name is damaged, list the columns in a spec, under `columns` with dtype and shape"
             )
         for name in sorted(plain, key=lambda n: n == "y"):
             if columns is not None and name not in columns and name not in own:
@@ -131,6 +131,8 @@ class NpzStorage(Storage):
                     arrays.setdefault(name, archive.array(plain[name]))
                 continue
             self._columns[name] = _WholeColumn(archive, plain[name], self._row_checks(members, name), name)
+        if columns and plain and not self._columns:
+            raise SpecError(f"{archive.path}: {unknown(next(iter(columns)), plain, 'stored column')}")
         self.columns = {name: column.array for name, column in self._columns.items()}
         self.arrays = arrays
         if per_row:

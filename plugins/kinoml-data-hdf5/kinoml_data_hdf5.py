@@ -61,6 +61,8 @@ class Hdf5(Backend):
         path: the file.
         group: of other programs' files: the group that paths start from.
         ragged: of other programs' files: the ragged columns, by name.
+        missing_chunks: of other programs' files: "refuse" takes values that were never written for damage, "fill" reads
+            them as the fill value.
         verify: when checksums are checked: "first" time a row is read in a process, "always", "never".
     """
 
@@ -69,6 +71,7 @@ class Hdf5(Backend):
     path: DataPath
     group: str = "/"
     ragged: dict[str, RaggedLayout] = Field(default_factory=dict)
+    missing_chunks: Literal["refuse", "fill"] = "refuse"
     verify: Literal["first", "always", "never"] = "first"
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
@@ -80,7 +83,8 @@ class Hdf5(Backend):
         """
         from kinoml_data_hdf5_read import Hdf5Storage
 
-        return Hdf5Storage(self.path, columns, group=self.group, ragged=self.ragged, verify=self.verify)
+        fill = self.missing_chunks == "fill"
+        return Hdf5Storage(self.path, columns, group=self.group, ragged=self.ragged, fill=fill, verify=self.verify)
 
     def checking(self) -> Backend:
         """See `Backend.checking`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,9 @@ LARGEST_RATIO, ALWAYS_HELD = 4096, 1 << 20  # of bytes held in memory to bytes i
 class Hdf5File:
     """An HDF5 file for reading, by any thread; a `Container`.
 
+    Attributes:
+        refuse_holes: whether a dataset of which values were never written is refused.
+
     Args:
         path: the file.
 
@@ -46,6 +50,7 @@ class Hdf5File:
         self.path = path
         self._watched = PositionedFile(path)  # finds out if the file is changed; h5py holds one of its own
         self._file: Any = None
+        self.refuse_holes = False
         try:
             # No cache of chunks: without filters, HDF5 then reads the bytes of the rows and no more.
             self._open(0)
@@ -117,6 +122,7 @@ class Hdf5File:
             CorruptStoreError: there is none, or it has no axis of rows.
             UnsafeStoreError: it lies in another file.
             UnsupportedStoreError: its type or a filter of it is not read.
+            CorruptStoreError: values of it were never written.
         """
         where = f"{self.path}: {quoted(path)}"
         dataset = self._node(path)
@@ -138,6 +144,10 @@ class Hdf5File:
                 raise UnsupportedStoreError(
                     f"{where} needs the filter {quoted(name.decode('utf-8', 'replace'))} ({code})"
                 )
+        if self.refuse_holes and (lost := _never_written(dataset)):
+            raise CorruptStoreError(
+                f"{where}: {lost} never written; the option `missing_chunks: fill` reads them as the fill value"
+            )
         return dataset
 
     def whole(self, path: str) -> NDArray[Any]:
@@ -192,6 +202,17 @@ class Hdf5File:
             return None
         link = node.get(name, getclass=True, getlink=True)
         return node[name] if link is h5py.HardLink else link
+
+
+def _never_written(dataset: Any) -> str | None:
+    """What of a dataset is not in the file, which HDF5 would read as fill values; None if all of it is."""
+    if dataset.size == 0:
+        return None
+    if dataset.chunks is None:
+        return "its values were" if dataset.id.get_storage_size() == 0 else None
+    total = math.prod(-(-length // chunk) for length, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+    lost = total - dataset.id.get_num_chunks()
+    return f"{lost} of its {total} chunks were" if lost else None
 
 
 def is_text(dataset: Any) -> bool:

@@ -36,6 +36,7 @@ class Hdf5Storage(CheckedArrayStorage):
         path: the file.
         columns: what the spec asks for; None for all.
         group, ragged, verify: the options of `Hdf5`.
+        fill: read what was never written as fill values, in a file of another program.
 
     Raises:
         StoreNotFoundError, StoreReadError, CorruptStoreError, UnsafeStoreError, UnsupportedStoreError: as named.
@@ -48,6 +49,7 @@ class Hdf5Storage(CheckedArrayStorage):
         *,
         group: str = "/",
         ragged: Mapping[str, RaggedLayout] | None = None,
+        fill: bool = False,
         verify: str = "first",
     ) -> None:
         self._file = file = Hdf5File(path)
@@ -61,6 +63,7 @@ class Hdf5Storage(CheckedArrayStorage):
                     identity = f"hdf5:{hashlib.blake2b(text, digest_size=16).hexdigest()}"
                 else:
                     file.cached(CACHE)
+                    file.refuse_holes = not fill
                     arrays, checks = _strangers(file, columns, group, ragged or {}), None
                     identity = f"hdf5:{file.stamp}"
                 super().__init__(arrays, checks, str(path), verify=verify, identity=identity, close=file.close)

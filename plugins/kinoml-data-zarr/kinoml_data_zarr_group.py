@@ -33,7 +33,18 @@ CODECS = frozenset(
     )
 )
 """Those that only compute. Others, such as pickle, run or build what the bytes say."""
-DECODING = ("builtins", "zarr", "numcodecs", "numpy", "json", "google_crc32c", "struct", "zlib", "_lzma")
+DECODING = (
+    "builtins",
+    "zarr",
+    "numcodecs",
+    "numpy",
+    "json",
+    "pydantic_core",
+    "google_crc32c",
+    "struct",
+    "zlib",
+    "_lzma",
+)
 
 
 @contextmanager
@@ -82,7 +93,9 @@ def remote_group(url: str, options: Mapping[str, Any]) -> ZarrGroup:
 def _group(store: Any, where: str) -> ZarrGroup:
     with zarr_errors(where):
         try:
-            return ZarrGroup(zarr.open_group(store, mode="r"), where)
+            # Consolidated metadata may be older than the arrays; over a network it saves a request for each of them.
+            consolidated = False if isinstance(store, LocalStore) else None
+            return ZarrGroup(zarr.open_group(store, mode="r", use_consolidated=consolidated), where)
         except FileNotFoundError:
             raise StoreNotFoundError(f"there is no Zarr group in {quoted(where)}") from None
 

@@ -10,21 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import zarr
 from kinoml_data import Array, ArrayStorage, Columns
-from kinoml_data.backends.arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES
+from kinoml_data.backends.arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, native
 from kinoml_data.backends.checked_arrays import CheckedArrayStorage, own_arrays, rows_of
 from kinoml_data.columns import gather
-from kinoml_data.errors import CorruptStoreError, StoreChangedError, quoted
+from kinoml_data.errors import CorruptStoreError, StoreChangedError, UnsupportedStoreError, quoted
 from numpy.typing import NDArray
+from zarr.storage import LocalStore
 
 from kinoml_data_zarr_group import ZarrGroup, zarr_errors
 
 ATTRIBUTE = "kinoml_data"
+NOT_THERE = np.uint64(2**64 - 1)
 Lengths = NDArray[np.int64]
 
 
@@ -75,7 +78,7 @@ class ZarrStorage(CheckedArrayStorage):
         ends = np.cumsum(lengths[order])
         begins = ends - lengths[order]
         elements = np.arange(total) + np.repeat(starts[order] - begins, lengths[order])
-        found = np.asarray(values.oindex[elements])
+        found = native(np.asarray(values.oindex[elements]))
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
         return found[back] if found.ndim > 1 else gather(found, begins[back], ends[back])
@@ -109,11 +112,44 @@ def _refuse_holes(held: ZarrGroup, key: str) -> None:
     stored = array.shards or array.chunks  # what is one object in the store
     total = math.prod(-(-length // step) for length, step in zip(array.shape, stored, strict=True))
     lost = total - array.nchunks_initialized * math.prod(array.chunks) // math.prod(stored)
+    if not lost and array.shards:
+        lost, total = _lost_in_shards(held, key), array.nchunks
     if lost:
         raise CorruptStoreError(
             f"{held.where}: {quoted(key)} lacks {lost} of its {total} chunks; if they were never "
             "written, the option `missing_chunks: fill` reads them as the fill value"
         )
+
+
+def _lost_in_shards(held: ZarrGroup, key: str) -> int:
+    """How many chunks the index of each shard says are not there, by the specification of `sharding_indexed`.
+
+    Raises:
+        UnsupportedStoreError: the indices cannot be read.
+    """
+    array, store = held.array(key), held.group.store
+    said = array.metadata.codecs[0].to_dict()["configuration"]
+    index, inner = ([codec["name"] for codec in said[part]] for part in ("index_codecs", "codecs"))
+    little = said["index_codecs"][0].get("configuration", {}).get("endian") == "little"
+    if not isinstance(store, LocalStore) or index != ["bytes", "crc32c"] or not little or "sharding_indexed" in inner:
+        raise UnsupportedStoreError(
+            f"{held.where}: which chunks {quoted(key)} lacks in its shards cannot be told; "
+            "the option `missing_chunks: fill` reads them as the fill value"
+        )
+    per_shard = [shard // chunk for shard, chunk in zip(array.shards, array.chunks, strict=True)]
+    size = 16 * math.prod(per_shard)  # offset and length of each chunk, then four bytes of checksum
+    lost = 0
+    for place in np.ndindex(*(-(-length // step) for length, step in zip(array.shape, array.shards, strict=True))):
+        with (store.root / array.path / array.metadata.encode_chunk_key(place)).open("rb") as file:
+            if said["index_location"] == "end":
+                file.seek(-size - 4, os.SEEK_END)
+            found = np.frombuffer(file.read(size), "<u8").reshape(*per_shard, 2)
+        inside = tuple(  # of a shard at the edge, the chunks that hold rows
+            slice(-(-min(shard, length - at * shard) // chunk))
+            for at, length, shard, chunk in zip(place, array.shape, array.shards, array.chunks, strict=True)
+        )
+        lost += int((found[inside] == NOT_THERE).all(axis=-1).sum())
+    return lost
 
 
 def _identity(about: Any) -> str:

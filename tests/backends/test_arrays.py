@@ -80,6 +80,7 @@ def test_shared_memory_is_the_same_rows_for_both_sides():
         ({"atoms.shapes": ATOMS.shapes - [[3, 0]] * 4}, "not one row of lengths"),
         ({"atoms.shapes": np.array([[2**32, 2**32]])}, "larger than any store"),
         ({"atoms.shapes": ATOMS.shapes[:, 0]}, "not one row of lengths"),
+        ({"atoms.shapes": ATOMS.shapes + 0.5}, "'atoms': its shapes are float64, not integers"),
         ({"fixed": FIXED[1:]}, "differ in their number of rows"),
         (dict.fromkeys(FLAT), "holds no column"),
     ],

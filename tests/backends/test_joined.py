@@ -106,7 +106,7 @@ def test_a_row_that_no_table_has_is_named(folder, wrong):
     pointing[3] = wrong
     thin = kd.from_arrays({"ligand_row": pointing, "kinase_row": KINASE}, Y)
     kd.save_dataset(thin, folder / "thin.npz", overwrite=True)
-    with pytest.raises(CorruptStoreError, match=rf"'ligand_row', row 3: it points to row {wrong} of .* 6 rows"):
+    with pytest.raises(CorruptStoreError, match=rf"tables.ligand_row: row 3 .* to row {wrong} of .* 6 rows"):
         load(folder)
 
 
@@ -116,7 +116,10 @@ TABLE = {"source": {"backend": "npz-lazy", "path": "ligands.npz"}}
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"ligand_row": {**TABLE, "columns": {"ligand": "x"}}}, "unknown stored column 'x'"),
+        (
+            {"ligand_row": {**TABLE, "columns": {"ligand": "x"}}},
+            r"tables\.ligand_row: .*unknown stored column 'x'",
+        ),
         ({"ligand_rwo": {**TABLE, "columns": {"other": "X"}}}, "ligand_rwo"),
         ({"y": {**TABLE, "columns": {"other": "X"}}}, "not one integer a row"),
         ({"ligand_row": {**TABLE, "columns": {"y": "X"}}}, "both have a column 'y'"),
@@ -165,3 +168,78 @@ def test_200_000_measurements_cost_their_tables_and_two_numbers_each(tmp_path):
     assert held < whole + 32 * rows  # dense it would be 1.6 GB
     # In the thin table a number and its checksum, of 4 bytes each, three times a row.
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < whole + 24 * rows + 20_000
+
+
+def table(source: dict[str, Any], **columns: str) -> dict[str, Any]:
+    return {"source": source, "columns": columns}
+
+
+def test_roles_casts_and_models_are_those_the_parts_carry(tmp_path):
+    spec = {
+        "columns": {
+            "p": {"dtype": "int32"},
+            "bits": {"dtype": "float32", "shape": [16], "packbits": True},
+            "weight": {"dtype": "float64"},
+            "pKd": {"dtype": "float32"},
+            "assay": {"dtype": "str"},
+        },
+        "X": ["p", "bits"],
+        "y": "pKd",
+        "meta": ["assay", "weight"],
+        "splits": {"train": {"rows": [2, 0]}},
+        "observation_model": "pKd",
+        "storage": {"backend": "in-memory"},
+    }
+    bits = RNG.integers(0, 256, (3, 2), np.uint8)
+    labels = {"weight": [1.0, 2, 3], "pKd": np.float32([7, 8, 9]), "assay": ["a", "b", "c"]}
+    data = {"p": np.int32([1, 0, 1]), "bits": bits, **labels}
+    kd.save_dataset(kd.load_dataset(spec, data=data), tmp_path / "thin.npz")
+    packed = {"X": "X", "columns": {"X": {"dtype": "float32", "shape": [8], "packbits": True}}}
+    masks = kd.load_dataset(packed | {"storage": {"backend": "in-memory"}}, data={"X": np.array([[5], [6]], np.uint8)})
+    kd.save_dataset(masks, tmp_path / "masks.npz")
+    source = {"backend": "npz-lazy", "path": str(tmp_path / "masks.npz")}
+    found = kd.load_dataset(tmp_path / "thin.npz", backend="joined", tables={"p": table(source, mask="X")})
+    assert found.spec.X == ("mask", "bits") and found.spec.y == "pKd" and found.spec.meta == ("assay", "weight")
+    assert (
+        found[0][0]["mask"].tolist() == [0, 0, 0, 0, 0, 1, 1, 0] and str(found[0][0]["mask"].dtype) == "torch.float32"
+    )
+    assert found[:][0]["bits"].numpy().tolist() == np.unpackbits(bits, axis=1).tolist()
+    assert found.split("train").column("pKd").tolist() == [9, 7]
+    assert found.observation_model.name == "pKd"
+
+
+def test_where_no_number_of_the_source_is_left_there_is_no_y(folder, tmp_path):
+    np.savez(tmp_path / "a.npz", p=np.array([1, 0, 1]), y=np.ones(3))
+    (tmp_path / "thin.csv").write_text("p,name\n1,a\n0,b\n1,c\n")
+    source = {"backend": "npz-lazy", "path": str(folder / "ligands.npz")}
+    spec = {
+        "storage": {
+            "backend": "joined",
+            "source": {"backend": "csv", "path": str(tmp_path / "thin.csv")},
+            "tables": {"p": table(source, ligand="X")},
+        }
+    }
+    found = kd.load_dataset(spec)
+    assert found.spec.X == "ligand" and found.spec.y is None and found.spec.meta == ("name",)
+
+
+def test_a_part_that_cannot_tell_does_not_hide_that_another_changed(folder):
+    spec = {"storage": storage(), "X": ["ligand", "kinase"], "y": "y"}
+    spec["storage"]["source"] = {"backend": "csv", "path": "thin.csv"}
+    rows = zip(LIGAND, KINASE, Y, strict=True)
+    (folder / "thin.csv").write_text("ligand_row,kinase_row,y\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows))
+    dataset = kd.load_dataset(spec, base=folder)
+    text = pickle.dumps(dataset)
+    kd.save_dataset(kd.from_arrays([x + 1 for x in LIGANDS]), folder / "ligands.npz", overwrite=True)
+    with pytest.raises(StoreChangedError):
+        pickle.loads(text)[0]
+
+
+def test_nothing_in_it_is_kept_on_a_device(folder):
+    with pytest.raises(SpecError, match="put `in-memory` with a device around it"):
+        load(
+            folder,
+            tables={
+                "ligand_row": {**TABLE, "source": {"backend": "in-memory", "device": "cpu"}, "columns": {"a": "X"}}
+            },
+        )

@@ -167,6 +167,30 @@ def refused(path: Path, error: type[Exception], said: str, name: str = "X") -> N
             Hdf5(path=path).open(columns)
 
 
+def test_values_that_were_never_written_are_refused_or_the_fill_value(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("chunks", (5, 4), "f4", chunks=(2, 2))[:2, :2] = 5
+        file.create_dataset("whole", (5,), "f4", fillvalue=7)
+        file.create_dataset("text", (5,), h5py.string_dtype())
+        file.create_dataset("values", (9,), "f4")
+        file["ptr"] = np.array([0, 1, 4, 4, 8, 9])
+        file.create_dataset("none", (5, 0), "f4")
+    lost = {"chunks": "5 of its 6 chunks were", "whole": "its values were", "text": "its values were"}
+    for name, said in lost.items():
+        with pytest.raises(CorruptStoreError, match=f"'{name}': {said} never written; .*missing_chunks: fill"):
+            Hdf5(path=path).open({name: kd.Array("float32", (4,))})
+    ragged = {"X": {"values": "values", "offsets": "ptr"}}
+    with pytest.raises(CorruptStoreError, match="never written"):
+        Hdf5(path=path, ragged=ragged).open({"X": kd.Array("float32", (None,))})
+    with closing(Hdf5(path=path).open({"none": kd.Array("float32", (0,))})) as storage:
+        assert storage.read(np.array([3]), ["none"])["none"].shape == (1, 0)
+    columns = {"chunks": kd.Array("float32", (4,)), "whole": kd.Array("float32")}
+    with closing(Hdf5(path=path, missing_chunks="fill").open(columns)) as storage:
+        found = storage.read(np.array([1, 3]), list(columns))
+        assert found["chunks"].tolist() == [[5, 5, 0, 0], [0, 0, 0, 0]] and found["whole"].tolist() == [7, 7]
+
+
 def test_links_are_refused(tmp_path):
     file_of(tmp_path / "other.h5", X=np.zeros((3, 2)), g__X=np.zeros((3, 2)))
     with h5py.File(tmp_path / "a.h5", "w") as file:

@@ -251,6 +251,56 @@ def test_shards_are_read_and_a_missing_one_is_refused(tmp_path):
         Zarr(path=tmp_path / "a.zarr").open(None)
 
 
+@pytest.mark.parametrize("where", ["start", "end"])
+def test_a_chunk_that_a_shard_lacks_is_refused(tmp_path, where):
+    from zarr.codecs import BytesCodec, ShardingCodec
+
+    group = zarr.create_group(tmp_path / "a.zarr")
+    codec = ShardingCodec(chunk_shape=(5, 5), codecs=[BytesCodec()], index_location=where)
+    array = group.create_array("X", shape=(25, 25), chunks=(20, 20), dtype="f8", serializer=codec, compressors=None)
+    array[:] = X = np.arange(25.0 * 25).reshape(25, 25) + 1
+    with closing(Zarr(path=tmp_path / "a.zarr").open(None)) as storage:
+        assert storage.read(np.array([24, 3]), ["X"])["X"].tolist() == X[[24, 3]].tolist()
+    array[20:, 5:10] = array.fill_value  # which Zarr does not store
+    array[:5, 5:15] = array.fill_value
+    with pytest.raises(CorruptStoreError, match="lacks 3 of its 25 chunks"):
+        Zarr(path=tmp_path / "a.zarr").open(None)
+    with closing(Zarr(path=tmp_path / "a.zarr", missing_chunks="fill").open(None)) as storage:
+        assert storage.read(np.array([3, 20]), ["X"])["X"][:, 4:7].tolist() == [[80, 0, 0], [505, 0, 0]]
+
+
+def test_shards_of_which_the_index_is_not_known_are_refused(tmp_path):
+    from zarr.codecs import BytesCodec, ShardingCodec
+
+    group = zarr.create_group(tmp_path / "a.zarr")
+    codec = ShardingCodec(chunk_shape=(5,), codecs=[BytesCodec()], index_codecs=[BytesCodec()])
+    group.create_array("X", shape=(20,), chunks=(10,), dtype="f8", serializer=codec, compressors=None)[:] = 1
+    with pytest.raises(UnsupportedStoreError, match="missing_chunks: fill"):
+        Zarr(path=tmp_path / "a.zarr").open(None)
+    with closing(Zarr(path=tmp_path / "a.zarr", missing_chunks="fill").open(None)) as storage:
+        assert storage.read(np.array([3]), ["X"])["X"].tolist() == [1]
+
+
+def test_metadata_put_together_before_rows_came_hides_none(tmp_path):
+    path = tmp_path / "a.zarr"
+    zarr.create_group(path, zarr_format=2).create_array("X", data=np.ones((10, 2)))
+    zarr.consolidate_metadata(path)
+    zarr.open_group(path, mode="r+", use_consolidated=False)["X"].append(np.ones((5, 2)))
+    with closing(Zarr(path=path).open(None)) as storage:
+        assert len(storage) == 15
+
+
+def test_numbers_of_another_byte_order_come_in_that_of_the_machine(tmp_path):
+    X = np.arange(40.0).reshape(8, 5).astype(">f8")
+    array = zarr.create_group(tmp_path / "a.zarr", zarr_format=2).create_array(
+        "X", shape=X.shape, chunks=(8, 5), dtype=X.dtype
+    )
+    array[:] = X
+    with kd.load_dataset(tmp_path / "a.zarr") as dataset:
+        for rows in ([3, 1], [3, 4], [5]):
+            assert dataset[rows][0].numpy().tolist() == X[rows].tolist()
+
+
 def test_columns_that_do_not_fit_can_be_left_out(tmp_path):
     path = foreign(tmp_path / "a.zarr", X=np.ones((20, 30)), z=np.ones(7))
     zarr.open_group(path).create_array("name", shape=(20,), dtype=str)

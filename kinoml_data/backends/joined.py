@@ -188,19 +188,27 @@ class JoinedStorage(Storage):
             part.close()
 
 
-def _spec_of(source: Storage, joins: Sequence[_Join]) -> str:
+def _spec_of(source: Storage, joins: Sequence[_Join]) -> str | None:
     """The spec of the whole as JSON: that of the source without the indices, and with the tables' columns in X.
 
+    None where nothing can be X. A spec of a part that is not valid is given on as it is, for who reads it to refuse.
+
     Raises:
-        CorruptStoreError: a part carries a spec that is none.
         SpecError: a name stands for two columns.
     """
-    own = _suggested(source, [join.index for join in joins]) if source.spec is None else _carried(source.spec)
+    carried: dict[str | None, dict[str, Any]] = {None: {"columns": {}}}
+    for part in (source, *(join.storage for join in joins)):
+        try:
+            if part.spec is not None:
+                carried[part.spec] = _carried(part.spec)
+        except SpecError:
+            return part.spec
+    own = _suggested(source, [join.index for join in joins]) if source.spec is None else carried[source.spec]
     indices = {join.index for join in joins}
     kept = {name: array for name, array in own["columns"].items() if (array.stored_as or name) not in indices}
     joined: dict[str, Array] = {}
     for join in joins:
-        theirs = {} if join.storage.spec is None else _carried(join.storage.spec)["columns"]
+        theirs = carried[join.storage.spec]["columns"]
         stored = {array.stored_as or name: array for name, array in theirs.items()}
         for name, there in join.columns.items():
             array = stored.get(there, join.storage.columns[there])
@@ -215,6 +223,8 @@ def _spec_of(source: Storage, joins: Sequence[_Join]) -> str:
         "y": _role([name for name in own["y"] if name in kept]),
         "meta": [*strings, *(name for name in own["meta"] if name in kept)],
     }
+    if said["X"] is None:
+        return None
     if isinstance(said.get("collate"), dict):
         said["collate"] = {name: form for name, form in said["collate"].items() if name in kept}
     return json.dumps(DatasetSpec.parse({key: value for key, value in said.items() if value is not None}).to_mapping())
@@ -225,10 +235,8 @@ def _role(names: list[str]) -> str | list[str] | None:
 
 
 def _carried(text: str) -> dict[str, Any]:
-    try:
-        spec = DatasetSpec.parse(config.parse(text.encode(), ".json") | NOWHERE)
-    except SpecError as error:
-        raise CorruptStoreError(f"the spec embedded in a part of it is not valid: {error}") from None
+    """The spec of a part as a mapping, of which the roles are lists."""
+    spec = DatasetSpec.parse(config.parse(text.encode(), ".json") | NOWHERE)
     roles = {"X": spec.X_names, "y": spec.y_names, "meta": spec.meta}
     return {**spec.to_mapping(), "columns": spec.columns or {}, **roles}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tracemalloc
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import kinoml_data as kd
+from kinoml_data.backends.npz_lazy import NpzLazy
 from kinoml_data.errors import CorruptStoreError, SpecError, StoreChangedError, StoreNotFoundError
 
 RNG = np.random.default_rng(11)
@@ -243,3 +245,33 @@ def test_nothing_in_it_is_kept_on_a_device(folder):
                 "ligand_row": {**TABLE, "source": {"backend": "in-memory", "device": "cpu"}, "columns": {"a": "X"}}
             },
         )
+
+
+@pytest.mark.parametrize("part", ["thin", "ligands"])
+def test_a_part_with_a_spec_that_is_none_is_refused(folder, part):
+    data = dict(np.load(folder / f"{part}.npz"))
+    backend = NpzLazy(path=folder / f"{part}.npz")
+    with closing(backend.open(None)) as stored:
+        rows = stored.read(np.arange(len(stored)), list(stored.columns))
+        columns = stored.columns
+    assert "_spec" in data
+    backend.write(columns, [rows], spec='{"X": 5}', overwrite=True)
+    with pytest.raises(CorruptStoreError, match="the spec embedded in the store is not valid"):
+        load(folder)
+
+
+def test_strings_alone_are_no_dataset(folder):
+    columns = {"n": {"dtype": "int64"}, "s": {"dtype": "str"}}
+    spec = {"columns": columns, "X": "n", "meta": ["s"], "storage": {"backend": "in-memory"}}
+    kd.save_dataset(kd.load_dataset(spec, data={"n": [1, 2], "s": ["a", "b"]}), folder / "names.npz")
+    (folder / "t.csv").write_text("row\n1\n0\n")
+    source = {"backend": "npz-lazy", "path": "names.npz"}
+    spec = {
+        "storage": {
+            "backend": "joined",
+            "source": {"backend": "csv", "path": "t.csv"},
+            "tables": {"row": table(source, name="s")},
+        }
+    }
+    with pytest.raises(SpecError, match="no numeric column"):
+        kd.load_dataset(spec, base=folder)

@@ -96,6 +96,9 @@ def test_named_specs_share_what_stands_beside_them(folder, suffix):
         ({"datasets": {"a": {"storage": {"path": "features/abl1.xyz"}}}}, StoreNotFoundError, "datasets.a: "),
         ({"datasets": {"a": {"storge": {}}}}, SpecError, "datasets.a: .*storge"),
         ({"datasets": "features/*.npz", "X": "Z"}, SpecError, "datasets.abl1: .*Z"),
+        ({"datasets": "features/*.npz", "storage": "npz-reopen"}, SpecError, "storage: 'npz-reopen' is no mapping"),
+        ({"datasets": {"a": {}}, "storage": None}, SpecError, "storage: None is no mapping"),
+        ({"datasets": {1: {}, "1": {}}}, SpecError, "the name 1 is not a text"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_name(folder, said, error, message):

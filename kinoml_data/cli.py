@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _warn  # type: ignore[assignment]
+            warnings.showwarning = _warn  # type: ignore[assignment]  # it takes the text alone
             app(args=[word for word in words if word != "--debug"], prog_name="kinoml-data")
     except Exception as error:
         if "--debug" in words:

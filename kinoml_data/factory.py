@@ -310,7 +310,8 @@ def _with_storage(spec: DatasetSpec, backend: str | None, options: Mapping[str, 
 
 def _check_keywords(options: Mapping[str, Any], backend: str) -> None:
     """Refuse what is no option of the backend, where it is clear what was meant; the others it refuses itself."""
-    for name in options.keys() - registry.backend(backend).model_fields.keys():
+    known = registry.backend(backend).model_fields
+    for name in [name for name in options if name not in known]:
         if name == "device":
             raise SpecError(f"backend {backend!r} keeps nothing on a device; give backend='in-memory' too")
         if name in DatasetSpec.model_fields:

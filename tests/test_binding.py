@@ -41,7 +41,7 @@ class Careless(Storage):
         return {name: found[name] for name in columns}
 
     def close(self) -> None:
-        pass
+        """Nothing is held."""
 
 
 def change(name: str, make: Callable[[Any], Any]) -> Callable[[dict[str, Any]], None]:

@@ -144,8 +144,13 @@ class JoinedStorage(Storage):
 
     def _rows(self, join: _Join, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows of a table that these rows of the source point to."""
-        found, length = self._source.read(rows, [join.index])[join.index], len(join.storage)
+        found = self._source.read(rows, [join.index])[join.index]
         assert isinstance(found, np.ndarray)
+        return self._inside(join, rows, found)
+
+    @staticmethod
+    def _inside(join: _Join, rows: NDArray[np.int64], found: NDArray[Any]) -> NDArray[np.int64]:
+        length = len(join.storage)
         if (wrong := (found < 0) | (found >= length)).any():
             row, there = rows[wrong][0], found[wrong][0]
             raise CorruptStoreError(
@@ -171,7 +176,8 @@ class JoinedStorage(Storage):
         found = dict(self._source.read_row(row, own)) if own else {}
         for join in self._joins:
             if here := [name for name in columns if name in join.columns]:
-                (there,) = self._rows(join, np.array([row])).tolist()
+                pointer = self._source.read_row(row, [join.index])[join.index]
+                there = int(self._inside(join, np.array([row]), pointer.reshape(1))[0])
                 values = join.storage.read_row(there, [join.columns[name] for name in here])
                 found |= {name: values[join.columns[name]] for name in here}
         return found

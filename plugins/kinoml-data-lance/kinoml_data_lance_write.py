@@ -80,7 +80,7 @@ def _write_rows(
                         table = table.set_column(at, stored.field(at), pa.array(crcs))
                 yield from table.to_batches()
                 first += len(table)
-        except BaseException as error:
+        except BaseException as error:  # kept, Ctrl-C too: Lance makes an error of its own of it
             if not isinstance(error, GeneratorExit):
                 failed.append(error)
             raise
@@ -126,7 +126,7 @@ def _add_version(temporary: Path, final: Path, operation: Any) -> None:
             moved.append(file.rename(final / "data" / file.name))  # Lance gives each file a name of its own
         _sync(final / "data", deep=False)
         lance.LanceDataset.commit(str(final), operation)
-    except Exception:
+    except Exception:  # whatever it was: what no version uses is not left behind
         used = files_of(lance.dataset(str(final)))
         for path in moved:
             if path.name not in used:

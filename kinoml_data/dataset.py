@@ -90,9 +90,10 @@ class XyDataset(Dataset[Any]):
         if name not in self._opened.splits:
             text = unknown(name, self._opened.splits, "split")
             if not self._opened.splits:
-                stored = [key for key in self._opened.binding.storage.arrays if key.startswith("idx_")]
                 text += "; the dataset has none"
-                text += f"; the store has {', '.join(stored)}, which the spec may name under `splits`" if stored else ""
+                stored = [quoted(key) for key in self._opened.binding.storage.arrays if key.startswith("idx_")]
+                if stored:
+                    text += f"; the store has {', '.join(stored[:8])}, which the spec may name under `splits`"
             raise SplitError(text)
         return self._view(name)
 

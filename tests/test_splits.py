@@ -275,7 +275,7 @@ def test_an_unknown_split_is_told_of_those_in_the_store(tmp_path):
     np.savez(tmp_path / "a.npz", X=np.ones((3, 2), "f4"), idx_train=[0], idx_test=[1])
     storage = {"backend": "npz-lazy", "path": str(tmp_path / "a.npz")}
     spec = {"columns": {"X": {"shape": [2], "dtype": "float32"}}, "X": "X", "storage": storage}
-    with pytest.raises(SplitError, match="has none; the store has idx_train, idx_test, which the spec may name"):
+    with pytest.raises(SplitError, match="has none; the store has 'idx_train', 'idx_test', which the spec may name"):
         kd.load_dataset(spec).split("train")
 
 

@@ -1,21 +1,53 @@
-"""From a description of a dataset to a PyTorch dataset, whatever holds the data."""
+"""From a description of a dataset to a PyTorch dataset, whatever stores the data."""
 
-from kinoml_data import errors, torch_datasets
-from kinoml_data.backend import AnyBackend, Backend, DataPath, Storage
-from kinoml_data.backends.arrays import ArrayStorage
-from kinoml_data.batch_form import BatchForm
-from kinoml_data.collate import Packed, PadMask
-from kinoml_data.columns import Columns, Ragged
-from kinoml_data.convert import convert, save_dataset
-from kinoml_data.dataset import XyDataset
-from kinoml_data.factory import from_arrays, load_dataset, load_datasets
-from kinoml_data.featurizer import Featurizer
-from kinoml_data.hookspecs import hookimpl
-from kinoml_data.observation import ObservationModel
-from kinoml_data.registry import backends
-from kinoml_data.spec import Array, DatasetSpec
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kinoml_data import errors, torch_datasets
+    from kinoml_data.columns import Columns, Ragged
+    from kinoml_data.contracts.backend import AnyBackend, Backend, DataPath, Storage
+    from kinoml_data.contracts.batch_form import BatchForm
+    from kinoml_data.contracts.featurizer import Featurizer
+    from kinoml_data.contracts.hookspecs import hookimpl
+    from kinoml_data.contracts.observation_model import ObservationModel
+    from kinoml_data.conversion import convert, save_dataset
+    from kinoml_data.dataset.collate import Packed, PadMask
+    from kinoml_data.dataset.dataset import XyDataset
+    from kinoml_data.factory import from_arrays, load_dataset, load_datasets
+    from kinoml_data.layouts.flat_arrays import ArrayStorage
+    from kinoml_data.registry import list_backends
+    from kinoml_data.spec.array import Array
+    from kinoml_data.spec.dataset_spec import DatasetSpec
 
 __version__ = "0.1.0"
+
+# Each public name and the module that defines it, imported on first use: `kinoml-data --help` needs no torch.
+_MODULES = {
+    "AnyBackend": "contracts.backend",
+    "Array": "spec.array",
+    "ArrayStorage": "layouts.flat_arrays",
+    "Backend": "contracts.backend",
+    "BatchForm": "contracts.batch_form",
+    "Columns": "columns",
+    "DataPath": "contracts.backend",
+    "DatasetSpec": "spec.dataset_spec",
+    "Featurizer": "contracts.featurizer",
+    "ObservationModel": "contracts.observation_model",
+    "Packed": "dataset.collate",
+    "PadMask": "dataset.collate",
+    "Ragged": "columns",
+    "Storage": "contracts.backend",
+    "XyDataset": "dataset.dataset",
+    "convert": "conversion",
+    "from_arrays": "factory",
+    "hookimpl": "contracts.hookspecs",
+    "list_backends": "registry",
+    "load_dataset": "factory",
+    "load_datasets": "factory",
+    "save_dataset": "conversion",
+}
+_PUBLIC_MODULES = ("errors", "torch_datasets")
 
 __all__ = [
     "AnyBackend",
@@ -33,13 +65,27 @@ __all__ = [
     "Ragged",
     "Storage",
     "XyDataset",
-    "backends",
     "convert",
     "errors",
     "from_arrays",
     "hookimpl",
+    "list_backends",
     "load_dataset",
     "load_datasets",
     "save_dataset",
     "torch_datasets",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC_MODULES:
+        return import_module(f"kinoml_data.{name}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'kinoml_data' has no attribute {name!r}")
+    value = getattr(import_module(f"kinoml_data.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

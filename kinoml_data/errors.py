@@ -6,8 +6,10 @@ from one string: torch rebuilds a worker's exception as `type(text)`, so type an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 
 class KinomlDataError(Exception):
@@ -103,3 +105,10 @@ def one_line(error: object, limit: int = 400) -> str:
 def describe(error: BaseException | None) -> str:
     """Type and text of another library's error: `ImportError: no module named x`."""
     return f"{type(error).__name__}: {one_line(error, 200)}"
+
+
+def unknown(name: object, known: Sequence[str] | Mapping[str, Any], what: str = "key") -> str:
+    """The sentence that refuses a name: with the nearest known one, or all of them."""
+    near = difflib.get_close_matches(str(name), list(known), 1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {one_line(', '.join(known), 300)}" if known else ""
+    return f"unknown {what} {quoted(name)}{hint}"

@@ -13,16 +13,20 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from kinoml_data import config, registry
-from kinoml_data.backend import Backend
-from kinoml_data.binding import complete, embedded
-from kinoml_data.collate import Collater
-from kinoml_data.dataset import XyDataset
-from kinoml_data.errors import SpecError, StoreNotFoundError, UnknownNameError, about, quoted
-from kinoml_data.featurizer import Featurizer
-from kinoml_data.observation import ObservationModel
-from kinoml_data.opened import Opened, wanted
-from kinoml_data.spec import DTYPES, Component, DatasetSpec, Model, Named, explain, plain_json, unknown
+from kinoml_data import registry
+from kinoml_data.contracts.backend import Backend
+from kinoml_data.contracts.featurizer import Featurizer
+from kinoml_data.contracts.observation_model import ObservationModel
+from kinoml_data.dataset.binding import complete, embedded
+from kinoml_data.dataset.collate import Collater
+from kinoml_data.dataset.dataset import XyDataset
+from kinoml_data.dataset.session import Opened, wanted
+from kinoml_data.errors import SpecError, StoreNotFoundError, UnknownNameError, about, quoted, unknown
+from kinoml_data.spec import config
+from kinoml_data.spec.array import DTYPES, Model
+from kinoml_data.spec.dataset_spec import DatasetSpec
+from kinoml_data.spec.parts import Component, Named
+from kinoml_data.spec.validation import explain, plain_json
 
 IN_MEMORY = "in-memory"
 M = TypeVar("M", bound=Model)
@@ -230,7 +234,7 @@ def _backend_for(path: Path) -> str:
     if name is None:
         if not path.is_file():
             raise StoreNotFoundError(f"there is no file {quoted(str(path))}")
-        opened = {s for cls in registry.backends(wait=True).values() for s in cls.suffixes}
+        opened = {s for cls in registry.list_backends(wait=True).values() for s in cls.suffixes}
         suffixes = sorted(opened | set(config.SUFFIXES))
         raise SpecError(f"no backend opens bare {quoted(path.suffix)} files; known suffixes: {', '.join(suffixes)}")
     return name

@@ -11,26 +11,21 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from threading import RLock, Thread
 from typing import Any, TypeVar, cast
 
 import pluggy
 
-from kinoml_data import hookspecs, observation
-from kinoml_data.backend import Backend
+from kinoml_data import observation
 from kinoml_data.backends import BUILT_IN as BUILT_IN_BACKENDS
-from kinoml_data.batch_form import BatchForm
-from kinoml_data.errors import (
-    BackendConflictError,
-    BackendLoadError,
-    UnknownNameError,
-    describe,
-    quoted,
-)
-from kinoml_data.featurizer import Featurizer
-from kinoml_data.observation import ObservationModel
-from kinoml_data.spec import FORMS, unknown
+from kinoml_data.contracts import hookspecs
+from kinoml_data.contracts.backend import Backend
+from kinoml_data.contracts.batch_form import BatchForm
+from kinoml_data.contracts.featurizer import Featurizer
+from kinoml_data.contracts.observation_model import ObservationModel
+from kinoml_data.errors import BackendConflictError, BackendLoadError, UnknownNameError, describe, quoted, unknown
+from kinoml_data.spec.parts import FORMS
 
 GROUP = hookspecs.PROJECT
 COLLATE_FORM = "collate form"
@@ -134,11 +129,9 @@ class Registry:
     def refresh(self) -> None:
         """Forget every plugin and look again, for a notebook in which one was installed or repaired."""
         with self._lock:
-            from kinoml_data import __version__
-
             self._manager = pluggy.PluginManager(hookspecs.PROJECT)
             self._manager.add_hookspecs(hookspecs)
-            self._built_in = Plugin("built-in", "kinoml-data", __version__)
+            self._built_in = Plugin("built-in", "kinoml-data", version("kinoml-data"))
             self._register(self._built_in, Built())
             self.plugins = [Plugin(ep.name, *_distribution(ep), ep) for ep in entry_points(group=GROUP) if _allowed(ep)]
 
@@ -336,7 +329,7 @@ def collate_form(name: str) -> type[BatchForm] | None:
         return None
 
 
-def backends(*, wait: bool = False) -> dict[str, type[Backend]]:
+def list_backends(*, wait: bool = False) -> dict[str, type[Backend]]:
     """Every installed backend by name, built-in and third-party.
 
     Args:
@@ -355,4 +348,4 @@ def backend_for(suffix: str) -> str | None:
     built_in = {s: cls.name for cls in reversed(BUILT_IN_BACKENDS) for s in cls.suffixes}
     if suffix in built_in:
         return built_in[suffix]
-    return next((name for name, cls in backends(wait=True).items() if suffix in cls.suffixes), None)
+    return next((name for name, cls in list_backends(wait=True).items() if suffix in cls.suffixes), None)

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from kinoml_data.backend import Storage
 from kinoml_data.columns import Ragged
+from kinoml_data.contracts.backend import Storage
+from kinoml_data.dataset.session import wanted
 from kinoml_data.errors import KinomlDataError, SpecError, StoreChangedError, describe
 from kinoml_data.factory import described, load_dataset, open_backend
-from kinoml_data.opened import wanted
-from kinoml_data.spec import DatasetSpec
+from kinoml_data.spec.dataset_spec import DatasetSpec
 
 ROWS_PER_READ = 1024
 MOST = 1000  # damaged places after which reading stops

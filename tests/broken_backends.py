@@ -23,7 +23,7 @@ from kinoml_data import Array, ArrayStorage, Ragged, Storage
 from kinoml_data.errors import CorruptStoreError, StoreWriteError
 from kinoml_data.testing import BackendTests
 
-sys.path.insert(0, str(Path(kinoml_data.__file__).parent / "new_plugin"))
+sys.path.insert(0, str(Path(kinoml_data.__file__).parent / "cli" / "plugin_template"))
 from kinoml_data_npy_folder import NpyFolder
 
 outcomes: list[tuple[str, str, str]] = []

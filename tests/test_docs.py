@@ -16,10 +16,12 @@ import pytest
 import torch
 
 import kinoml_data as kd
-from kinoml_data import config, hookspecs
 from kinoml_data.backends import BUILT_IN
+from kinoml_data.contracts import hookspecs
 from kinoml_data.observation import BUILT_IN as OBSERVATION_MODELS
-from kinoml_data.spec import FORMS, DatasetSpec
+from kinoml_data.spec import config
+from kinoml_data.spec.dataset_spec import DatasetSpec
+from kinoml_data.spec.parts import FORMS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -104,7 +106,7 @@ def anchors(page: Path) -> set[str]:
 
 def test_the_shell_commands_name_what_exists() -> None:
     """Commands of ours have the subcommands that the manual uses."""
-    from kinoml_data.cli import app
+    from kinoml_data.cli.main import app
 
     known = {command.callback.__name__ for command in app.registered_commands if command.callback}
     used = set(re.findall(r"`?kinoml-data (\w+)", manual()))
@@ -207,7 +209,7 @@ def test_the_example_passes_its_tests_as_an_installed_plugin(tmp_path: Path) -> 
     path = os.pathsep.join([str(tmp_path), str(EXAMPLE), str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path}
     tests = [str(EXAMPLE / "tests"), "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
-    for command in (["-m", "pytest", *tests, f"--rootdir={EXAMPLE}"], ["-m", "kinoml_data.cli", "backends"]):
+    for command in (["-m", "pytest", *tests, f"--rootdir={EXAMPLE}"], ["-m", "kinoml_data", "backends"]):
         done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^npy-folder +kinoml-data-npy-folder +0\.1\.0", done.stdout, re.MULTILINE)

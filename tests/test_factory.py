@@ -15,7 +15,7 @@ import torch
 
 import kinoml_data as kd
 from kinoml_data import Array, DatasetSpec, errors, registry
-from kinoml_data.backends.npz_lazy import NpzLazy
+from kinoml_data.backends.npz.backend import NpzLazy
 from kinoml_data.errors import (
     CorruptStoreError,
     KinomlDataError,

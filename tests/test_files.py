@@ -10,13 +10,7 @@ import numpy as np
 import pytest
 
 from kinoml_data import files
-from kinoml_data.errors import (
-    StoreChangedError,
-    StoreExistsError,
-    StoreNotFoundError,
-    StoreReadError,
-    StoreWriteError,
-)
+from kinoml_data.errors import StoreChangedError, StoreExistsError, StoreNotFoundError, StoreReadError, StoreWriteError
 from kinoml_data.files import PositionedFile, replacing
 
 CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 100_000, dtype=np.uint8))

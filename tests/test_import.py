@@ -71,7 +71,7 @@ def test_importing_it_imports_no_plugin_nor_does_using_built_ins(modules):
 
 
 def test_importing_it_does_not_open_the_parts_that_are_not_needed_yet(modules):
-    late = {"kinoml_data.cli", "kinoml_data.testing", "kinoml_data.demo", "kinoml_data.backends.arrow"}
+    late = {"kinoml_data.cli", "kinoml_data.testing", "kinoml_data.cli.demo", "kinoml_data.layouts.arrow"}
     assert late & set(modules["imported"]) == set()
 
 

@@ -15,10 +15,10 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 import kinoml_data as kd
 from kinoml_data import registry
+from kinoml_data.cli.json_schema import json_schema
 from kinoml_data.errors import BackendConflictError, BackendLoadError, SpecError, UnknownNameError
 from kinoml_data.registry import Registry
-from kinoml_data.schema import json_schema
-from kinoml_data.spec import FORMS
+from kinoml_data.spec.parts import FORMS
 
 BUILT_IN = {"in-memory", "npz-lazy", "npz-reopen", "parquet-awkward", "featurize-on-access"}
 
@@ -76,7 +76,7 @@ def test_a_backend_of_a_plugin_works_by_its_name_in_a_spec(site):
     install(site, "kinoml-data-count", {"counting": "p_count"}, p_count=backend("counting"))
     dataset = kd.load_dataset({"storage": {"backend": "counting", "rows": 4}})
     assert dataset[:][0].tolist() == [0, 1, 2, 3]
-    assert kd.backends()["counting"].__module__ == "p_count"
+    assert kd.list_backends()["counting"].__module__ == "p_count"
     again = pickle.loads(pickle.dumps(dataset))
     assert again[3][0].item() == 3
     wrapped = kd.load_dataset({"storage": {"backend": "in-memory", "source": {"backend": "counting", "rows": 2}}})
@@ -395,8 +395,8 @@ def test_a_broken_plugin_breaks_nobody_else(broken):
                 found.get("backend", name)
         assert found.get("backend", "good").name == "good"
         assert BUILT_IN | {"good"} <= set(found.all("backend"))
-        assert found.get("backend", "npz-lazy").__module__ == "kinoml_data.backends.npz_lazy"
-        assert found.all("backend")["npz-lazy"][0].__module__ == "kinoml_data.backends.npz_lazy"
+        assert found.get("backend", "npz-lazy").__module__ == "kinoml_data.backends.npz.backend"
+        assert found.all("backend")["npz-lazy"][0].__module__ == "kinoml_data.backends.npz.backend"
 
 
 def test_asking_for_it_says_what_is_wrong_and_whose_it_is(broken):
@@ -640,17 +640,17 @@ def test_a_listing_does_not_wait_for_a_plugin_whose_import_takes_long(site, gate
     kd.load_dataset({"storage": {"backend": "quick"}}).close()
     for _ in range(2):  # the second listing finds it under way
         with pytest.warns(UserWarning, match=r"plugin 'slow' of slow-dist 1\.0 is still being imported"):
-            found = kd.backends()
+            found = kd.list_backends()
         assert BUILT_IN | {"quick"} <= set(found) and "slow" not in found
     gate.set()
-    assert kd.backends(wait=True)["slow"].__module__ == "p_slow"
-    assert "slow" in kd.backends()
+    assert kd.list_backends(wait=True)["slow"].__module__ == "p_slow"
+    assert "slow" in kd.list_backends()
 
 
 def test_whoever_asks_for_a_slow_plugin_by_name_waits_for_it(site, gate):
     install(site, "slow-dist", {"slow": "p_asked"}, p_asked=waiting("slow"))
     with pytest.warns(UserWarning, match="still being imported"):
-        kd.backends()
+        kd.list_backends()
     threading.Timer(0.2, gate.set).start()
     assert kd.load_dataset({"storage": {"backend": "slow"}})[:][0].tolist() == [0, 1, 2]
 
@@ -663,13 +663,13 @@ def test_an_import_of_many_seconds_is_said(site, monkeypatch):
 
 
 def test_a_plugin_may_ask_for_backends_while_it_is_imported(site):
-    nosy = "import kinoml_data as kd\nfound = sorted(kd.backends(wait=True))\n"
+    nosy = "import kinoml_data as kd\nfound = sorted(kd.list_backends(wait=True))\n"
     install(site, "nosy", {"nosy": "p_nosy"}, p_nosy=nosy + backend("nosy"))
     install(site, "other", {"other": "p_other"}, p_other=backend("other"))
     assert kd.load_dataset({"storage": {"backend": "nosy"}})[:][0].tolist() == [0, 1, 2]
     found = sys.modules["p_nosy"].found
     assert BUILT_IN | {"other"} <= set(found) and "nosy" not in found
-    assert {"nosy", "other"} <= set(kd.backends(wait=True))
+    assert {"nosy", "other"} <= set(kd.list_backends(wait=True))
 
 
 def test_two_threads_that_ask_for_one_plugin_get_it_once(site):
@@ -708,7 +708,7 @@ from kinoml_data import errors
 found = {"at import": sorted(m for m in sys.modules if m.startswith("p_"))}
 found["loaded"] = kd.load_dataset({"storage": {"backend": "counting", "rows": 4}})[:][0].tolist()
 found["for one name"] = sorted(m for m in sys.modules if m.startswith("p_"))
-found["names"] = sorted(kd.backends())
+found["names"] = sorted(kd.list_backends())
 for name in ("import-error", "exit", "twice", "no-class", "no-name", "npz-lazzy"):
     try:
         kd.load_dataset({"storage": {"backend": name}})
@@ -744,7 +744,7 @@ def test_in_a_new_process_a_plugin_works_with_broken_ones_beside_it(tmp_path):
     assert found["loaded"] == [0, 1, 2, 3]
     assert found["for one name"] == ["p_count"]
     assert BUILT_IN | {"counting"} <= set(found["names"])
-    assert found["built-in"] == "kinoml_data.backends.npz_lazy"
+    assert found["built-in"] == "kinoml_data.backends.npz.backend"
     assert found["import-error"][0] == "BackendLoadError"
     assert "bad-import 0.1" in found["import-error"][1] and "no_such_library" in found["import-error"][1]
     assert found["exit"][0] == "BackendLoadError"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kinoml_data as kd
-from kinoml_data.cli import main
+from kinoml_data.cli.main import main
 from kinoml_data.errors import SpecError, StoreNotFoundError
 
 ROWS = {"egfr": 4, "abl1": 3, "src": 5}
@@ -75,7 +75,7 @@ def test_named_specs_share_what_stands_beside_them(folder, suffix):
             "small": {"storage": {"path": "features/abl1.npz", "io": "mmap"}, "splits": {"only": {"rows": [2]}}},
         },
     }
-    from kinoml_data import config
+    from kinoml_data.spec import config
 
     text = json.dumps(said) if suffix == ".json" else config.dump(said, suffix)
     (folder / f"both{suffix}").write_text(text)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kinoml_data as kd
-from kinoml_data.cli import main
+from kinoml_data.cli.main import main
 from kinoml_data.errors import SpecError, StoreNotFoundError
 from kinoml_data.verify import MOST, verify
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from kinoml_data.backend import Backend, DataPath, Storage
-from kinoml_data.backends.arrays import MemoryStorage
+from kinoml_data.contracts.backend import Backend, DataPath, Storage
 from kinoml_data.errors import CorruptStoreError, SpecError, quoted
 from kinoml_data.files import PositionedFile
-from kinoml_data.spec import STRING, Array
+from kinoml_data.layouts.memory_storage import MemoryStorage
+from kinoml_data.spec.array import STRING, Array
 
 # A number with zeros in front, such as 0042, is taken for an identifier.
 INTEGER = r"^[+-]?(0|[1-9][0-9]*)$"
@@ -51,7 +51,7 @@ class Csv(Backend):
             CorruptStoreError: a value is missing, rows differ in length, or the text is not UTF-8.
             SpecError: text that is not of the dtype asked for; no column that is asked for.
         """
-        from kinoml_data.backends.arrow import arrow_errors, chosen
+        from kinoml_data.layouts.arrow import arrow_errors, chosen
 
         file = PositionedFile(self.path)
         try:
@@ -101,7 +101,7 @@ class Csv(Backend):
 
 
 def _column(name: str, cells: Any, where: str, wanted: Array | None) -> dict[str, NDArray[Any]]:
-    from kinoml_data.backends.arrow import flat_column, rows_of
+    from kinoml_data.layouts.arrow import flat_column, rows_of
 
     _refuse(cells.is_null(), where, "a value is missing")
     dtype = wanted.dtype if wanted is not None and not wanted.dtype.startswith("complex") else _inferred(cells, where)

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
 
-from kinoml_data.backend import AnyBackend, Backend, Storage
 from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.columns import Column, Columns, Ragged, cast
-from kinoml_data.errors import FeaturizationError, SpecError, describe, quoted
-from kinoml_data.featurizer import Featurizer
-from kinoml_data.spec import Array, Named, unknown
+from kinoml_data.contracts.backend import AnyBackend, Backend, Storage
+from kinoml_data.contracts.featurizer import Featurizer
+from kinoml_data.errors import FeaturizationError, SpecError, describe, quoted, unknown
+from kinoml_data.spec.array import Array
+from kinoml_data.spec.parts import Named
 
 Arrays = tuple[NDArray[Any], ...]
 

@@ -10,22 +10,12 @@ import torch
 from numpy.typing import NDArray
 from pydantic import PrivateAttr
 
-from kinoml_data.backend import AnyBackend, Backend, Storage
-from kinoml_data.backends.arrays import (
-    CRC,
-    INDEX,
-    SHAPES,
-    SPEC,
-    UTF8,
-    VALUES,
-    ArrayStorage,
-    MemoryStorage,
-    flatten,
-    ragged_array,
-)
 from kinoml_data.columns import Column, Ragged, cast, concatenate
+from kinoml_data.contracts.backend import AnyBackend, Backend, Storage
 from kinoml_data.errors import SpecError, one_line, quoted
-from kinoml_data.spec import DTYPES, STRING, Array
+from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, ArrayStorage, flatten, ragged_array
+from kinoml_data.layouts.memory_storage import MemoryStorage
+from kinoml_data.spec.array import DTYPES, STRING, Array
 
 ROWS_PER_READ = 4096
 
@@ -158,7 +148,7 @@ def _column_of(name: str, values: Any, wanted: Array | None) -> tuple[Array, Col
 def _awkward_column(name: str, values: Any, wanted: Array | None) -> tuple[Array, Column]:
     import awkward as ak
 
-    from kinoml_data.backends.arrow import flat_column, rows_of
+    from kinoml_data.layouts.arrow import flat_column, rows_of
 
     where = f"column {quoted(name)}"
     array = ak.to_arrow(values, extensionarray=False)

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from kinoml_data import config
-from kinoml_data.backend import AnyBackend, Backend, Storage
-from kinoml_data.backends.arrays import stored_splits
 from kinoml_data.columns import Columns
-from kinoml_data.errors import CorruptStoreError, SpecError, about, quoted
-from kinoml_data.spec import Array, DatasetSpec, Model, unknown
+from kinoml_data.contracts.backend import AnyBackend, Backend, Storage
+from kinoml_data.errors import CorruptStoreError, SpecError, about, quoted, unknown
+from kinoml_data.layouts.flat_arrays import stored_splits
+from kinoml_data.spec import config
+from kinoml_data.spec.array import Array, Model
+from kinoml_data.spec.dataset_spec import DatasetSpec
 
 INDEX = Array("int64")
 NOWHERE = {"storage": {"backend": "joined"}}  # of a spec that is only a part of one

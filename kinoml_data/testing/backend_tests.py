@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kinoml_data import registry
-from kinoml_data.backend import Backend, Storage
-from kinoml_data.backends.npz_lazy import NpzLazy
+from kinoml_data.backends.npz.backend import NpzLazy
 from kinoml_data.columns import Column, Columns, Ragged
-from kinoml_data.convert import convert
-from kinoml_data.dataset import XyDataset
+from kinoml_data.contracts.backend import Backend, Storage
+from kinoml_data.conversion import convert
+from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.errors import (
     SpecError,
     StoreChangedError,
@@ -37,7 +37,8 @@ from kinoml_data.errors import (
     UnsupportedStoreError,
 )
 from kinoml_data.factory import load_dataset, open_backend
-from kinoml_data.spec import DTYPES, NAME_PATTERN, Array, DatasetSpec
+from kinoml_data.spec.array import DTYPES, NAME_PATTERN, Array
+from kinoml_data.spec.dataset_spec import DatasetSpec
 from kinoml_data.testing import examples, machine
 from kinoml_data.testing.comparing import same_array, same_column, same_list
 from kinoml_data.testing.examples import Example

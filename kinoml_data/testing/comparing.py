@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.columns import Column, Ragged
-from kinoml_data.spec import Array
+from kinoml_data.spec.array import Array
 
 
 def same_column(found: Column, array: Array, expected: Sequence[Any], name: str = "") -> None:

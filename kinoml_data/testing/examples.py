@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.columns import Column, Columns, Ragged
-from kinoml_data.featurizer import Featurizer
-from kinoml_data.spec import DTYPES, STRING, Array
+from kinoml_data.contracts.featurizer import Featurizer
+from kinoml_data.spec.array import DTYPES, STRING, Array
 
 NUMERIC = tuple(name for name in DTYPES if name != STRING)
 

@@ -10,9 +10,9 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kinoml_data.backend import Backend, Storage
 from kinoml_data.columns import Ragged
-from kinoml_data.spec import Array
+from kinoml_data.contracts.backend import Backend, Storage
+from kinoml_data.spec.array import Array
 from kinoml_data.testing.comparing import same_array, same_column, same_list
 from kinoml_data.testing.examples import NUMERIC, Example, bits
 

@@ -15,11 +15,11 @@ from kinoml_data import Backend, XyDataset, from_arrays, load_dataset, registry
 from kinoml_data.backends.featurize_on_access import FeaturizeOnAccess
 from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.backends.joined import Joined, Table
-from kinoml_data.backends.npz_lazy import NpzLazy
-from kinoml_data.backends.npz_reopen import NpzReopen
-from kinoml_data.backends.parquet_awkward import ParquetAwkward
+from kinoml_data.backends.npz.backend import NpzLazy, NpzReopen
+from kinoml_data.backends.parquet.backend import ParquetAwkward
 from kinoml_data.errors import SpecError
-from kinoml_data.spec import Array, Named
+from kinoml_data.spec.array import Array
+from kinoml_data.spec.parts import Named
 from kinoml_data.testing import BackendTests, Example
 from kinoml_data.testing.examples import Size, packed
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from kinoml_data.backends.csv import Csv
-from kinoml_data.backends.parquet_awkward import ParquetAwkward
+from kinoml_data.backends.parquet.backend import ParquetAwkward
 from kinoml_data.columns import Column, Ragged
 from kinoml_data.errors import CorruptStoreError, SpecError, StoreNotFoundError
-from kinoml_data.spec import Array, DatasetSpec
+from kinoml_data.spec.array import Array
+from kinoml_data.spec.dataset_spec import DatasetSpec
 
 
 def read_all(path: Path, text: str | bytes, columns: dict[str, Array] | None = None, **options: Any) -> dict[str, Any]:

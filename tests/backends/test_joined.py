@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import kinoml_data as kd
-from kinoml_data.backends.npz_lazy import NpzLazy
+from kinoml_data.backends.npz.backend import NpzLazy
 from kinoml_data.errors import CorruptStoreError, SpecError, StoreChangedError, StoreNotFoundError
 
 RNG = np.random.default_rng(11)

@@ -162,7 +162,7 @@ def main(given: str, weaken: str) -> None:
 def _unpickling(_: Any) -> None:
     import numpy as np
 
-    from kinoml_data import npy
+    from kinoml_data.layouts import npy
 
     read = npy.read
     npy.read = lambda path: np.load(path, allow_pickle=True) if path.is_file() else read(path)
@@ -171,7 +171,7 @@ def _unpickling(_: Any) -> None:
 def _evaluating(_: Any) -> None:
     import ast
 
-    from kinoml_data import npy
+    from kinoml_data.layouts import npy
 
     parse = npy.parse
 
@@ -186,7 +186,7 @@ def _evaluating(_: Any) -> None:
 def _yaml_of_python(_: Any) -> None:
     import yaml
 
-    from kinoml_data import config
+    from kinoml_data.spec import config
 
     config._yaml = lambda text: yaml.load(text, yaml.UnsafeLoader)
 

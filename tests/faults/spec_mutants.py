@@ -10,8 +10,9 @@ import time
 import traceback
 from typing import Any
 
-from kinoml_data import DatasetSpec, config
+from kinoml_data import DatasetSpec
 from kinoml_data.errors import SpecError
+from kinoml_data.spec import config
 from tests.faults import mutants
 from tests.faults.report import Report
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from kinoml_data import Backend, Ragged, from_arrays, load_dataset, save_dataset
-from kinoml_data.backends.npz_lazy import NpzLazy
-from kinoml_data.backends.parquet_awkward import ParquetAwkward
+from kinoml_data.backends.npz.backend import NpzLazy
+from kinoml_data.backends.parquet.backend import ParquetAwkward
 
 Held = Mapping[str, list[np.ndarray[Any, Any]]]
 

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from kinoml_data.backends import parquet_layout
+from kinoml_data.backends.parquet import layout as parquet_layout
 from tests.faults import bits, mutants, npz_mutants, parquet_mutants
 from tests.faults.stores import Seed, seeds
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kinoml_data import config
 from kinoml_data.errors import SpecError
+from kinoml_data.spec import config
 from tests.faults import spec_mutants, twins
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kinoml_data.backends.arrays import ArrayStorage
+from kinoml_data.layouts.flat_arrays import ArrayStorage
 from tests.faults import threads
 
 

@@ -6,8 +6,9 @@ import copy
 import random
 import time
 
-from kinoml_data import DatasetSpec, config
+from kinoml_data import DatasetSpec
 from kinoml_data.errors import SpecError
+from kinoml_data.spec import config
 from tests.faults.report import Report
 from tests.faults.spec_mutants import SPECS, _changed
 

@@ -33,7 +33,9 @@ import yaml
 
 import kinoml_data as kd
 from kinoml_data import files
-from kinoml_data.backends import npz_write, parquet_awkward, parquet_write
+from kinoml_data.backends.npz import writer as npz_write
+from kinoml_data.backends.parquet import backend as parquet_awkward
+from kinoml_data.backends.parquet import writer as parquet_write
 from tests.faults.report import Report
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ import numpy as np
 from kinoml_data_npy_folder import NpyFolder
 
 from kinoml_data import hookimpl
-from kinoml_data.backends.arrays import flat_arrays
 from kinoml_data.errors import StoreExistsError, StoreWriteError, UnsupportedStoreError
+from kinoml_data.layouts.flat_arrays import flat_arrays
 
 
 class WritableNpyFolder(NpyFolder):

@@ -9,8 +9,8 @@ import h5py
 import kinoml_data as kd
 import numpy as np
 import pytest
-from kinoml_data.backends.arrays import flatten
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsafeStoreError, UnsupportedStoreError
+from kinoml_data.layouts.flat_arrays import flatten
 from kinoml_data.testing import examples
 from kinoml_data.testing.backend_tests import same_rows
 

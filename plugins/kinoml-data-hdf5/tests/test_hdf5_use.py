@@ -10,8 +10,8 @@ from pathlib import Path
 
 import kinoml_data as kd
 import numpy as np
-from kinoml_data import config
-from kinoml_data.backends.npz_lazy import NpzLazy
+from kinoml_data.backends.npz.backend import NpzLazy
+from kinoml_data.spec import config
 from kinoml_data.testing import examples
 from kinoml_data.testing.backend_tests import same_rows
 from kinoml_data.verify import verify
@@ -60,7 +60,7 @@ def test_npz_to_hdf5_and_back_is_the_same(tmp_path):
     with closing(NpzLazy(path=tmp_path / "back.npz").open(None)) as storage:
         same_rows(storage, example, range(len(example)))
     subprocess.run(
-        [sys.executable, "-m", "kinoml_data.cli", "convert", str(source.path), str(tmp_path / "again.h5")],
+        [sys.executable, "-m", "kinoml_data", "convert", str(source.path), str(tmp_path / "again.h5")],
         check=True,
         capture_output=True,
     )

@@ -19,8 +19,8 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
-from kinoml_data.backend import Backend, Storage
 from kinoml_data.columns import Ragged
+from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.errors import (
     CorruptStoreError,
     KinomlDataError,

@@ -15,9 +15,9 @@ import kinoml_data as kd
 import numpy as np
 import pytest
 import torch
-from kinoml_data import ring
+from kinoml_data.cli.json_schema import json_schema
 from kinoml_data.errors import SampleIndexError, SpecError
-from kinoml_data.schema import json_schema
+from kinoml_data.loading import shared_ring as ring
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader as GeometricDataLoader
@@ -204,7 +204,7 @@ def test_it_leaves_workers_through_the_ring_and_as_torch_sends_it(
 
 
 def test_a_batch_that_does_not_fit_a_slot_is_sent_another_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kinoml_data.loader.SLOT_BYTES", 1)  # a page
+    monkeypatch.setattr("kinoml_data.loading.loader.SLOT_BYTES", 1)  # a page
     ds = load({"x": [np.full((5000, 4), row, "float32") for row in range(4)]}, np.arange(4))
     for number, batch in enumerate(ds.as_dataloader(batch_size=2, num_workers=1)):
         same(batch, expected(ds, [2 * number, 2 * number + 1]))
@@ -301,7 +301,7 @@ def test_it_is_a_form_for_whole_batches_not_for_a_column() -> None:
 
 
 def test_importing_the_plugin_does_not_import_pytorch_geometric() -> None:
-    code = "import sys, kinoml_data as kd; kd.backends(wait=True); print('torch_geometric' in sys.modules)"
+    code = "import sys, kinoml_data as kd; kd.list_backends(wait=True); print('torch_geometric' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert ran.stdout.strip() == "False"
 
@@ -419,7 +419,7 @@ def test_the_readme_runs_and_its_spec_parses() -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})
     (spec,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    from kinoml_data import config
+    from kinoml_data.spec import config
 
     parsed = kd.DatasetSpec.parse(config.parse(spec.encode(), ".yaml"))
     GraphBatch(parsed)

@@ -9,8 +9,9 @@ from pathlib import Path
 import kinoml_data as kd
 import pytest
 import torch
-from kinoml_data import cli, demo
-from kinoml_data.demo import Result
+from kinoml_data.cli import demo
+from kinoml_data.cli import main as cli
+from kinoml_data.cli.demo import Result
 from rich.console import Console
 
 from kinoml_data_rdkit import chembl_demo

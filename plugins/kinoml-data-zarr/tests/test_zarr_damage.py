@@ -12,7 +12,6 @@ import kinoml_data as kd
 import numpy as np
 import pytest
 import zarr
-from kinoml_data.backends.arrays import flatten
 from kinoml_data.errors import (
     CorruptStoreError,
     KinomlDataError,
@@ -24,6 +23,7 @@ from kinoml_data.errors import (
     UnsafeStoreError,
     UnsupportedStoreError,
 )
+from kinoml_data.layouts.flat_arrays import flatten
 from kinoml_data.testing import examples
 from kinoml_data.testing.backend_tests import same_rows
 from kinoml_data.testing.comparing import same_array

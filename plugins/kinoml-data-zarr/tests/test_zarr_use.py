@@ -11,8 +11,8 @@ from pathlib import Path
 import kinoml_data as kd
 import numpy as np
 import pytest
-from kinoml_data import config
-from kinoml_data.backends.npz_lazy import NpzLazy
+from kinoml_data.backends.npz.backend import NpzLazy
+from kinoml_data.spec import config
 from kinoml_data.testing import examples
 from kinoml_data.testing.backend_tests import same_rows
 from kinoml_data.verify import verify
@@ -61,7 +61,7 @@ def test_npz_to_zarr_and_back_is_the_same(tmp_path):
         same_rows(storage, example, range(len(example)))
     # By the command too, and the same dataset.
     subprocess.run(
-        [sys.executable, "-m", "kinoml_data.cli", "convert", str(source.path), str(tmp_path / "again.zarr")],
+        [sys.executable, "-m", "kinoml_data", "convert", str(source.path), str(tmp_path / "again.zarr")],
         check=True,
         capture_output=True,
     )

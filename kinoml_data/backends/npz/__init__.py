@@ -1,0 +1,1 @@
+"""NPZ files: the backends `npz-lazy` and `npz-reopen`."""

@@ -1,0 +1,246 @@
+"""The arrays of an NPZ file, each checked against its header and its CRC-32.
+
+Format: npy arrays inside a zip file. Nothing per member is kept as a Python object.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinoml_data.backends.npz.zip_directory import Directory
+from kinoml_data.errors import CorruptStoreError, UnsupportedStoreError, quoted
+from kinoml_data.layouts import npy
+from kinoml_data.layouts.npy import NpyHeader
+
+
+def _zlib() -> Any:
+    try:  # the same functions, about three times as fast; the extra `fast` installs it
+        return import_module("zlib_ng.zlib_ng")
+    except ImportError:
+        return import_module("zlib")
+
+
+zlib = _zlib()
+
+NPY_WIDTH = 192  # bytes in which most npy headers fit
+CHUNK = 1 << 22
+
+
+class Archive(Directory):
+    """The members of an NPZ file.
+
+    Args:
+        path: the file.
+        io: see `Directory`.
+        verify: "first" checks a member's CRC-32 when it is first read, "always" each time, "never" not at all.
+
+    Raises:
+        StoreNotFoundError: there is no such regular file.
+        CorruptStoreError, UnsafeStoreError, UnsupportedStoreError: it is not as zip and numpy say.
+    """
+
+    def __init__(self, path: Path, *, io: str = "hold", verify: str = "first") -> None:
+        super().__init__(path, io=io)
+        self.verify = verify
+        if other := [name for name in self.names if not name.endswith(".npy")]:
+            self.close()
+            raise self.corrupt(f"member {quoted(other[0])} is not an npy array")
+        self._payload = np.full(len(self), -1, np.int64)  # where the array begins in the file, or in the content
+        self._kind = np.full(len(self), -1, np.int32)
+        self._checked = np.zeros(len(self), bool)
+        self.headers: list[NpyHeader] = []
+        self._known: dict[bytes, int] = {}
+        self._sizes = np.empty((0, 2), np.int64)  # length and nbytes of each header
+
+    # -- headers
+
+    def resolve(self, members: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Read and check the headers of some members; returns the number of each one's header in `headers`."""
+        kinds = self._kind[members]
+        if (kinds < 0).any():
+            todo = np.array(sorted(set(members[kinds < 0].tolist())), np.int64)
+            for a in range(0, len(todo), 1 << 15):
+                self._resolve(todo[a : a + (1 << 15)])
+            kinds = self._kind[members]
+        return kinds
+
+    def forget_names(self) -> None:
+        """See `Directory`; the headers of all members are read first."""
+        self.resolve(np.arange(len(self)))
+        super().forget_names()
+
+    def compare_rest(self) -> None:
+        """Compare the local headers of the members that nobody asked for, so that every byte is accounted for."""
+        todo = np.flatnonzero(self._kind < 0)
+        for a in range(0, len(todo), 1 << 15):
+            self.compare_headers(todo[a : a + (1 << 15)], 0)
+
+    def _resolve(self, members: NDArray[np.int64]) -> None:
+        blob, width, at = self.compare_headers(members, NPY_WIDTH)
+        heads = np.frombuffer(blob, np.uint8).reshape(len(members), width)
+        kinds = np.full(len(members), -1, np.int32)
+        stored = self._method[members] == 0
+        # Most headers are of version 1.0 and a few lengths: each distinct one is parsed once.
+        lengths = np.zeros(len(members), np.int64)
+        for begin in set(at[stored].tolist()):
+            same = np.flatnonzero(stored & (at == begin))
+            head = heads[same, begin : begin + 10]
+            plain = (head[:, :8] == np.frombuffer(b"\x93NUMPY\1\0", np.uint8)).all(axis=1)
+            lengths[same] = np.where(plain, 10 + head[:, 8].astype(np.int64) + 256 * head[:, 9].astype(np.int64), 0)
+        ready = stored & (lengths > 0) & (lengths <= NPY_WIDTH) & (lengths <= self._usize[members])
+        for begin, length in set(zip(at[ready].tolist(), lengths[ready].tolist(), strict=True)):
+            same = np.flatnonzero(ready & (at == begin) & (lengths == length))
+            texts = heads[same, begin : begin + length].tobytes()
+            known = [self._known.get(texts[a : a + length], -1) for a in range(0, len(texts), length)]
+            for i in [i for i, kind in enumerate(known) if kind < 0]:
+                known[i] = self._header_number(texts[i * length : (i + 1) * length], int(members[same[i]]))
+            kinds[same] = known
+        for i in np.flatnonzero(kinds < 0).tolist():
+            begun = blob[i * width + int(at[i]) : (i + 1) * width]
+            kinds[i] = self._header_number(self._whole_header(begun, int(members[i])), int(members[i]))
+        self._sizes = np.array([(h.length, h.nbytes) for h in self.headers], np.int64).reshape(-1, 2)
+        held = self._sizes[kinds]
+        if (wrong := held.sum(axis=1) != self._usize[members]).any():
+            i = int(wrong.argmax())
+            size = int(self._usize[members[i]]) - int(held[i, 0])
+            name = quoted(self.name(int(members[i])))
+            raise self.corrupt(f"member {name} holds {size} bytes, its header says {int(held[i, 1])}")
+        self._payload[members] = held[:, 0] + np.where(stored, self._offset[members] + at, 0)
+        self._kind[members] = kinds
+
+    def _whole_header(self, head: bytes, member: int) -> bytes:
+        """The npy header of a member that is compressed, or has a long one."""
+        compressed = bool(self._method[member])
+        size, start = int(self._usize[member]), int(self.start(member))
+        if compressed:
+            head = self._inflated(start, min(int(self._csize[member]), 4096), member)
+        head = head[:size]
+        try:
+            length = npy.header_length(head)
+        except CorruptStoreError as error:
+            raise self._about(member, error) from None
+        if length > size:
+            raise self.corrupt(f"member {quoted(self.name(member))} is shorter than its npy header")
+        if length > len(head):
+            head = bytes(self._content(member)) if compressed else bytes(self.file.read(start, length))
+        return head[:length]
+
+    def _inflated(self, start: int, size: int, member: int) -> bytes:
+        try:
+            begun: bytes = zlib.decompressobj(-15).decompress(bytes(self.file.read(start, size)), 512)
+            return begun
+        except zlib.error as error:
+            raise self.corrupt(f"member {quoted(self.name(member))}: {error}") from None
+
+    def _header_number(self, text: bytes, member: int) -> int:
+        kind = self._known.get(text)
+        if kind is None:
+            try:
+                self.headers.append(npy.parse(text))
+            except (CorruptStoreError, UnsupportedStoreError) as error:
+                raise self._about(member, error) from None
+            kind = self._known[text] = len(self.headers) - 1
+        return kind
+
+    def _about(self, member: int, error: CorruptStoreError | UnsupportedStoreError) -> Exception:
+        return type(error)(f"{self.path}: member {quoted(self.name(member))} {error}")
+
+    # -- content
+
+    def header(self, member: int) -> NpyHeader:
+        """What the npy header of one member says."""
+        return self.headers[int(self.resolve(np.array([member]))[0])]
+
+    def array(self, member: int) -> NDArray[Any]:
+        """One whole member, its CRC-32 checked as `verify` says, in native byte order and C order.
+
+        Raises:
+            CorruptStoreError: its content does not fit its checksum or its header.
+        """
+        header = self.header(member)
+        data = self._content(member)
+        values = np.frombuffer(data, header.dtype, offset=header.length)
+        shaped = values.reshape(header.shape, order="F" if header.fortran else "C")
+        return np.asarray(shaped, header.dtype.newbyteorder("="), order="C")
+
+    def check(self, members: NDArray[np.int64]) -> None:
+        """Check the CRC-32 of stored members that were not checked yet, as `verify` says."""
+        if self.verify == "never":
+            return
+        todo = members if self.verify == "always" else members[~self._checked[members]]
+        if not len(todo):
+            return
+        for member in np.unique(todo).tolist():
+            start, left, crc = int(self.start(member)), int(self._csize[member]), 0
+            while left:
+                size = min(left, CHUNK)
+                crc = zlib.crc32(self.file.read(start, size), crc)
+                start, left = start + size, left - size
+            self._compare(member, crc)
+
+    def gather(self, members: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The array bytes of some resolved members, end to end, as they are stored."""
+        kinds = self.resolve(members)
+        sizes = self._sizes[kinds, 1]
+        if (self._method[members] == 0).all():
+            self.check(members)
+            return self.file.gather(self._payload[members], sizes)
+        held = self._csize[members]
+        raw, ends = self.file.gather(self.start(members), held).data, np.cumsum(held)
+        parts = []
+        for member, size, start, end in zip(
+            members.tolist(), sizes.tolist(), (ends - held).tolist(), ends.tolist(), strict=True
+        ):
+            data = self._content(member, raw[start:end])
+            parts.append(memoryview(data)[len(data) - size :])
+        return np.frombuffer(bytearray().join(parts), np.uint8)
+
+    def member(self, member: int) -> tuple[NDArray[np.uint8], NpyHeader]:
+        """The array bytes of one resolved member as they are stored, and its header."""
+        header = self.headers[self._kind.item(member)]
+        if self._method[member]:
+            return np.frombuffer(self._content(member), np.uint8)[header.length :].copy(), header
+        if self.verify == "always" or not self._checked[member]:
+            self.check(np.array([member]))
+        out = np.empty(header.nbytes, np.uint8)
+        self.file.read_into(self._payload.item(member), out)
+        return out, header
+
+    def extent(self, member: int, offset: int, out: NDArray[np.uint8]) -> None:
+        """Fill `out` from a byte offset of a resolved, stored member's array; not checked against its CRC-32."""
+        self.file.read_into(self._payload.item(member) + offset, out)
+
+    def extents(self, member: int, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Byte ranges of a stored member's array, end to end; not checked against its CRC-32."""
+        self.resolve(np.array([member]))
+        return self.file.gather(self._payload[member] + offsets, sizes)
+
+    def _content(self, member: int, raw: memoryview | bytearray | None = None) -> memoryview | bytearray | bytes:
+        """One whole member, checked as `verify` says; `raw` is what the file holds of it, where that was read."""
+        if raw is None:
+            raw = self.file.read(int(self.start(member)), int(self._csize[member]))
+        data = self._inflate(member, raw) if self._method[member] else raw
+        if self.verify == "always" or (self.verify == "first" and not self._checked[member]):
+            self._compare(member, zlib.crc32(data))
+        return data
+
+    def _inflate(self, member: int, raw: memoryview | bytearray) -> bytes:
+        inflater, size = zlib.decompressobj(-15), int(self._usize[member])
+        try:
+            data: bytes = inflater.decompress(raw, size + 1)
+        except zlib.error as error:
+            raise self.corrupt(f"member {quoted(self.name(member))}: {error}") from None
+        if len(data) != size or not inflater.eof or inflater.unused_data or inflater.unconsumed_tail:
+            raise self.corrupt(f"member {quoted(self.name(member))} does not expand to the size it says")
+        return data
+
+    def _compare(self, member: int, crc: int) -> None:
+        if crc != self._crc[member]:
+            said = int(self._crc[member])
+            raise self.corrupt(f"member {quoted(self.name(member))}: its CRC-32 is {crc:#010x}, stored is {said:#010x}")
+        self._checked[member] = True

@@ -1,0 +1,265 @@
+"""The columns of an NPZ file, however each is laid out."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinoml_data.backends.npz.archive import Archive
+from kinoml_data.columns import Column, Ragged, offsets_of
+from kinoml_data.errors import UnsupportedStoreError, quoted
+from kinoml_data.layouts.checksums import row_seed
+from kinoml_data.layouts.flat_arrays import native, ragged_array
+from kinoml_data.spec.array import Array
+
+SMALL_ROW = 16  # bytes; a column of smaller rows is held in memory once it was read
+
+
+class _Column(ABC):
+    """One column of an NPZ file, however it is laid out."""
+
+    array: Array
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, rows: NDArray[np.int64]) -> Column: ...
+
+    @abstractmethod
+    def row(self, row: int) -> NDArray[Any]: ...
+
+    def shapes(self) -> NDArray[np.int64] | None:
+        return None
+
+
+class _Rows:
+    """The bytes of rows that lie in one member, each checked against its CRC-32 when it is first read.
+
+    Without CRCs by row the member's own is checked before its first row is read. A compressed member is
+    held in memory once it was read. `row_bytes` is the length that every row has, or None.
+    """
+
+    def __init__(
+        self, archive: Archive, member: int, crc: NDArray[np.uint32] | None, name: str, *, row_bytes: int | None
+    ) -> None:
+        self._archive, self._member, self._crc, self._name = archive, member, crc, name
+        self._row_bytes = row_bytes
+        small = row_bytes is not None and row_bytes <= SMALL_ROW
+        header = archive.header(member)
+        self._seed = row_seed(header.dtype, header.shape[1:])
+        # Rows of a Fortran-ordered array are not contiguous in the file.
+        self._hold = small or header.fortran or not archive.is_stored(member)
+        self._held: NDArray[np.uint8] | None = None
+        self._lock = threading.Lock()
+        self._checked = np.zeros(0 if crc is None else len(crc), bool)
+        self._skip = archive.verify == "never"
+
+    def read(self, rows: NDArray[np.int64], starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
+        if self._hold:
+            held = self.held()
+            if self._row_bytes:
+                table: NDArray[np.uint8] = held.reshape(-1, self._row_bytes)
+                return table[rows].reshape(-1)
+            parts = [held[a : a + n] for a, n in zip(starts.tolist(), sizes.tolist(), strict=True)]
+            return np.concatenate(parts) if parts else np.empty(0, np.uint8)
+        if self._crc is None:
+            self._archive.check(np.array([self._member]))
+            return self._archive.extents(self._member, starts, sizes)
+        out = self._archive.extents(self._member, starts, sizes)
+        if not self._skip:
+            self._check(rows, sizes, out)
+        return out
+
+    def row(self, row: int, start: int, out: NDArray[Any]) -> NDArray[Any]:
+        """Fill `out` with the bytes of one row, as `read` does; returns it."""
+        if self._hold:
+            out.reshape(-1).view(np.uint8)[:] = self.held()[start : start + out.nbytes]
+            return out
+        if self._crc is None:
+            self._archive.check(np.array([self._member]))
+        self._archive.extent(self._member, start, out)
+        if self._crc is not None and not (self._skip or self._checked[row]):
+            self._check(np.array([row]), np.array([out.nbytes]), out.reshape(-1).view(np.uint8))
+        return out
+
+    def held(self) -> NDArray[np.uint8]:
+        """The bytes of all rows, read once and kept."""
+        if self._held is not None:
+            return self._held
+        with self._lock:
+            held = self._held
+            if held is None:
+                self._held = held = self._archive.array(self._member).reshape(-1).view(np.uint8)
+            return held
+
+    def _check(self, rows: NDArray[np.int64], sizes: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        assert self._crc is not None
+        always = self._archive.verify == "always"
+        if self._checked[rows].all():
+            return
+        view, ends, seed = out.data, np.cumsum(sizes).tolist(), self._seed
+        for row, size, end in zip(rows.tolist(), sizes.tolist(), ends, strict=True):
+            if not self._checked[row] and (found := zlib.crc32(view[end - size : end], seed)) != self._crc[row]:
+                said = int(self._crc[row])
+                raise self._archive.corrupt(
+                    f"column {quoted(self._name)}, row {row}: its CRC-32 is {found:#010x}, stored is {said:#010x}"
+                )
+            self._checked[row] = not always
+
+
+class _WholeColumn(_Column):
+    """A fixed column in one member, `(rows, *shape)`."""
+
+    def __init__(self, archive: Archive, member: int, crc: NDArray[np.uint32] | None, name: str) -> None:
+        header = archive.header(member)
+        if not header.shape:
+            raise archive.corrupt(f"member {quoted(name)} has no axis of rows")
+        self.array = Array(header.dtype, header.shape[1:])
+        self._shape = header.shape[1:]
+        self._dtype, self._length = header.dtype, header.shape[0]
+        self._row_bytes = header.nbytes // max(1, self._length)
+        if crc is not None and crc.shape != (self._length,):
+            raise archive.corrupt(f"column {quoted(name)} has {self._length} rows and {len(crc)} checksums")
+        self._scalars: NDArray[Any] | None = None  # small rows as an array, once they are held
+        small = self._row_bytes <= SMALL_ROW
+        self._rows = _Rows(archive, member, crc, name, row_bytes=self._row_bytes)
+        if small or header.fortran or not archive.is_stored(member):
+            self._dtype = header.dtype.newbyteorder("=")  # `Archive.array` gives native order
+
+    def __len__(self) -> int:
+        return self._length
+
+    def row(self, row: int) -> NDArray[Any]:
+        if self._scalars is not None:
+            return self._scalars[row, ...].copy()
+        out = self._rows.row(row, row * self._row_bytes, np.empty(self._shape, self._dtype))
+        if self._row_bytes <= SMALL_ROW:
+            self._scalars = self._rows.held().view(self._dtype).reshape(self._length, *self._shape)
+        return native(out)
+
+    def read(self, rows: NDArray[np.int64]) -> Column:
+        shape = self._shape
+        size = np.full(len(rows), self._row_bytes, np.int64)
+        data = self._rows.read(rows, rows * self._row_bytes, size)
+        return native(data.view(self._dtype).reshape(len(rows), *shape))
+
+
+class _PackedColumn(_Column):
+    """A ragged column or strings: `<column>.values` or `.utf8`, and `<column>.shapes`."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        member: int,
+        shapes: NDArray[Any],
+        crc: NDArray[np.uint32] | None,
+        name: str,
+        *,
+        is_string: bool,
+    ) -> None:
+        header = archive.header(member)
+        if shapes.dtype.kind not in "iu":
+            raise archive.corrupt(f"column {quoted(name)}: its shapes are {shapes.dtype}")
+        self._shapes = shapes.astype(np.int64, copy=False)
+        self.array = ragged_array(name, header.dtype, self._shapes, is_string=is_string)
+        self._offsets = offsets_of(self._shapes)
+        self._ends = self._offsets.data
+        self._dtype = header.dtype
+        if header.shape != (int(self._offsets[-1]),):
+            raise archive.corrupt(
+                f"column {quoted(name)} holds {header.shape} values, its shapes say {int(self._offsets[-1])}"
+            )
+        if crc is not None and crc.shape != (len(shapes),):
+            raise archive.corrupt(f"column {quoted(name)} has {len(shapes)} rows and {len(crc)} checksums")
+        if not archive.is_stored(member):
+            self._dtype = header.dtype.newbyteorder("=")
+        self._rows = _Rows(archive, member, crc, name, row_bytes=None)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def row(self, row: int) -> NDArray[Any]:
+        # As a list: an array for a shape costs numpy more than making the array.
+        out = np.empty(self._shapes[row].tolist(), self._dtype)
+        return native(self._rows.row(row, self._ends[row] * self._dtype.itemsize, out))
+
+    def read(self, rows: NDArray[np.int64]) -> Column:
+        starts, size = self._offsets[rows], self._dtype.itemsize
+        data = self._rows.read(rows, starts * size, (self._offsets[rows + 1] - starts) * size)
+        values = native(data.view(self._dtype))
+        if self.array.ragged or self.array.is_string:
+            return Ragged(values, self._shapes[rows])
+        return values.reshape(len(rows), *(axis or 0 for axis in self.array.shape))
+
+    def shapes(self) -> NDArray[np.int64]:
+        return self._shapes
+
+
+class _MembersColumn(_Column):
+    """A column of one member per row, as KinoML writes them."""
+
+    def __init__(self, archive: Archive, name: str, rows: NDArray[np.int64], members: NDArray[np.int64]) -> None:
+        self._archive = archive
+        self._members = np.empty(len(rows), np.int64)
+        if len(rows) != rows.max() + 1 or np.bincount(rows).max() > 1:
+            missing = np.setdiff1d(np.arange(int(rows.max()) + 1 if rows.max() < 10 * len(rows) else len(rows)), rows)
+            said = f"row {int(missing[0])} is missing" if len(missing) else "a row stands twice"
+            raise archive.corrupt(f"column {quoted(name)}: {said}")
+        self._members[rows] = members
+        kinds = archive.resolve(self._members)
+        used = np.flatnonzero(np.bincount(kinds))
+        headers = [archive.headers[kind] for kind in used.tolist()]
+        dtypes = {header.dtype for header in headers}
+        ranks = {len(header.shape) for header in headers}
+        if len(dtypes) > 1 or len(ranks) > 1:
+            said = f"dtypes {sorted(map(str, dtypes))} and ranks {sorted(ranks)}"
+            raise UnsupportedStoreError(f"{archive.path}: the rows of column {quoted(name)} have {said}")
+        self._dtype, self._ndim = dtypes.pop(), ranks.pop()
+        self._fortran = any(header.fortran for header in headers) and self._ndim > 1
+        # The shape of each header of the archive; only this column's are of its rank.
+        self._table = self._shape_table()
+        self.array = ragged_array(name, self._dtype, self._table[used])
+
+    def _shape_table(self) -> NDArray[np.int64]:
+        table = np.zeros((len(self._archive.headers), self._ndim), np.int64)
+        for kind, header in enumerate(self._archive.headers):
+            if len(header.shape) == self._ndim:
+                table[kind] = header.shape
+        return table
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def row(self, row: int) -> NDArray[Any]:
+        member = self._members.item(row)
+        data, header = self._archive.member(member)
+        values = data.view(self._dtype).reshape(header.shape, order="F" if header.fortran else "C")
+        return np.ascontiguousarray(values, self._dtype.newbyteorder("=")) if header.fortran else native(values)
+
+    def read(self, rows: NDArray[np.int64]) -> Column:
+        members = self._members[rows]
+        kinds = self._archive.resolve(members)
+        values = native(self._archive.gather(members).view(self._dtype))
+        shapes = self._table[kinds].reshape(len(rows), self._ndim)
+        if self._fortran:
+            values = self._in_c_order(values, shapes, kinds)
+        if self.array.ragged:
+            return Ragged(values, shapes)
+        return values.reshape(len(rows), *(axis or 0 for axis in self.array.shape))
+
+    def _in_c_order(self, values: NDArray[Any], shapes: NDArray[np.int64], kinds: NDArray[np.int32]) -> NDArray[Any]:
+        ends = offsets_of(shapes).tolist()
+        for row, kind in enumerate(kinds.tolist()):
+            if self._archive.headers[kind].fortran:
+                part = values[ends[row] : ends[row + 1]]
+                part[:] = part.reshape(shapes[row], order="F").copy().reshape(-1)
+        return values
+
+    def shapes(self) -> NDArray[np.int64]:
+        return self._table[self._archive.resolve(self._members)]

@@ -1,0 +1,174 @@
+"""The columns of an NPZ file, for `npz-lazy` and `npz-reopen`: KinoML's three layouts and the packed one.
+
+| layout | members |
+| --- | --- |
+| one array | `X`: `(rows, ...)` |
+| one per row | `X_s{row}` or `X_s{row}_` |
+| several per row | `X_s{row}_a{array}` or `X_s{row}_a{array}_` |
+| packed | see `arrays`; besides `<column>.crc32`: uint32 `(rows,)`, over each row's bytes as stored |
+
+The first three have `y` and, where there are splits, `idx_train`, `idx_test` and `idx_val` beside them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinoml_data.backends.npz.archive import Archive
+from kinoml_data.backends.npz.columns import _Column, _MembersColumn, _PackedColumn, _WholeColumn
+from kinoml_data.columns import Columns
+from kinoml_data.contracts.backend import Storage
+from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted, unknown
+from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, common_length
+from kinoml_data.spec.array import Array
+
+_PER_ROW = re.compile(r"X_s([0-9]{1,18})(?:_a([0-9]{1,9}))?_?")
+
+
+_PER_ROW_LINES = re.compile(rf"^{_PER_ROW.pattern}\.npy$", re.MULTILINE)
+
+
+MAX_ARRAYS = 1024  # per row; each is a column, and opening takes time by their square
+
+
+def row_and_array(key: str) -> tuple[int, int | None] | None:
+    """What `X_s{row}_a{array}_` names, `X_s{row}_` with None for the array; None for any other key."""
+    match = _PER_ROW.fullmatch(key)
+    if match is None:
+        return None
+    row, array = match.groups()
+    return int(row), None if array is None else int(array)
+
+
+class NpzStorage(Storage):
+    """An NPZ file opened for reading.
+
+    Args:
+        path: the file.
+        columns: what the spec asks for; None to find out.
+        io: "hold", "reopen" or "mmap", see `Directory`; nothing is parsed again.
+        verify: "first", "always" or "never", see `Archive`.
+
+    Raises:
+        StoreNotFoundError, CorruptStoreError, UnsafeStoreError, UnsupportedStoreError: as their names say.
+        SpecError: no columns are asked for and there are members of no known layout.
+    """
+
+    checked = True
+
+    def __init__(
+        self, path: Path, columns: Mapping[str, Array] | None, *, io: str = "hold", verify: str = "first"
+    ) -> None:
+        self._archive = archive = Archive(path, io=io, verify=verify)
+        try:
+            self._open(columns)
+        except BaseException:
+            archive.close()
+            raise
+        self.identity = archive.identity
+
+    def _open(self, columns: Mapping[str, Array] | None) -> None:
+        archive = self._archive
+        self._columns: dict[str, _Column] = {}
+        arrays: dict[str, NDArray[Any]] = {}
+        plain: dict[str, int] = {}
+        names = archive.names
+        per_row = [member for member, name in enumerate(names) if name.startswith("X_s")]
+        found = _PER_ROW_LINES.findall("\n".join([names[member] for member in per_row]))
+        if len(found) < len(per_row):  # other names that begin alike: one of our own columns, or a stranger's
+            own = {name[: -len(CRC + ".npy")] for name in names if name.endswith(CRC + ".npy")}
+            per_row = [m for m in per_row if _PER_ROW.fullmatch(names[m][:-4]) and names[m][:-4] not in own]
+            found = _PER_ROW_LINES.findall("\n".join([names[member] for member in per_row]))
+        other = np.ones(len(names), bool)
+        other[per_row] = False
+        others = np.flatnonzero(other).tolist()
+        members = {names[member][:-4]: member for member in others}
+        # Our own columns have checksums beside them, whatever they are called.
+        own = {key.removesuffix(CRC) for key in members if key.endswith(CRC)}
+        for key, member in members.items():
+            if key in own:
+                plain[key] = member
+            elif key == SPEC:
+                self.spec = archive.array(member).tobytes().decode("utf-8", "replace")
+            elif key.endswith(INDEX):
+                arrays[key.removesuffix(INDEX)] = archive.array(member)
+            elif key.startswith("idx_"):
+                arrays[key] = archive.array(member)
+            elif key.endswith((VALUES, UTF8)):
+                name = key.removesuffix(VALUES).removesuffix(UTF8)
+                if name + SHAPES not in members:
+                    raise archive.corrupt(f"{quoted(key)} has no {quoted(name + SHAPES)} beside it")
+                crc = self._row_checks(members, name)
+                self._columns[name] = _PackedColumn(
+                    archive, member, archive.array(members[name + SHAPES]), crc, name, is_string=key.endswith(UTF8)
+                )
+            elif not key.endswith((SHAPES, CRC)):
+                plain[key] = member
+        self._open_per_row(per_row, found)
+        foreign = columns is None and self.spec is None
+        if foreign and (strange := sorted(set(plain) - {"X", "y"} - own)):
+            raise SpecError(
+                f"{archive.path}: the members {', '.join(map(quoted, strange[:8]))} are of no known layout; "
+                "where no name is damaged, list the columns in a spec, under `columns` with dtype and shape"
+            )
+        for name in sorted(plain, key=lambda n: n == "y"):
+            if columns is not None and name not in columns and name not in own:
+                if len(archive.header(plain[name]).shape) == 1:
+                    arrays.setdefault(name, archive.array(plain[name]))
+                continue
+            self._columns[name] = _WholeColumn(archive, plain[name], self._row_checks(members, name), name)
+        if columns and plain and not self._columns:
+            raise SpecError(f"{archive.path}: {unknown(next(iter(columns)), plain, 'stored column')}")
+        self.columns = {name: column.array for name, column in self._columns.items()}
+        self.arrays = arrays
+        if per_row:
+            archive.forget_names()
+        else:
+            archive.compare_rest()
+        try:
+            self._length = common_length({name: len(column) for name, column in self._columns.items()})
+        except CorruptStoreError as error:
+            raise CorruptStoreError(f"{archive.path}: {error}") from None
+
+    def _open_per_row(self, members: list[int], found: list[tuple[str, str]]) -> None:
+        archive = self._archive
+        rows = np.array([int(row) for row, _ in found], np.int64)
+        arrays = np.array([int(array or -1) for _, array in found], np.int64)
+        numbers = sorted(set(arrays.tolist()))
+        if -1 in numbers and len(numbers) > 1:
+            raise archive.corrupt("it mixes X_s{row} and X_s{row}_a{array}")
+        if len(numbers) > MAX_ARRAYS:
+            raise UnsupportedStoreError(f"{archive.path}: {len(numbers)} arrays per row, at most {MAX_ARRAYS} are read")
+        for number in numbers:
+            name = "X" if len(numbers) == 1 else f"X{number}"
+            held = np.array(members, np.int64)[arrays == number]
+            self._columns[name] = _MembersColumn(archive, name, rows[arrays == number], held)
+
+    def _row_checks(self, members: Mapping[str, int], name: str) -> NDArray[np.uint32] | None:
+        if name + CRC not in members:
+            return None
+        checks = self._archive.array(members[name + CRC])
+        if checks.dtype != np.uint32 or checks.ndim != 1:
+            raise self._archive.corrupt(f"{quoted(name + CRC)} is {checks.dtype} {checks.shape}, no CRC-32 of each row")
+        return checks
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Columns:
+        return {name: self._columns[name].read(rows) for name in columns}
+
+    def read_row(self, row: int, columns: Sequence[str]) -> Mapping[str, NDArray[Any]]:
+        return {name: self._columns[name].row(row) for name in columns}
+
+    def shapes(self, column: str) -> NDArray[np.int64] | None:
+        return self._columns[column].shapes()
+
+    def close(self) -> None:
+        self._archive.close()

@@ -1,0 +1,1 @@
+"""Parquet files: the backend `parquet-awkward`."""

@@ -1,0 +1,130 @@
+"""What a dataset holds, as text: for `kinoml-data inspect`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from kinoml_data.cli.terminal import files, progress, size
+from kinoml_data.columns import Ragged, sizes_of
+from kinoml_data.contracts.observation_model import ObservationModel
+from kinoml_data.dataset.dataset import XyDataset
+from kinoml_data.spec.array import Array
+from kinoml_data.spec.parts import RatioSplits
+
+COLUMNS = ("column", "role", "dtype", "stored as", "shape", "bytes")
+ROWS_PER_READ = 256
+
+
+def facts(dataset: XyDataset) -> list[tuple[str, str]]:
+    """What there is to say of a dataset as a whole."""
+    spec = dataset.spec
+    return [
+        ("dataset", spec.name or "(no name)"),
+        ("rows", f"{len(dataset):,}"),
+        ("backend", _chain(spec.storage.model_dump(mode="json"))),
+        ("on disk", ", ".join(f"{file} {size(file.stat().st_size)}" for file in files(dataset)) or "nothing"),
+        ("splits", _splits(dataset)),
+        ("observation model", _model(dataset)),
+        ("collate", _plain(spec.to_mapping().get("collate", "list"))),
+    ]
+
+
+def columns(dataset: XyDataset, sample: int) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """A row of `COLUMNS` for each column, and whether it speaks of all rows.
+
+    Args:
+        dataset: the dataset.
+        sample: how many rows to read where the store does not know the shapes of a column.
+    """
+    spec = dataset.spec
+    for name, array in (spec.columns or {}).items():
+        role = "X" if name in spec.X_names else "y" if name in spec.y_names else "meta" if name in spec.meta else ""
+        stored = dataset.stored_columns()[name]
+        shapes, whole = _shapes(dataset, name, stored, sample)
+        differs = [array.stored_as or "", stored.dtype if stored.dtype != array.dtype else ""]
+        differs.append("packed bits" if array.packbits else "")
+        held = _bytes(stored, shapes, len(dataset))
+        text = _shape(array, stored, shapes)
+        row = name, role, array.dtype, " ".join(filter(None, differs)), text, held if whole else f"~{held}"
+        yield row, whole
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value).replace('"', "")
+
+
+def _chain(storage: Mapping[str, Any]) -> str:
+    """`in-memory over npz-lazy (path: x.npz)`."""
+    said = ", ".join(f"{k}: {_plain(value)}" for k, value in storage.items() if k not in ("backend", "source"))
+    text = storage["backend"] + (f" ({said})" if said else "")
+    source = storage.get("source")
+    return f"{text} over {_chain(source)}" if isinstance(source, Mapping) else text
+
+
+def _splits(dataset: XyDataset) -> str:
+    found = {name: len(rows) for name, rows in dataset.indices.items()}
+    if not found:
+        return "none"
+    said = ", ".join(f"{name} {count:,}" for name, count in found.items())
+    rest = len(dataset) - sum(found.values())
+    computed = f" (computed, seed {dataset.spec.splits.seed})" if isinstance(dataset.spec.splits, RatioSplits) else ""
+    return said + (f"; {rest:,} rows in none" if rest else "") + computed
+
+
+def _model(dataset: XyDataset) -> str:
+    model = dataset.observation_model
+    assert isinstance(model, ObservationModel)
+    options = ", ".join(f"{name}: {value}" for name, value in model.model_dump().items())
+    return model.name + (f" ({options})" if options else "")
+
+
+def _shapes(dataset: XyDataset, name: str, stored: Array, sample: int) -> tuple[Any, bool]:
+    """int64 `(rows, ndim)` of a column whose rows differ, and whether these are all rows; None if they do not."""
+    if not (stored.ragged or stored.is_string):
+        return None, True
+    known = dataset._opened.binding.shapes(name)
+    if known is not None:
+        return known, True
+    stop = min(sample, len(dataset))
+    parts = [np.empty((0, max(1, len(stored.shape))), np.int64)]
+    with progress(f"reading {name}") as report:
+        for start in range(0, stop, ROWS_PER_READ):
+            rows = np.arange(start, min(start + ROWS_PER_READ, stop))
+            column = dataset.read_stored(rows, [name])[name]
+            assert isinstance(column, Ragged)
+            parts.append(column.shapes)
+            report(int(rows[-1]) + 1, stop)
+    return np.concatenate(parts), stop == len(dataset)
+
+
+def _shape(array: Array, stored: Array, shapes: Any) -> str:
+    """`(53, 24-96)`: of a ragged axis the shortest and the longest."""
+    known = shapes is not None and len(shapes) > 0
+    if array.is_string:
+        return f"{_range(shapes)} bytes" if known else ""
+    axes = []
+    for axis, length in enumerate(array.shape):
+        held = stored.shape[axis]
+        ends = _range(shapes[:, axis]) if known else "*" if held is None else f"{held}-{held}"
+        axes.append(ends if length is None else str(length))
+    return f"({', '.join(axes)})" if axes else ""
+
+
+def _range(lengths: Any) -> str:
+    return f"{lengths.min()}-{lengths.max()}"
+
+
+def _bytes(stored: Array, shapes: Any, rows: int) -> str:
+    """The bytes of a column's values, before any compression; of a sample, extrapolated."""
+    if shapes is None:
+        items = rows * math.prod(axis or 0 for axis in stored.shape)
+    elif len(shapes):
+        items = round(int(sizes_of(shapes).sum()) * rows / len(shapes))
+    else:
+        items = 0
+    return f"{items * stored.numpy.itemsize:,}"

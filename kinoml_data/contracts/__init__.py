@@ -1,0 +1,1 @@
+"""What a plugin author implements: backends, featurizers, observation models, collate forms."""

@@ -1,0 +1,37 @@
+"""What a plugin may register. Each hook returns classes; the registry finds them by their `name`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pluggy
+
+from kinoml_data.contracts.backend import Backend
+from kinoml_data.contracts.batch_form import BatchForm
+from kinoml_data.contracts.featurizer import Featurizer
+from kinoml_data.contracts.observation_model import ObservationModel
+
+PROJECT = "kinoml_data"
+API = 1  # of the hooks and the contract; a plugin may say `KINOML_DATA_API = 1` in its module to have it compared
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def register_backends() -> Iterable[type[Backend]]:  # type: ignore[empty-body]
+    """Return the storage backends this plugin adds."""
+
+
+@hookspec
+def register_featurizers() -> Iterable[type[Featurizer]]:  # type: ignore[empty-body]
+    """Return the featurizers this plugin adds, for the backend `featurize-on-access`."""
+
+
+@hookspec
+def register_observation_models() -> Iterable[type[ObservationModel]]:  # type: ignore[empty-body]
+    """Return the observation models this plugin adds."""
+
+
+@hookspec
+def register_collate_forms() -> Iterable[type[BatchForm]]:  # type: ignore[empty-body]
+    """Return the collate forms this plugin adds."""

@@ -1,0 +1,1 @@
+"""The torch dataset over an open storage: rows, splits, views and batches."""

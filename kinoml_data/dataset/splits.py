@@ -1,0 +1,101 @@
+"""Named rows: from what a spec says of its splits to row numbers, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinoml_data.contracts.backend import check_inside
+from kinoml_data.errors import SplitError, quoted, unknown
+from kinoml_data.layouts import npy
+from kinoml_data.spec.dataset_spec import DatasetSpec
+from kinoml_data.spec.parts import FileSplit, RangeSplit, RatioSplits, RowsSplit
+
+Rows = NDArray[np.int64]
+
+
+def resolve(spec: DatasetSpec, arrays: Mapping[str, NDArray[Any]], length: int) -> dict[str, Rows]:
+    """The rows of every split of `spec`, in a store of `length` rows that holds `arrays`.
+
+    Returns:
+        int64 `(n,)` row numbers per split, in the order stored or written.
+
+    Raises:
+        SplitError: out of range, overlapping, a row twice, or no such array.
+    """
+    if spec.splits is None:
+        return {}
+    if isinstance(spec.splits, RatioSplits):
+        return by_ratio(spec.splits, length)
+    found = {}
+    for name, split in spec.splits.items():
+        if isinstance(split, str):
+            if split not in arrays:
+                raise SplitError(
+                    f"split {name!r}: {unknown(split, list(arrays), 'array')}; the store has no such array"
+                )
+            rows = _as_rows(arrays[split], name, length)
+        elif isinstance(split, RangeSplit):
+            start, stop = split.range
+            if not 0 <= start <= stop <= length:
+                raise SplitError(f"split {name!r}: range [{start}, {stop}] is outside the {length} rows")
+            rows = np.arange(start, stop, dtype=np.int64)
+        elif isinstance(split, RowsSplit):
+            rows = _as_rows(np.array(split.rows, dtype=object), name, length)
+        else:
+            assert isinstance(split, FileSplit)
+            path = spec.base / split.file
+            check_inside(path, spec.root)
+            rows = _as_rows(npy.read(path), name, length)
+        found[name] = rows
+    _check_disjoint(found, length)
+    return found
+
+
+def by_ratio(splits: RatioSplits, length: int) -> dict[str, Rows]:
+    """Random splits: one permutation, cut by largest remainder in the order written.
+
+    The permutation is that of `np.random.Generator(np.random.PCG64(seed))`, so the same seed gives the
+    same rows everywhere.
+    """
+    exact = np.array(list(splits.ratios.values())) * length
+    # 0.7 * 10 is 6.999...: what rounding error took is given back before cutting.
+    sizes = np.floor(exact + 1e-9).astype(np.int64)
+    order = np.argsort(-np.round(exact - sizes, 9), kind="stable")
+    sizes[order[: length - int(sizes.sum())]] += 1
+    shuffled = np.random.Generator(np.random.PCG64(splits.seed)).permutation(length)
+    return dict(zip(splits.ratios, np.split(shuffled, np.cumsum(sizes)[:-1]), strict=True))
+
+
+def _as_rows(array: NDArray[Any], name: str, length: int) -> Rows:
+    if array.ndim != 1:
+        raise SplitError(f"split {name!r}: row numbers have one axis, these have {array.ndim}")
+    if array.dtype == bool:
+        if len(array) != length:
+            raise SplitError(f"split {name!r}: a mask of {len(array)} entries for {length} rows")
+        return np.flatnonzero(array)
+    if len(array) == 0:
+        return np.empty(0, np.int64)
+    if array.dtype.kind not in "iuO":
+        raise SplitError(f"split {name!r}: row numbers are integers, these are {array.dtype}")
+    if (outside := (array < 0) | (array >= length)).any():
+        raise SplitError(f"split {name!r}: row {quoted(int(array[outside][0]))} is outside the {length} rows")
+    return array.astype(np.int64)
+
+
+def _check_disjoint(found: Mapping[str, Rows], length: int) -> None:
+    owner = np.full(length, -1, np.int64)
+    names = list(found)
+    for number, (name, rows) in enumerate(found.items()):
+        if (taken := owner[rows]).size and taken.max() >= 0:
+            row = int(rows[taken >= 0][0])
+            other = names[int(owner[row])]
+            shared = int((taken >= 0).sum())
+            raise SplitError(f"splits {other!r} and {name!r} share {shared} rows, row {row} among them")
+        owner[rows] = number
+        if len(np.unique(rows)) != len(rows):
+            values, counts = np.unique(rows, return_counts=True)
+            raise SplitError(f"split {name!r} names row {int(values[counts > 1][0])} twice")

@@ -1,0 +1,1 @@
+"""How columns are laid out as arrays, whatever stores the arrays; their checksums."""

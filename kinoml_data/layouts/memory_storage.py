@@ -1,0 +1,80 @@
+"""Columns in memory, which cross to worker processes as shared memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kinoml_data.layouts.flat_arrays import UTF8, VALUES, ArrayStorage, native
+
+
+class MemoryStorage(ArrayStorage):
+    """Columns held in memory. It crosses to spawned workers as shared memory, and survives fork as it is.
+
+    `device` is where whoever reads them keeps a copy that workers cannot read.
+    """
+
+    shareable = True
+
+    def __init__(
+        self,
+        flat: Mapping[str, Any],
+        *,
+        arrays: Mapping[str, NDArray[Any]] | None = None,
+        spec: str | None = None,
+        identity: str | None = None,
+        device: str | None = None,
+    ) -> None:
+        self._flat = {name: np.ascontiguousarray(native(np.asarray(array))) for name, array in flat.items()}
+        super().__init__(self._flat, spec=spec, identity=identity)
+        self.arrays = dict(arrays or {})
+        self.device = device
+        # A memoryview gives Python ints at the speed of a list, without a list's memory.
+        self._ends = {name: offsets.data for name, offsets in self._offsets.items()}
+
+    def read_row(self, row: int, columns: Sequence[str]) -> Mapping[str, NDArray[Any]]:
+        found = {}
+        for name in columns:
+            ends = self._ends.get(name)
+            if ends is None:
+                found[name] = self._values[name][row, ...].copy()
+            else:
+                shape = self._shapes[name][row].tolist()
+                found[name] = self._values[name][ends[row] : ends[row + 1]].reshape(shape).copy()
+        return found
+
+    def shared(self) -> dict[str, torch.Tensor]:
+        """Every array as a tensor in shared memory; from then on this storage reads from there too."""
+        tensors = {name: _shared(array) for name, array in self._flat.items()}
+        self._flat = {name: tensor.numpy() for name, tensor in tensors.items()}
+        self._values = {
+            name: self._flat.get(name, self._flat.get(name + VALUES, self._flat.get(name + UTF8)))
+            for name in self._values
+        }
+        return tensors
+
+
+def _shared(array: NDArray[Any]) -> torch.Tensor:
+    # By way of an empty tensor: torch takes no array that is not writable, such as one of Arrow's.
+    dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    tensor: torch.Tensor = torch.empty(array.shape, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call]
+    tensor.numpy()[...] = array
+    return tensor
+
+
+def _reduce_shared(storage: MemoryStorage) -> tuple[Any, ...]:
+    return _rebuild, (storage.shared(), dict(storage.arrays), storage.spec, storage.identity)
+
+
+def _rebuild(
+    tensors: dict[str, torch.Tensor], arrays: dict[str, NDArray[Any]], spec: str | None, identity: str | None
+) -> MemoryStorage:
+    return MemoryStorage({n: t.numpy() for n, t in tensors.items()}, arrays=arrays, spec=spec, identity=identity)
+
+
+ForkingPickler.register(MemoryStorage, _reduce_shared)

@@ -1,0 +1,117 @@
+"""The npy format: headers parsed by a small grammar, never evaluated, and whole .npy files.
+
+Format: numpy's NEP 1, versions 1.0 to 3.0.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinoml_data.errors import CorruptStoreError, UnsafeStoreError, UnsupportedStoreError
+from kinoml_data.files import PositionedFile
+from kinoml_data.spec.array import DTYPES
+
+MAX_HEADER = 10_000  # bytes, as numpy's own limit
+MAX_BYTES = 1 << 62  # what no file holds; below, sizes and their sums fit int64
+MAX_EMPTY = 1 << 28  # the same for an array of no elements, whose axes no bytes vouch for
+
+_HEADER = re.compile(
+    rb"\{'descr': '([<>|=]?)([biufcmMOSUV])(\d{0,5}(?:\[\w{1,8}\])?)', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:\d{1,19}, ?)*(?:\d{1,19},?)?)\), ?\} *\n"
+)
+
+
+@dataclass(frozen=True)
+class NpyHeader:
+    """What an npy header says: dtype (with its byte order), shape, memory order, and its own length in bytes."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran: bool
+    length: int
+
+    @cached_property
+    def nbytes(self) -> int:
+        """The length of the array in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def header_length(head: bytes) -> int:
+    """The length of the header that begins with `head`, of which 12 bytes are enough.
+
+    Raises:
+        CorruptStoreError: it is none.
+        UnsafeStoreError: it is longer than any array needs.
+    """
+    form = "<H" if head[6:7] == b"\1" else "<I"
+    begin = 8 + struct.calcsize(form)
+    if len(head) < begin or head[:6] != b"\x93NUMPY" or head[6:8] not in (b"\1\0", b"\2\0", b"\3\0"):
+        raise CorruptStoreError("is not an npy array")
+    length: int = begin + struct.unpack_from(form, head, 8)[0]
+    if length > MAX_HEADER:
+        raise UnsafeStoreError(f"has an npy header of {length} bytes")
+    return length
+
+
+def parse(text: bytes) -> NpyHeader:
+    """The header whose bytes are `text`.
+
+    Raises:
+        CorruptStoreError: it is not as numpy writes them.
+        UnsafeStoreError: it describes Python objects.
+        UnsupportedStoreError: it describes something else than numbers.
+    """
+    match = _HEADER.fullmatch(text, 10 if text[6] == 1 else 12)
+    if (match is None and (b"'|O'" in text or b"'O'" in text)) or (match is not None and match[2] == b"O"):
+        raise UnsafeStoreError("is an object array, which would need unpickling")
+    if match is None:
+        if b"[(" in text:
+            raise UnsupportedStoreError("is a structured array")
+        raise CorruptStoreError("has a broken npy header")
+    order, kind, size, fortran, shape = (part.decode("latin-1") for part in match.groups())
+    try:
+        dtype = np.dtype(f"{order}{kind}{size}")
+    except (TypeError, ValueError):
+        raise CorruptStoreError("has no known dtype") from None
+    if dtype.name not in DTYPES:
+        raise UnsupportedStoreError(f"has dtype {dtype}")
+    axes = tuple(int(part) for part in shape.replace(" ", "").split(",") if part)
+    if len(axes) > 32 or (len(axes) == 1 and "," not in shape):
+        raise CorruptStoreError("has a broken npy header")
+    if math.prod(axis or 1 for axis in axes) * dtype.itemsize >= (MAX_EMPTY if 0 in axes else MAX_BYTES):
+        raise CorruptStoreError("has a shape that no file could hold")
+    return NpyHeader(dtype, axes, fortran == "True", len(text))
+
+
+def read(path: Path) -> NDArray[Any]:
+    """A .npy file, never unpickled.
+
+    Raises:
+        StoreNotFoundError: there is no such regular file.
+        StoreReadError: the operating system failed to read.
+        CorruptStoreError, UnsafeStoreError, UnsupportedStoreError: it is not one .npy array of numbers, whole.
+    """
+    file = PositionedFile(path)
+    try:
+        head = bytes(file.read(0, min(file.size, MAX_HEADER)))
+        length = header_length(head)
+        if length > file.size:
+            raise CorruptStoreError("is shorter than its npy header")
+        header = parse(head[:length])
+        if file.size - length != header.nbytes:
+            raise CorruptStoreError(f"holds {file.size - length} bytes, its header says {header.nbytes}")
+        values = np.frombuffer(file.read(length, header.nbytes), header.dtype)
+    except (CorruptStoreError, UnsupportedStoreError) as error:
+        raise type(error)(f"{path} {error}") from None
+    finally:
+        file.close()
+    return values.reshape(header.shape, order="F" if header.fortran else "C")

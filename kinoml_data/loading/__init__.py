@@ -1,0 +1,1 @@
+"""How batches reach a training loop: loaders, samplers, prefetching, shared memory."""

@@ -1,0 +1,246 @@
+"""KinoML's five dataset classes under their own names, over the core.
+
+Code written for `kinoml.datasets.torch_datasets` moves by changing this import. `docs/from-kinoml.md` says for
+each class what does the same without it, and which faults of the original cannot happen here. All raise what
+`load_dataset` raises: `SpecError` for arrays, keys or indices that do not fit together, `SplitError` for indices
+that overlap or are out of range, `StoreNotFoundError` and `CorruptStoreError` for files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kinoml_data.backends.npz.archive import Archive
+from kinoml_data.backends.npz.storage import row_and_array
+from kinoml_data.dataset.dataset import XyDataset
+from kinoml_data.errors import SpecError, quoted
+from kinoml_data.factory import load_dataset
+from kinoml_data.observation import Identity
+from kinoml_data.torch_datasets import samples
+from kinoml_data.torch_datasets.samples import ByField, BySystem, Featurize, OnDevice, OverCore, WithIndices
+
+IN_MEMORY: dict[str, Any] = {"backend": "in-memory"}
+Path_ = str | os.PathLike[str]
+_accessor_to_indices = samples.accessor_to_indices
+
+
+class PrefeaturizedTorchDataset(OverCore):
+    """Arrays that are featurized already; `ds[i]` is `(X, y)` in float32.
+
+    Args:
+        systems: one array per row, of the same shape or not.
+        measurements: one number or array per row.
+        observation_model: from predicted to observed y; by default the identity.
+
+    Attributes:
+        device: where tensors land: "cuda" where there is one, else "cpu". Worker processes give CPU tensors.
+    """
+
+    def __init__(self, systems: Any, measurements: Any, observation_model: Callable[..., Any] | None = None) -> None:
+        if len(systems) != len(measurements):
+            raise SpecError(f"there are {len(systems)} systems and {len(measurements)} measurements")
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.systems, self.measurements = systems, measurements
+        self.observation_model = Identity() if observation_model is None else observation_model
+        self._use()
+
+    def _use(self) -> None:
+        spec = {"X": "X", "y": "y", "storage": IN_MEMORY}
+        data = {"X": self.systems, "y": self.measurements}
+        core = load_dataset(spec, data=data, dtype={"X": "float32", "y": "float32"})
+        self.core = core.with_collater(OnDevice(core.spec, device=self.device))
+
+    def estimate_input_size(self) -> tuple[int, ...]:
+        """The shape of the first X."""
+        return tuple(self[0][0].shape)
+
+
+class TorchDataset(PrefeaturizedTorchDataset):
+    """Systems that are featurized, and the features remembered, when they are read.
+
+    Args:
+        systems: KinoML systems, or whatever the featurizer takes.
+        measurements: one number or array per row.
+        featurizer: a callable that returns an array; or KinoML's, which fills
+            `system.featurizations[featurizer.name]` and returns the system, or of a list the systems.
+        observation_model: from predicted to observed y; by default the identity.
+    """
+
+    def __init__(self, systems: Any, measurements: Any, featurizer: Any, observation_model: Any = None) -> None:
+        if featurizer is None:
+            raise ValueError("TorchDataset needs a featurizer")
+        self.featurizer = featurizer
+        super().__init__(systems, measurements, observation_model)
+
+    def _use(self) -> None:
+        """Nothing yet: the rank of X is known when the first system was featurized."""
+
+    @cached_property
+    def core(self) -> XyDataset:  # type: ignore[override]
+        """The same rows as an `XyDataset`."""
+        featurize, y = Featurize(self.featurizer), np.asarray(self.measurements)
+        rank = featurize(self.systems[0]).ndim if len(self.systems) else 1
+        narrowed = {"dtype": "float32", "cast": "same_kind"}
+        spec = {
+            "columns": {"X": narrowed | {"shape": ["*"] * rank}, "y": narrowed | {"shape": list(y.shape[1:])}},
+            "X": "X",
+            "y": "y",
+            "storage": {"backend": "featurize-on-access", "inputs": ["system"]},
+        }
+        core = load_dataset(spec, data={"system": self.systems, "y": y}, featurizer=featurize)
+        return core.with_collater(OnDevice(core.spec, device=self.device))
+
+    def __len__(self) -> int:
+        return len(self.systems)
+
+
+class XyTorchDataset(WithIndices):
+    """X and y as homogeneous tensors; `ds[index]` is `(X[index], y[index])` in their own dtypes.
+
+    Args:
+        X, y: arrays `(rows, ...)`.
+        indices: row selectors under train, test and val, in any combination; without any, all rows train.
+    """
+
+    def __init__(self, X: Any, y: Any, indices: Mapping[str, Any] | None = None) -> None:
+        spec = {"X": "X", "y": "y", "storage": IN_MEMORY, "splits": self.take_indices(indices, len(X))}
+        self.core = load_dataset(spec, data={"X": X, "y": y})
+
+    @classmethod
+    def from_npz(cls, path: Path_) -> XyTorchDataset:
+        """From a file with `X` and `y`, and where there are splits `idx_train`, `idx_test` and `idx_val`."""
+        self = cls.__new__(cls)
+        self.core = load_dataset(path, backend="in-memory")
+        self.take_indices(self.core.indices, len(self.core))
+        return self
+
+    @cached_property
+    def data_X(self) -> Tensor:
+        """All of X: `(rows, ...)`."""
+        return cast(Tensor, self.core.column("X"))
+
+    def input_size(self) -> int:
+        """The length of the first axis of one X."""
+        return int(self.core.estimate_input_size()[0])
+
+
+class MultiXTorchDataset(WithIndices):
+    """One or several tensors per system, of different shapes.
+
+    Where X is one array, `ds[index]` is `(X[index], y[index])`. Else `ds[i]` is `([tensor, ...], y)` and `ds[many]`
+    is `([[tensor, ...], ...], y)`.
+
+    Args:
+        dict_of_arrays: `X`, or `X_s{row}_`, or `X_s{row}_a{array}_` (the last underscore may be missing), and `y`.
+        indices: row selectors under train, test and val, in any combination; without any, all rows train.
+    """
+
+    def __init__(self, dict_of_arrays: Mapping[str, Any], indices: Mapping[str, Any] | None = None) -> None:
+        data, X = samples.columns_of_dict(dict_of_arrays)
+        spec = {"X": X, "y": "y", "storage": IN_MEMORY, "splits": self.take_indices(indices, len(data["y"]))}
+        self._use(load_dataset(spec, data=data), single="X" in dict_of_arrays)
+
+    @classmethod
+    def from_npz(cls, path: Path_, lazy: bool = True, close_filehandle: bool = False) -> MultiXTorchDataset:
+        """From a file in one of the three layouts.
+
+        Args:
+            path: the file.
+            lazy: read a system when it is asked for; False reads all at once, with a progress bar.
+            close_filehandle: hold no file between reads.
+        """
+        source = {"backend": "npz-reopen" if close_filehandle else "npz-lazy", "path": os.fspath(path)}
+        self = cls.__new__(cls)
+        core = load_dataset({"storage": source if lazy else IN_MEMORY | {"source": source, "progress": True}})
+        archive = Archive(Path(path))  # to the core, one array per row and one array of rows are the same
+        archive.close()
+        self._use(core, single="X.npy" in archive.names)
+        self.take_indices(core.indices, len(core))
+        return self
+
+    def _use(self, core: XyDataset, *, single: bool) -> None:
+        self._single = single
+        self.core = core if single else core.with_collater(BySystem(core.spec))
+
+    def is_single_X(self) -> bool:
+        """True if X is one array."""
+        return self._single
+
+    @cached_property
+    def data_X(self) -> Tensor | None:
+        """All of X where it is one array, else None."""
+        return cast(Tensor, self.core.column("X")) if self._single else None
+
+    @property
+    def shape_X(self) -> torch.Size:
+        """The shape of X where it is one array; else `(rows,)`, or `(rows, arrays)` where a system has several."""
+        if self._single:
+            return torch.Size(self.core.shape_X)
+        arrays = len(self.core.spec.X_names)
+        return torch.Size([len(self)] if arrays == 1 else [len(self), arrays])
+
+    @property
+    def shape_y(self) -> torch.Size:
+        """The shape of y."""
+        return torch.Size(self.core.shape_y)
+
+    @staticmethod
+    def _key_to_ints(key: str) -> list[int]:
+        """The numbers in a key: `X_s12_a3_` gives `[12, 3]`."""
+        numbers = row_and_array(key)
+        if numbers is None:
+            raise SpecError(f"{quoted(key)} is not X_s{{row}} or X_s{{row}}_a{{array}}")
+        return [number for number in numbers if number is not None]
+
+
+class AwkwardArrayDataset(OverCore):
+    """Records of an awkward array with fields "0", "1", ...; the last field is y.
+
+    `ds[i]` is `([X0, X1, ...], y)`. `ds[many]` gives one tensor per field where the rows have one shape, else a list.
+
+    Args:
+        data: an `awkward.Array` of records, one array of numbers per field.
+    """
+
+    _path: str
+
+    def __init__(self, data: Any) -> None:
+        fields = list(getattr(data, "fields", ()))
+        if len(fields) < 2:
+            raise SpecError("an awkward array of records is needed, with at least one X and y")
+        spec = {"X": fields[:-1], "y": fields[-1], "storage": IN_MEMORY}
+        self._use(load_dataset(spec, data={field: data[field] for field in fields}))
+        self.__dict__["data"] = data
+
+    @classmethod
+    def from_parquet(cls, path: Path_, **kwargs: Any) -> AwkwardArrayDataset:
+        """From a Parquet file as `ak.to_parquet` writes it; with `kwargs`, `ak.from_parquet` reads it."""
+        if kwargs:
+            import awkward as ak
+
+            return cls(ak.from_parquet(path, **kwargs))
+        self = cls.__new__(cls)
+        self._path = os.fspath(path)
+        self._use(load_dataset(path, backend="parquet-awkward"))
+        return self
+
+    def _use(self, core: XyDataset) -> None:
+        self.core = core.with_collater(ByField(core.spec))
+
+    @cached_property
+    def data(self) -> Any:
+        """The records as an `awkward.Array`."""
+        import awkward as ak
+
+        return ak.from_parquet(self._path)
+
+    def __repr__(self) -> str:
+        return f"<AwkwardArrayDataset over {self.core!r}>"

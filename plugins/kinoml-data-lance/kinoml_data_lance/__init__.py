@@ -1,0 +1,13 @@
+"""The plugin `kinoml-data-lance`: the backend `lance`."""
+
+from kinoml_data import Backend, hookimpl
+
+from kinoml_data_lance.backend import Lance
+
+KINOML_DATA_API = 1
+
+
+@hookimpl
+def register_backends() -> tuple[type[Backend], ...]:
+    """The backend of this plugin."""
+    return (Lance,)

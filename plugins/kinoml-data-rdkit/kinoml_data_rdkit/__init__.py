@@ -1,0 +1,34 @@
+"""The plugin `kinoml-data-rdkit`: featurizers for SMILES, computed by RDKit."""
+
+from kinoml_data import Featurizer, hookimpl
+
+from kinoml_data_rdkit.chembl_demo import chembl_demo
+from kinoml_data_rdkit.featurizers import (
+    ATOM_FEATURES,
+    N_ATOM_FEATURES,
+    SMILES_ALPHABET,
+    MolecularGraph,
+    MorganFingerprint,
+    OneHotSmiles,
+    smiles_symbols,
+)
+
+__all__ = [
+    "ATOM_FEATURES",
+    "N_ATOM_FEATURES",
+    "SMILES_ALPHABET",
+    "MolecularGraph",
+    "MorganFingerprint",
+    "OneHotSmiles",
+    "chembl_demo",
+    "register_featurizers",
+    "smiles_symbols",
+]
+
+KINOML_DATA_API = 1
+
+
+@hookimpl
+def register_featurizers() -> tuple[type[Featurizer], ...]:
+    """The featurizers of this plugin."""
+    return MorganFingerprint, OneHotSmiles, MolecularGraph

@@ -1,0 +1,56 @@
+"""Compressed NPZ files, with Python's zlib and with zlib-ng, which the extra `fast` installs."""
+
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+import kinoml_data as kd
+from kinoml_data.errors import CorruptStoreError
+
+archive = import_module("kinoml_data.backends.npz.archive")
+ROWS = 7
+
+
+@pytest.fixture(params=["zlib", "zlib_ng.zlib_ng"], autouse=True)
+def library(request, monkeypatch):
+    module = import_module(request.param)
+    monkeypatch.setattr(archive, "zlib", module)
+    return module
+
+
+@pytest.fixture
+def source():
+    rng = np.random.default_rng(5)
+    # The last row is larger than one chunk of a decoder, so that it takes several.
+    return [rng.integers(0, 3, (53, n)).astype(np.float32) for n in (20, 1, 37, 100, 60, 20, 9000)]
+
+
+@pytest.fixture
+def path(tmp_path, source):
+    path = tmp_path / "data.npz"
+    np.savez_compressed(path, y=np.arange(ROWS, dtype=np.float32), **{f"X_s{i}": x for i, x in enumerate(source)})
+    return path
+
+
+def test_all_rows_are_those_that_were_written(path, source):
+    dataset = kd.load_dataset(path)
+    for i, x in enumerate(source):
+        found, y = dataset[i]
+        assert found.numpy().tobytes() == x.tobytes() and found.shape == x.shape and float(y) == i
+
+
+def test_every_damaged_byte_of_a_compressed_member_is_an_error_or_harmless(path, source):
+    whole = path.read_bytes()
+    start = whole.index(b"X_s1.npy") + 8
+    refused = 0
+    for at in range(start, whole.index(b"PK\x03\x04", start)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+        try:
+            dataset = kd.load_dataset(path)
+            found = dataset[1][0].numpy()
+        except CorruptStoreError:
+            refused += 1
+        else:
+            assert found.tobytes() == source[1].tobytes() and found.shape == source[1].shape
+    assert refused > 50

@@ -1,0 +1,91 @@
+"""A Parquet file over its memory budget: the same rows, one row group at a time."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import kinoml_data as kd
+from kinoml_data.backends.parquet import writer as parquet_write
+from kinoml_data.backends.parquet.row_groups import RowGroups
+
+ROWS = 60
+RNG = np.random.default_rng(11)
+# Within a row group all rows may agree on an axis that differs in the file.
+X = [RNG.normal(size=(3, 2 if row < 20 else 1 + row % 5)) for row in range(ROWS)]
+FIXED = RNG.normal(size=(ROWS, 4))
+Y = np.arange(ROWS)
+
+
+@pytest.fixture(params=["KinoML's", "ours", "table"])
+def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    found = tmp_path / "a.parquet"
+    if request.param == "KinoML's":
+        records = ak.to_arrow_table(ak.zip([ak.Array(X), ak.Array(FIXED), Y], depth_limit=1), extensionarray=False)
+        pq.write_table(records, found, row_group_size=20)
+    elif request.param == "ours":
+        monkeypatch.setattr(parquet_write, "ROW_GROUP_BYTES", 1000)
+        kd.save_dataset(kd.from_arrays({"a": X, "b": FIXED}, Y, splits={"train": range(30)}), found)
+    else:
+        table = pa.table({"name": [f"m{row}" for row in range(ROWS)], "a": FIXED[:, 0], "y": Y})
+        pq.write_table(table, found, row_group_size=7)
+    assert pq.ParquetFile(found).num_row_groups > 2
+    return found
+
+
+def by_group(path: Path, budget: int = 0) -> kd.XyDataset:
+    with pytest.warns(UserWarning, match="larger decoded than its memory_budget"):
+        ds = kd.load_dataset(path, memory_budget=budget)
+    return ds
+
+
+def flat(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [t for part in (value.values() if isinstance(value, dict) else value) for t in flat(part)]
+
+
+def same(a: Any, b: Any) -> bool:
+    pairs = list(zip(flat(a), flat(b), strict=True))
+    return all(x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs)
+
+
+@pytest.mark.parametrize("budget", [0, 1000])
+def test_rows_are_those_of_the_whole_file(path: Path, budget: int) -> None:
+    whole, groups = kd.load_dataset(path), by_group(path, budget)
+    assert isinstance(groups._opened.binding.storage, RowGroups)
+    assert groups.spec.columns == whole.spec.columns
+    assert groups.indices.keys() == whole.indices.keys()
+    for rows in (list(range(ROWS)), [59, 0, 30, 0], [], RNG.permutation(ROWS).tolist()):
+        assert same(groups[rows], whole[rows])
+    assert all(same(groups[row], whole[row]) for row in range(ROWS))
+    assert len(groups) == ROWS
+    if whole.spec.meta:
+        assert groups.column("name") == whole.column("name")
+
+
+def test_what_is_kept_stays_within_the_budget(path: Path) -> None:
+    groups = by_group(path, 1000)
+    for _ in groups.as_dataloader(batch_size=8, shuffle=True):
+        storage = groups._opened.binding.storage
+        assert isinstance(storage, RowGroups)
+        largest = max(storage._used - 1000, 0)
+        assert largest <= 4000 or len(storage._cache) <= len(storage.columns)
+
+
+def test_workers_and_copies_read_the_same(path: Path) -> None:
+    whole, groups = kd.load_dataset(path), by_group(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        assert same(pickle.loads(pickle.dumps(groups))[[3, 1]], whole[[3, 1]])
+        batches = list(groups.as_dataloader(batch_size=16, num_workers=2, multiprocessing_context="fork"))
+    assert all(same(a, b) for a, b in zip(batches, whole.as_dataloader(batch_size=16), strict=True))

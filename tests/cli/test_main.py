@@ -1,0 +1,570 @@
+"""The command `kinoml-data`, run in this process; in one of its own where that is what is tested."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import kinoml_data as kd
+from kinoml_data.cli import main as cli
+from kinoml_data.cli import terminal
+from kinoml_data.cli.json_schema import json_schema
+from kinoml_data.spec.array import DTYPES
+from kinoml_data.spec.parts import FORMS
+
+ROOT = Path(__file__).parents[2]
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command with some arguments."""
+
+    def call(*arguments: Any) -> Outcome:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([str(argument) for argument in arguments])
+        code = exit_.value.code
+        captured = capsys.readouterr()
+        return Outcome(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A ragged dataset as NPZ, `ligands.npz`, with a spec `ligands.yaml`, and a bare `bare.npz`."""
+    rng = np.random.default_rng(0)
+    data = {
+        "one_hot": [rng.integers(0, 2, (53, length), np.uint8) for length in (7, 30, 12, 12)],
+        "bits": rng.integers(0, 256, (4, 2), np.uint8),
+        "id": ["a", "bb", "ccc", "d"],
+        "pIC50": np.array([4.5, 5, 6, 7]),
+    }
+    spec = {
+        "name": "ligands",
+        "columns": {
+            "one_hot": {"dtype": "float32", "shape": [53, "*"]},
+            "bits": {"dtype": "float32", "shape": [16], "packbits": True},
+            "id": {"dtype": "str"},
+            "pIC50": {"dtype": "float32", "cast": "same_kind"},
+        },
+        "X": ["one_hot", "bits"],
+        "y": "pIC50",
+        "meta": ["id"],
+        "storage": {"backend": "in-memory"},
+        "splits": {"train": {"rows": [3, 0]}, "test": {"rows": [2]}},
+        "observation_model": {"name": "pIC50", "substrate_conc": 1e-6},
+        "collate": {"one_hot": "pad-mask"},
+    }
+    kd.save_dataset(kd.load_dataset(spec, data=data), tmp_path / "ligands.npz").to_file(tmp_path / "ligands.yaml")
+    np.savez(tmp_path / "bare.npz", X=np.zeros((5, 3)), y=np.arange(5.0))
+    return tmp_path
+
+
+def block(outcome: Outcome) -> list[str]:
+    """The lines of an error: one block on stderr, exit code 1, no traceback."""
+    assert outcome.code == 1 and outcome.out == ""
+    lines = outcome.err.splitlines()
+    assert lines[0].startswith("kinoml-data: ") and lines[-1] == "  (--debug shows where it comes from)"
+    assert all(line.startswith("  ") for line in lines[1:])
+    assert "Traceback" not in outcome.err
+    return lines[:-1]
+
+
+# -- inspect
+
+
+def test_inspect_shows_columns_shapes_and_splits(run: Run, folder: Path) -> None:
+    done = run("inspect", folder / "ligands.yaml")
+    assert done.code == 0 and done.err == ""
+    facts, _, table = done.out.partition("\n\n")
+    said = dict(line.split("   ", 1) for line in facts.splitlines())
+    said = {key: value.strip() for key, value in said.items()}
+    assert said["dataset"] == "ligands" and said["rows"] == "4"
+    assert said["backend"] == "npz-lazy (path: ligands.npz)"
+    assert said["on disk"].startswith(str(folder / "ligands.npz"))
+    assert said["splits"] == "train 2, test 1; 1 rows in none"
+    assert said["observation model"].startswith("pIC50 (substrate_conc: 1e-06")
+    assert said["collate"] == "{one_hot: pad-mask}"
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()}
+    assert rows["column"] == ["role", "dtype", "stored", "as", "shape", "bytes"]
+    assert rows["one_hot"] == ["X", "float32", "uint8", "(53,", "7-30)", f"{53 * 61:,}"]
+    assert rows["bits"] == ["X", "float32", "uint8", "packed", "bits", "(16)", "8"]
+    assert rows["id"] == ["meta", "str", "1-3", "bytes", "7"]
+    assert rows["pIC50"] == ["y", "float32", "float64", "32"]
+
+
+def test_inspect_of_a_bare_file_and_of_another_backend_over_it(run: Run, folder: Path) -> None:
+    done = run("inspect", folder / "bare.npz")
+    assert "splits              none" in done.out and "observation model   identity" in done.out
+    spec = kd.load_dataset(folder / "ligands.npz", backend="in-memory").spec
+    spec.to_file(folder / "memory.json")
+    done = run("inspect", folder / "memory.json")
+    assert "in-memory over npz-lazy (path: ligands.npz)" in done.out and "(53, 7-30)" in done.out
+
+
+def test_inspect_samples_what_is_computed_and_says_so(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "raw.csv").write_text("text,y\n" + "\n".join(f"{'x' * (1 + i % 5)},{i}" for i in range(50)))
+    spec = {
+        "columns": {"letters": {"dtype": "uint8", "shape": ["*"]}, "y": {"dtype": "int64"}},
+        "X": "letters",
+        "y": "y",
+        "storage": {"backend": "featurize-on-access", "source": {"backend": "csv", "path": str(tmp_path / "raw.csv")}},
+    }
+    dataset = kd.load_dataset(spec, featurizer=lambda text: np.frombuffer(text.encode(), np.uint8))
+    from kinoml_data.cli import summary
+
+    ((letters, whole), (y, _)) = summary.columns(dataset, 3)
+    assert letters[4:] == ("(1-3)", "~100") and not whole
+    assert y[4:] == ("", "400")
+    ((letters, whole), _) = summary.columns(dataset, 1000)
+    assert letters[4:] == ("(1-5)", "150") and whole
+    ((letters, whole), _) = summary.columns(dataset, 0)
+    assert letters[4] == "(*)" and not whole
+
+
+def test_nothing_is_cut_off_where_the_output_is_no_terminal(run: Run, folder: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    deep = folder / ("very-long-name-" * 10)
+    deep.mkdir()
+    (folder / "bare.npz").rename(deep / "bare.npz")
+    done = run("inspect", deep / "bare.npz")
+    assert str(deep / "bare.npz") in done.out
+    assert not any(line.endswith(" ") for line in done.out.splitlines())
+
+
+def test_on_a_terminal_tables_wrap(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "30")
+    table = terminal.table("a", "b")
+    table.add_row("word" * 10, "other " * 10)
+    terminal.show(terminal.screen(), table)
+    out = capsys.readouterr().out
+    assert out.count("word") + out.count("wor") >= 10 and "…" not in out
+
+
+# -- convert
+
+
+def test_convert_copies_and_inspect_finds_the_same(run: Run, folder: Path) -> None:
+    done = run("convert", folder / "ligands.yaml", folder / "copy.parquet")
+    assert done.code == 0 and "4 rows, 4 columns" in done.out and "parquet-awkward" in done.out
+    one, two = kd.load_dataset(folder / "ligands.yaml"), kd.load_dataset(folder / "copy.parquet")
+    for name in ("one_hot", "bits", "pIC50"):
+        a, b = one.column(name), two.column(name)
+        assert all(bool((x == y).all()) for x, y in zip(a, b, strict=True))
+    assert two.column("id") == ["a", "bb", "ccc", "d"]
+    assert {k: v.tolist() for k, v in two.indices.items()} == {"train": [3, 0], "test": [2]}
+
+
+def test_convert_refuses_to_overwrite_unless_told(run: Run, folder: Path) -> None:
+    lines = block(run("convert", folder / "ligands.npz", folder / "bare.npz"))
+    assert lines[0] == "kinoml-data: StoreExistsError" and "give --overwrite" in lines[1]
+    assert run("convert", folder / "ligands.npz", folder / "bare.npz", "--overwrite").code == 0
+    assert kd.load_dataset(folder / "bare.npz").spec.name == "ligands"
+
+
+def test_convert_by_a_named_backend(run: Run, folder: Path) -> None:
+    lines = block(run("convert", folder / "bare.npz", folder / "copy.xyz"))
+    assert "--backend NAME" in lines[1]
+    done = run("convert", folder / "bare.npz", folder / "copy.xyz", "--backend", "npz-reopen")
+    assert done.code == 0 and (folder / "copy.xyz").is_file()
+    assert "storage.path" in block(run("convert", folder / "bare.npz", "x", "--backend", "in-memory"))[1]
+
+
+# -- validate
+
+
+def test_validate_says_ok(run: Run, folder: Path) -> None:
+    done = run("validate", folder / "ligands.yaml")
+    assert done.code == 0 and done.out.startswith("OK  ") and "ligands: 4 rows" in done.out
+
+
+def test_validate_lists_all_problems_of_a_spec(run: Run, folder: Path) -> None:
+    (folder / "bad.yaml").write_text(
+        "colums: {}\n"
+        "columns: {a: {dtype: flaot32}, b: {packbit: true}}\n"
+        "X: [a, b]\n"
+        "storage: {backend: npz-lazy, path: ligands.npz}\n"
+    )
+    lines = block(run("validate", folder / "bad.yaml"))
+    assert lines[0] == "kinoml-data: SpecError"
+    assert len(lines) == 4
+    assert "columns.a.dtype: unknown dtype 'flaot32'; did you mean 'float32'?" in lines[1]
+    assert "columns.b.packbit: unknown key 'packbit'; did you mean 'packbits'?" in lines[2]
+    assert "colums: unknown key 'colums'; did you mean 'columns'?" in lines[3]
+
+
+def test_validate_lists_all_differences_from_the_store(run: Run, folder: Path) -> None:
+    (folder / "bad.yaml").write_text(
+        "columns: {one_hot: {dtype: uint8, shape: [54, '*']}, pIC50: {dtype: float32}, nope: {dtype: int64}}\n"
+        "X: [one_hot, pIC50, nope]\n"
+        "storage: {backend: npz-lazy, path: ligands.npz}\n"
+    )
+    lines = block(run("validate", folder / "bad.yaml"))
+    text = "\n".join(lines)
+    assert len(lines) == 4 and all(f"columns.{name}: " in text for name in ("one_hot", "pIC50", "nope"))
+    assert "cast: same_kind allows it" in text
+
+
+@pytest.mark.filterwarnings("default:.*integrity is unknown")
+def test_verify_says_what_nothing_could_find_and_validate_warns_in_one_line(run: Run, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"x": [1.0, 2.0], "y": [3.0, 4.0]}), tmp_path / "foreign.parquet")
+    done = run("validate", tmp_path / "foreign.parquet")
+    assert done.code == 0 and done.out.startswith("OK  ")
+    (line,) = done.err.splitlines()
+    assert line.startswith("kinoml-data: ") and "integrity is unknown" in line
+    done = run("verify", tmp_path / "foreign.parquet")
+    assert done.code == 0 and done.out.startswith("UNCHECKED  ") and "integrity unknown: " in done.out
+    done = run("verify", tmp_path / "none.npz")
+    assert done.code == 1
+
+
+def test_validate_of_a_file_with_several_datasets_says_so(run: Run, folder: Path) -> None:
+    (folder / "several.json").write_text('{"datasets": {"a": {"storage": {"path": "bare.npz"}}}}')
+    assert "load_datasets" in block(run("validate", folder / "several.json"))[1]
+
+
+def test_validate_reads_a_row(run: Run, folder: Path) -> None:
+    data = bytearray((folder / "bare.npz").read_bytes())
+    spot = data.index(np.arange(5.0).tobytes())
+    data[spot + 9] ^= 1
+    (folder / "bare.npz").write_bytes(data)
+    assert block(run("validate", folder / "bare.npz"))[0] == "kinoml-data: CorruptStoreError"
+
+
+# -- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        (["inspect", "nope.npz"], "StoreNotFoundError", "nope.npz"),
+        (["inspect", "nope.yaml"], "StoreNotFoundError", "nope.yaml"),
+        (["validate", "nope.txt"], "StoreNotFoundError", "nope.txt"),
+        (["convert", "bare.npz", "no/such/folder/x.npz"], "StoreWriteError", "no/such/folder"),
+        (["convert", "bare.npz", "x.npz", "--backend", "zar"], "UnknownNameError", "'zar'"),
+        (["demo", "--out", "."], "Error", ""),
+    ],
+)
+def test_an_error_is_one_block(
+    run: Run, folder: Path, monkeypatch: Any, arguments: list[str], error: str, text: str
+) -> None:
+    monkeypatch.chdir(folder)
+    lines = block(run(*arguments))
+    assert lines[0].endswith(error) and text in "\n".join(lines)
+
+
+def test_debug_shows_where_an_error_comes_from(folder: Path) -> None:
+    for arguments in (["--debug", "inspect", "nope.npz"], ["inspect", "nope.npz", "--debug"]):
+        with pytest.raises(kd.errors.StoreNotFoundError):
+            cli.main(arguments)
+
+
+def test_an_unexpected_error_says_that_it_is_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: str) -> None:
+        raise ZeroDivisionError("[bold]no markup[/bold] :smile:")
+
+    monkeypatch.setattr("kinoml_data.cli.terminal.load_dataset", fail)
+    lines = block(run("inspect", "x.npz"))
+    assert lines == [
+        "kinoml-data: unexpected ZeroDivisionError, please report it",
+        "  [bold]no markup[/bold] :smile:",
+    ]
+
+
+def test_a_command_line_that_makes_no_sense(run: Run) -> None:
+    for arguments in ([], ["inspekt"], ["convert", "one"], ["inspect", "x", "--sample", "-1"]):
+        done = run(*arguments)
+        assert done.code == 2 and "Traceback" not in done.err
+
+
+def test_help_names_every_command(run: Run) -> None:
+    done = run("--help")
+    assert done.code == 0
+    for command in ("demo", "inspect", "convert", "validate", "backends", "schema", "--debug"):
+        assert command in done.out
+        if not command.startswith("-"):
+            assert run(command, "--help").code == 0
+
+
+# -- schema
+
+
+def test_schema_is_json_on_stdout(run: Run) -> None:
+    done = run("schema")
+    assert done.code == 0
+    assert json.loads(done.out) == json.loads(json.dumps(json_schema()))
+
+
+def test_schema_knows_the_options_of_every_backend() -> None:
+    schema = json_schema()
+    assert schema["$schema"].endswith("2020-12/schema")
+    assert schema["properties"]["storage"] == {"$ref": "#/$defs/storage"}
+    named = {}
+    for choice in schema["$defs"]["storage"]["anyOf"]:
+        found = resolve(schema, choice)
+        named[found["properties"]["backend"]["const"]] = found
+    assert set(kd.list_backends()) == set(named)
+    for name, cls in kd.list_backends().items():
+        assert set(named[name]["properties"]) == {"backend", *cls.model_fields}
+        assert named[name]["additionalProperties"] is False and "backend" in named[name]["required"]
+        assert named[name]["description"]
+    lazy = named["npz-lazy"]["properties"]
+    assert lazy["verify"]["enum"] == ["first", "always", "never"] and lazy["verify"]["description"]
+    assert {"$ref": "#/$defs/storage"} in named["in-memory"]["properties"]["source"]["anyOf"]
+
+
+def test_every_reference_in_the_schema_leads_somewhere() -> None:
+    schema = json_schema()
+    seen = [0]
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            if "$ref" in value:
+                assert resolve(schema, value)
+                seen[0] += 1
+            for item in value.values():
+                walk(item)
+        elif isinstance(value, list):
+            for item in value:
+                walk(item)
+
+    walk(schema)
+    assert seen[0] > 20
+
+
+GOOD: dict[str, Any] = {
+    "format": 1,
+    "columns": {
+        "edge_index": {"dtype": "int64", "shape": [2, "*"], "stored_as": "X0"},
+        "atoms": {"dtype": "float32", "shape": [None, 33], "cast": "same_kind"},
+        "pIC50": {"dtype": "float32"},
+    },
+    "X": ["edge_index", "atoms"],
+    "y": "pIC50",
+    "storage": {"backend": "npz-lazy", "path": "egfr.npz"},
+    "splits": {"train": "idx_train", "val": {"range": [0, 5]}, "test": {"rows": [7]}, "later": {"file": "later.npy"}},
+    "observation_model": {"name": "pIC50", "substrate_conc": 1.0e-6},
+    "collate": {"edge_index": "list", "atoms": {"form": "pad", "value": 0}},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"columns": None, "X": "a"},
+        {"observation_model": "pKd", "collate": "packed"},
+        {"observation_model": None, "splits": None, "collate": None},
+        {"splits": {"ratios": {"train": 0.5, "test": 0.5}, "seed": 3}},
+        {"storage": {"backend": "in-memory", "source": {"backend": "csv", "path": "x.csv", "delimiter": ";"}}},
+        {"storage": {"backend": "in-memory", "source": {"backend": "in-memory", "source": None}}},
+    ],
+)
+def test_the_schema_accepts_what_a_spec_accepts(change: dict[str, Any]) -> None:
+    spec = GOOD | change
+    kd.DatasetSpec.parse(spec)
+    schema = json_schema()
+    assert valid(schema, schema, spec)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"colums": {}},
+        {"columns": {"a": {"dtype": "float"}}},
+        {"columns": {"a": {"shape": ["?"]}}},
+        {"columns": {"a b": {"dtype": "int64"}}},
+        {"X": 3},
+        {"storage": {"backend": "npz-lazi", "path": "x"}},
+        {"storage": {"backend": "npz-lazy"}},
+        {"storage": {"backend": "npz-lazy", "path": "x", "verify": "sometimes"}},
+        {"storage": {"backend": "in-memory", "source": {"backend": "nope"}}},
+        {"splits": {"train": {"range": [0]}}},
+        {"splits": {"ratios": {"train": "half"}}},
+        {"observation_model": "pIC5O"},
+        {"observation_model": "percent-displacement"},
+        {"observation_model": {"name": "pIC50", "substrate": 1}},
+        {"collate": "stack"},
+        {"collate": {"atoms": {"form": "pad", "fill": 0}}},
+    ],
+)
+def test_the_schema_refuses_what_cannot_be_loaded(change: dict[str, Any]) -> None:
+    schema = json_schema()
+    assert not valid(schema, schema, GOOD | change)
+
+
+def test_the_schema_lists_dtypes_and_forms() -> None:
+    schema = json_schema()
+    assert schema["$defs"]["Array"]["properties"]["dtype"]["enum"] == list(DTYPES)
+    forms = schema["properties"]["collate"]["anyOf"][0]["enum"]
+    assert forms[: len(FORMS)] == list(FORMS)  # then those of plugins that are installed
+
+
+def resolve(schema: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = schema["$defs"][value["$ref"].removeprefix("#/$defs/")]
+    return found
+
+
+TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+}
+
+
+def valid(root: dict[str, Any], schema: dict[str, Any], value: Any) -> bool:
+    """As much of a JSON Schema validator as these schemas need; an unknown keyword fails the test."""
+    fields: dict[str, Any] = value if isinstance(value, dict) else {}
+    items: list[Any] = value if isinstance(value, list) else []
+    for keyword, said in schema.items():
+        ok = True
+        if keyword == "$ref":
+            ok = valid(root, resolve(root, schema), value)
+        elif keyword == "type":
+            ok = isinstance(value, TYPES[said]) and isinstance(value, bool) <= (said == "boolean")
+        elif keyword in ("anyOf", "oneOf"):
+            count = sum(valid(root, choice, value) for choice in said)
+            ok = count == 1 if keyword == "oneOf" else count > 0
+        elif keyword in ("enum", "const"):
+            ok = value in (said if keyword == "enum" else [said])
+        elif keyword == "properties":
+            ok = all(valid(root, said[key], item) for key, item in fields.items() if key in said)
+        elif keyword == "additionalProperties":
+            rest = [item for key, item in fields.items() if key not in schema.get("properties", {})]
+            ok = all(valid(root, said, item) for item in rest) if isinstance(said, dict) else said or not rest
+        elif keyword == "required":
+            ok = not isinstance(value, dict) or set(said) <= set(value)
+        elif keyword == "pattern":
+            ok = not isinstance(value, str) or re.search(said, value) is not None
+        elif keyword == "propertyNames":
+            ok = all(valid(root, said, key) for key in fields)
+        elif keyword == "prefixItems":
+            ok = all(valid(root, *pair) for pair in zip(said, items, strict=False))
+        elif keyword == "items":
+            ok = all(valid(root, said, item) for item in items)
+        elif keyword in ("minItems", "minLength"):
+            ok = not isinstance(value, (list, str)) or len(value) >= said
+        elif keyword in ("maxItems", "maxLength"):
+            ok = not isinstance(value, (list, str)) or len(value) <= said
+        elif keyword in ("minimum", "exclusiveMinimum"):
+            ok = not isinstance(value, (int, float)) or (value >= said if keyword == "minimum" else value > said)
+        else:
+            assert keyword in ("$schema", "$defs", "title", "description", "default", "format"), keyword
+        if not ok:
+            return False
+    return True
+
+
+# -- plugins, in a process of their own
+
+
+def plugin(folder: Path, name: str, code: str) -> None:
+    """A distribution in a folder, as an installer would leave it there."""
+    (folder / f"{name}.py").write_text(code)
+    info = folder / f"{name}-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(f"[kinoml_data]\n{name} = {name}\n")
+
+
+def process(*arguments: str, path: Path) -> Outcome:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(path), str(ROOT)])}
+    command = [sys.executable, "-m", "kinoml_data", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+BACKEND = """
+from kinoml_data import Backend, hookimpl
+
+class One(Backend):
+    '''One row.
+
+    More about it.
+    '''
+    name = "{name}"
+    suffixes = (".one",)
+    count: int = 1
+
+    def open(self, columns):
+        raise NotImplementedError
+
+@hookimpl
+def register_backends():
+    return [One]
+"""
+
+
+def test_backends_lists_what_is_built_in(run: Run) -> None:
+    done = run("backends")
+    assert done.code == 0
+    for name in kd.list_backends():
+        assert name in done.out
+    assert "built-in" in done.out and ".npz" in done.out
+    assert "observation models: pIC50 (kinoml-data)" in done.out
+
+
+def test_backends_lists_plugins_broken_ones_and_conflicts(tmp_path: Path) -> None:
+    plugin(tmp_path, "good", BACKEND.format(name="one"))
+    plugin(tmp_path, "broken", "import no_such_module_anywhere")
+    plugin(tmp_path, "first", BACKEND.format(name="twice"))
+    plugin(tmp_path, "second", BACKEND.format(name="twice"))
+    done = process("backends", path=tmp_path)
+    assert done.code == 0 and done.err == ""
+    lines = done.out.splitlines()
+    assert any(line.split() == ["one", "good", "1.2", ".one", "One", "row."] for line in lines)
+    assert any("plugin 'broken' of broken 1.2: ModuleNotFoundError" in line for line in lines)
+    twice = [line for line in lines if line.startswith("twice ")]
+    assert len(twice) == 2 and all("CONFLICT" in line for line in twice)
+
+
+def test_the_schema_has_a_plugin_and_lacks_a_broken_one(tmp_path: Path) -> None:
+    plugin(tmp_path, "good", BACKEND.format(name="one"))
+    plugin(tmp_path, "broken", "raise SystemExit(3)")
+    done = process("schema", path=tmp_path)
+    assert done.code == 0
+    options = json.loads(done.out)["$defs"]["backend.one"]["properties"]
+    assert options["backend"] == {"const": "one"} and options["count"]["default"] == 1
+
+
+def test_debug_prints_a_traceback(tmp_path: Path) -> None:
+    plain, debug = process("inspect", "x.npz", path=tmp_path), process("inspect", "x.npz", "--debug", path=tmp_path)
+    assert plain.code == debug.code == 1
+    assert "Traceback" not in plain.err and "Traceback" in debug.err
+
+
+def test_the_library_imports_neither_the_command_nor_what_it_prints_with() -> None:
+    code = (
+        "import sys, kinoml_data; "
+        "print([m for m in sys.modules if m.split('.')[0] in ('typer', 'rich', 'matplotlib', 'rdkit', 'pytest')"
+        " or m in ('kinoml_data.cli', 'kinoml_data.cli.demo', 'kinoml_data.cli.terminal')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,145 @@
+"""`kinoml-data plugins`, and plugins as hostile as they come."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BACKEND = """
+import kinoml_data as kd
+class Mine(kd.Backend):
+    "{about}"
+    name = "{name}"
+    def open(self, columns): ...
+@kd.hookimpl
+def register_backends(): return [Mine]
+"""
+HOSTILE = {
+    "no-import": "import a_module_that_is_not_there",
+    "leaves": "raise SystemExit(3)",
+    "sleeper": "import time; time.sleep(300)",
+    "pretender": BACKEND.format(name="npz-lazy", about="another npz-lazy"),
+    "twin-one": BACKEND.format(name="twin", about="the first twin"),
+    "twin-two": BACKEND.format(name="twin", about="the second twin"),
+    "tomorrow": "KINOML_DATA_API = 2\n" + BACKEND.format(name="tomorrow", about=""),
+    "misspelled": "import kinoml_data as kd\n@kd.hookimpl\ndef register_backend(): return []",
+    "good": BACKEND.format(name="good", about="a good one"),
+}
+# What the listing has to say of each.
+SAID = {
+    "no-import": r"ModuleNotFoundError: No module named 'a_module_that_is_not_there'",
+    "leaves": r"SystemExit: 3",
+    "sleeper": r"still being imported|its import takes long",
+    "pretender": r"'npz-lazy' is built in and cannot be replaced",
+    "tomorrow": r"made for API 2 of kinoml_data, which has 1",
+    "misspelled": r"register_backend",
+}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of installed packages, all hostile but one."""
+    site = tmp_path_factory.mktemp("site")
+    for name, text in HOSTILE.items():
+        module = f"hostile_{name.replace('-', '_')}"
+        (site / f"{module}.py").write_text(text)
+        info = site / f"dist_{name.replace('-', '_')}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: dist-{name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[kinoml_data]\n{name} = {module}\n")
+    return site
+
+
+def run(*command: str, site: Path | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(site)} if site else dict(os.environ)
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=120, cwd=cwd, env=environment
+    )
+
+
+@pytest.mark.parametrize("command", [("backends",), ("plugins", "list")], ids=" ".join)
+def test_hostile_plugins_are_named_with_their_reasons_and_hurt_nobody(site: Path, command: tuple[str, ...]) -> None:
+    found = run("-m", "kinoml_data", *command, site=site)  # the sleeper alone would take longer than `run` waits
+    assert found.returncode == 0, found.stderr
+    lines = found.stdout.splitlines()
+    for name, reason in SAID.items():
+        assert any(f"dist-{name}" in line and re.search(reason, line) for line in lines), (name, found.stdout)
+    assert sum("CONFLICT" in line and "twin" in line for line in lines) == 2
+    for name in ("in-memory", "npz-lazy", "parquet-awkward", "good"):
+        assert any(line.startswith(f"{name} ") and "CONFLICT" not in line for line in lines), name
+
+
+def test_with_hostile_plugins_a_dataset_is_loaded_as_ever(site: Path) -> None:
+    text = """
+import sys, warnings
+import kinoml_data as kd
+assert len(kd.from_arrays([[1.0], [2.0]])) == 2
+assert not [name for name in sys.modules if name.startswith("hostile_")]
+kd.registry.backend("good")
+assert [name for name in sys.modules if name.startswith("hostile_")] == ["hostile_good"]
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    assert {"npz-lazy", "good"} <= set(kd.list_backends())
+assert ["dist-sleeper" in str(warning.message) for warning in said] == [True]
+"""
+    found = run("-c", "import kinoml_data.registry\n" + text, site=site)
+    assert found.returncode == 0, found.stderr
+
+
+def test_a_new_plugin_passes_lint_types_and_the_contract_untouched(tmp_path: Path) -> None:
+    made = run("-m", "kinoml_data", "plugins", "new", "my-store", cwd=tmp_path)
+    assert made.returncode == 0 and "kinoml-data-my-store" in made.stdout, made.stderr
+    folder = tmp_path / "kinoml-data-my-store"
+    texts = {file.relative_to(folder).as_posix(): file.read_text() for file in folder.rglob("*") if file.is_file()}
+    assert {"kinoml_data_my_store.py", "pyproject.toml", "README.md", "tests/test_my_store.py"} <= texts.keys()
+    assert not [name for name, text in texts.items() if re.search("npy.?folder", name + text, re.IGNORECASE)]
+    for command in (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)):
+        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-k", "not processes and not workers"],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
+    assert done.returncode == 0 and re.search(r"1\d\d passed", done.stdout), done.stdout
+    again = run("-m", "kinoml_data", "plugins", "new", "my-store", cwd=tmp_path)
+    assert again.returncode == 1 and "StoreExistsError" in again.stderr
+
+
+@pytest.mark.parametrize("name", ["Npz", "a_b", "../up", "npz-lazy", "", "class", "-x", "a--b"])
+def test_what_is_no_name_for_a_plugin_is_refused(tmp_path: Path, name: str) -> None:
+    done = run("-m", "kinoml_data", "plugins", "new", "--", name, cwd=tmp_path)
+    assert done.returncode == 1 and not list(tmp_path.iterdir())
+
+
+def test_check_fails_a_backend_that_breaks_the_contract(tmp_path: Path) -> None:
+    made = run("-m", "kinoml_data", "plugins", "new", "broken", cwd=tmp_path)
+    assert made.returncode == 0
+    folder = tmp_path / "kinoml-data-broken"
+    module = folder / "kinoml_data_broken.py"
+    module.write_text(module.read_text().replace("np.save(folder", "np.save(folder").replace("array)", "array[::-1])"))
+    info = folder / "dist_broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dist-broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[kinoml_data]\nbroken = kinoml_data_broken\n")
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-m", "kinoml_data", "plugins", "check", "broken", "--no-overwrite"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    for rule in ("test_rows_come_back_bit_for_bit", "test_any_use_of_any_dataset_gives_what_was_stored"):
+        assert re.search(rf"^FAILED .*{rule}", done.stdout, re.MULTILINE), rule
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("csv",), "does not write"), (("nope",), "unknown backend"), (("npz-lazy", "--set", "io"), "KEY=VALUE")],
+)
+def test_what_cannot_be_checked_is_said(words: tuple[str, ...], said: str) -> None:
+    done = run("-m", "kinoml_data", "plugins", "check", *words)
+    assert done.returncode == 1 and said in done.stderr

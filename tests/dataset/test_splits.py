@@ -1,0 +1,388 @@
+"""Splits: from what a spec says to row numbers, and what is no split."""
+
+import pickle
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kinoml_data as kd
+from kinoml_data.dataset.splits import by_ratio, resolve
+from kinoml_data.errors import CorruptStoreError, SpecError, SplitError, StoreNotFoundError, UnsafeStoreError
+from kinoml_data.spec.dataset_spec import DatasetSpec
+from kinoml_data.spec.parts import RatioSplits
+
+N = 20
+DATA = {"x": np.arange(N, dtype=np.float32) * 10}
+SPEC = {"columns": {"x": {"dtype": "float32"}}, "X": "x", "storage": {"backend": "in-memory"}}
+
+
+def load(splits, **options):
+    return kd.load_dataset(SPEC | {"splits": splits}, data=DATA, **options)
+
+
+def found(arrays, splits, length=N, base=None):
+    return resolve(DatasetSpec.parse(SPEC | {"splits": splits}, base), arrays, length)
+
+
+def as_lists(splits):
+    return {name: rows.tolist() for name, rows in splits.items()}
+
+
+# -- the kinds
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u4", "i8", "u8", ">i4", object])
+def test_a_name_is_an_array_in_the_store(dtype):
+    arrays = {"idx_train": np.array([5, 0, 7], dtype), "other": np.arange(3)}
+    splits = found(arrays, {"train": "idx_train"})
+    assert as_lists(splits) == {"train": [5, 0, 7]} and splits["train"].dtype == np.int64
+
+
+def test_a_stored_mask_is_the_rows_where_it_is_true():
+    mask = np.zeros(N, bool)
+    mask[[3, 9]] = True
+    splits = found({"m": mask}, {"test": "m"})
+    assert as_lists(splits) == {"test": [3, 9]} and splits["test"].dtype == np.int64
+
+
+@pytest.mark.parametrize("array", [np.array([], np.int64), np.array([], np.float64), np.zeros(N, bool)])
+def test_a_split_may_be_empty(array):
+    assert as_lists(found({"a": array}, {"val": "a"})) == {"val": []}
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, N), (0, 0), (3, 8), (N, N), (N - 1, N)])
+def test_a_range_is_the_rows_up_to_its_end(start, stop):
+    assert as_lists(found({}, {"a": {"range": [start, stop]}})) == {"a": list(range(start, stop))}
+
+
+def test_rows_are_kept_in_the_order_written():
+    assert as_lists(found({}, {"a": {"rows": [7, 2, 19]}, "b": {"rows": []}})) == {"a": [7, 2, 19], "b": []}
+
+
+@pytest.mark.parametrize("dtype", ["<i8", ">i8", "i4", "u1"])
+def test_a_file_of_row_numbers_lies_beside_the_spec(tmp_path, dtype):
+    (tmp_path / "rows").mkdir()
+    np.save(tmp_path / "rows" / "test.npy", np.array([9, 1], dtype))
+    assert as_lists(found({}, {"test": {"file": "rows/test.npy"}}, base=tmp_path)) == {"test": [9, 1]}
+    absolute = {"test": {"file": str(tmp_path / "rows" / "test.npy")}}
+    assert as_lists(found({}, absolute, base=tmp_path / "rows")) == {"test": [9, 1]}
+
+
+def test_a_file_may_hold_a_mask(tmp_path):
+    np.save(tmp_path / "m.npy", np.arange(N) % 10 == 0)
+    assert as_lists(found({}, {"a": {"file": "m.npy"}}, base=tmp_path)) == {"a": [0, 10]}
+
+
+def test_the_kinds_may_stand_side_by_side(tmp_path):
+    np.save(tmp_path / "f.npy", np.array([15]))
+    splits = {"a": "arr", "b": {"range": [2, 4]}, "c": {"rows": [10]}, "d": {"file": "f.npy"}}
+    assert as_lists(found({"arr": np.array([0, 1])}, splits, base=tmp_path)) == {
+        "a": [0, 1],
+        "b": [2, 3],
+        "c": [10],
+        "d": [15],
+    }
+
+
+# -- random splits
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42, 2**40])
+@pytest.mark.parametrize("length", [0, 1, 10, 1000])
+def test_random_splits_cut_one_permutation_in_the_order_written(seed, length):
+    splits = by_ratio(RatioSplits(ratios={"train": 0.7, "val": 0.2, "test": 0.1}, seed=seed), length)
+    expected = np.random.Generator(np.random.PCG64(seed)).permutation(length)
+    assert list(splits) == ["train", "val", "test"]
+    assert np.concatenate(list(splits.values())).tolist() == expected.tolist()
+    assert sorted(expected.tolist()) == list(range(length))
+
+
+SIZES = [
+    # ratios, rows, sizes by largest remainder, ties in the order written
+    ((0.7, 0.2, 0.1), 10, (7, 2, 1)),
+    ((0.8, 0.1, 0.1), 10, (8, 1, 1)),
+    ((0.7, 0.2, 0.1), 11, (8, 2, 1)),
+    ((0.7, 0.2, 0.1), 1, (1, 0, 0)),
+    ((0.7, 0.2, 0.1), 2, (2, 0, 0)),
+    ((0.5, 0.5), 3, (2, 1)),
+    ((0.5, 0.5), 1, (1, 0)),
+    ((0.5, 0.5), 0, (0, 0)),
+    ((0.1, 0.9), 5, (1, 4)),  # 0.5 and 4.5: a tie
+    ((0.9, 0.1), 5, (5, 0)),
+    ((0.29, 0.71), 50, (15, 35)),  # 14.5 and 35.5, though 0.29 * 50 is 14.499999999999998
+    ((0.71, 0.29), 50, (36, 14)),
+    ((0.57, 0.43), 50, (29, 21)),  # 28.5 and 21.5
+    ((1 / 3, 1 / 3, 1 / 3), 10, (4, 3, 3)),
+    ((1 / 3, 1 / 3, 1 / 3), 11, (4, 4, 3)),
+    ((1.0,), 7, (7,)),
+    ((1.0, 0.0), 7, (7, 0)),
+    ((0.0, 1.0), 7, (0, 7)),
+    ((0.999999, 0.000001), 100, (100, 0)),
+    ((0.1,) * 10, 10, (1,) * 10),
+    ((0.1,) * 10, 13, (2, 2, 2, 1, 1, 1, 1, 1, 1, 1)),
+]
+
+
+@pytest.mark.parametrize(("ratios", "length", "sizes"), SIZES)
+def test_the_sizes_are_those_of_the_largest_remainder(ratios, length, sizes):
+    names = [f"s{i}" for i in range(len(ratios))]
+    splits = by_ratio(RatioSplits(ratios=dict(zip(names, ratios, strict=True)), seed=0), length)
+    assert tuple(len(splits[name]) for name in names) == sizes
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=5).filter(any), st.integers(0, 500), st.integers(0, 2**32))
+def test_the_sizes_are_exact_for_any_ratios(parts, length, seed):
+    ratios = {f"s{i}": part / sum(parts) for i, part in enumerate(parts)}
+    splits = by_ratio(RatioSplits(ratios=ratios, seed=seed), length)
+    exact = [Fraction(part, sum(parts)) * length for part in parts]
+    sizes = [int(size) for size in exact]
+    for i in sorted(range(len(parts)), key=lambda i: (sizes[i] - exact[i], i))[: length - sum(sizes)]:
+        sizes[i] += 1
+    assert [len(rows) for rows in splits.values()] == sizes
+    assert sorted(np.concatenate(list(splits.values())).tolist()) == list(range(length))
+
+
+def test_the_order_written_decides_who_gets_which_rows():
+    a = by_ratio(RatioSplits(ratios={"train": 0.5, "test": 0.5}), 10)
+    b = by_ratio(RatioSplits(ratios={"test": 0.5, "train": 0.5}), 10)
+    assert a["train"].tolist() == b["test"].tolist()
+
+
+def test_the_rows_of_a_seed_never_change():
+    # Written down once, from numpy's own generator; a paper may depend on them.
+    splits = by_ratio(RatioSplits(ratios={"train": 0.8, "test": 0.2}, seed=0), 10)
+    assert as_lists(splits) == {"train": [4, 6, 2, 7, 3, 5, 9, 0], "test": [8, 1]}
+
+
+# -- what is wrong
+
+
+BAD = {
+    "no such array": ({}, {"train": "idx_train"}, "split 'train': unknown array 'idx_train'"),
+    "nearly": ({"idx_train": np.arange(3)}, {"train": "idx_trian"}, "did you mean 'idx_train'"),
+    "after the end": ({"a": np.array([0, N])}, {"train": "a"}, f"split 'train': row {N} is outside the {N} rows"),
+    "negative": ({"a": np.array([0, -1])}, {"train": "a"}, "split 'train': row -1 is outside"),
+    "beyond int64": ({"a": np.array([2**63], np.uint64)}, {"train": "a"}, "row 9223372036854775808 is outside"),
+    "twice": ({"a": np.array([3, 5, 3])}, {"train": "a"}, "split 'train' names row 3 twice"),
+    "floats": (
+        {"a": np.array([0.0, 1.0])},
+        {"train": "a"},
+        "split 'train': row numbers are integers, these are float64",
+    ),
+    "strings": ({"a": np.array(["0"])}, {"train": "a"}, "split 'train': row numbers are integers, these are <U1"),
+    "complex": ({"a": np.array([1j])}, {"train": "a"}, "these are complex128"),
+    "two axes": ({"a": np.array([[0, 1]])}, {"train": "a"}, "split 'train': row numbers have one axis, these have 2"),
+    "no axis": ({"a": np.array(1)}, {"train": "a"}, "these have 0"),
+    "mask too short": ({"a": np.ones(N - 1, bool)}, {"train": "a"}, f"a mask of {N - 1} entries for {N} rows"),
+    "mask too long": ({"a": np.ones(N + 1, bool)}, {"train": "a"}, f"a mask of {N + 1} entries for {N} rows"),
+    "mask of two axes": ({"a": np.ones((N, 1), bool)}, {"train": "a"}, "these have 2"),
+    "range after the end": ({}, {"train": {"range": [0, N + 1]}}, f"split 'train': range \\[0, {N + 1}\\] is outside"),
+    "range backwards": ({}, {"train": {"range": [5, 3]}}, r"range \[5, 3\] is outside"),
+    "range negative": ({}, {"train": {"range": [-5, 3]}}, r"range \[-5, 3\] is outside"),
+    "range huge": ({}, {"train": {"range": [0, 2**70]}}, "is outside"),
+    "rows after the end": ({}, {"train": {"rows": [N]}}, f"split 'train': row {N} is outside the {N} rows"),
+    "rows negative": ({}, {"train": {"rows": [-1]}}, "split 'train': row -1 is outside"),
+    "rows huge": ({}, {"train": {"rows": [0, 2**70]}}, "row 1180591620717411303424 is outside"),
+    "rows twice": ({}, {"train": {"rows": [4, 4]}}, "split 'train' names row 4 twice"),
+    "overlap": (
+        {},
+        {"train": {"rows": [1, 2, 3]}, "val": {"rows": [9]}, "test": {"rows": [3, 8, 2]}},
+        "splits 'train' and 'test' share 2 rows, row 3 among them",
+    ),
+    "overlap of a range": ({}, {"a": {"range": [0, 5]}, "b": {"range": [4, 6]}}, "'a' and 'b' share 1 rows, row 4"),
+    "the same twice": ({"i": np.arange(5)}, {"train": "i", "test": "i"}, "'train' and 'test' share 5 rows"),
+}
+
+
+@pytest.mark.parametrize(("arrays", "splits", "said"), BAD.values(), ids=BAD)
+def test_what_is_no_split_is_an_error_naming_split_and_row(arrays, splits, said):
+    with pytest.raises(SplitError, match=said) as caught:
+        found(arrays, splits)
+    assert isinstance(caught.value, SpecError) and isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("name", ["overlap", "rows after the end", "rows twice", "range huge"])
+def test_it_is_found_when_the_dataset_opens(name):
+    with pytest.raises(SplitError):
+        load(BAD[name][1])
+
+
+def test_train_and_test_with_the_same_rows_never_pass():
+    # What a notebook does that writes `indices[split:], indices[split:]`.
+    with pytest.raises(SplitError, match="share 10 rows"):
+        kd.from_arrays(np.arange(N), splits={"train": np.arange(10, N), "test": np.arange(10, N)})
+
+
+def test_files_that_are_none_are_errors_of_the_store(tmp_path):
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    (tmp_path / "text.npy").write_text("0 1 2")
+    (tmp_path / "folder.npy").mkdir()
+    for name, kind in {
+        "none.npy": StoreNotFoundError,
+        "folder.npy": StoreNotFoundError,
+        "text.npy": CorruptStoreError,
+        "objects.npy": UnsafeStoreError,
+    }.items():
+        with pytest.raises(kind, match=name):
+            found({}, {"a": {"file": name}}, base=tmp_path)
+    np.save(tmp_path / "two.npy", np.zeros((2, 2), np.int64))
+    with pytest.raises(SplitError, match="split 'a': row numbers have one axis"):
+        found({}, {"a": {"file": "two.npy"}}, base=tmp_path)
+
+
+# -- views
+
+
+SPLITS = {"train": {"rows": [12, 3, 7, 0]}, "val": {"range": [14, 17]}, "test": {"rows": [19]}}
+
+
+@pytest.fixture
+def dataset():
+    return load(SPLITS)
+
+
+def values(ds):
+    return (ds[:][0] / 10).tolist()
+
+
+def test_a_split_is_a_view_of_its_rows_in_their_order(dataset):
+    view = dataset.split("train")
+    assert type(view) is type(dataset) and len(view) == 4
+    assert view.rows.tolist() == [12, 3, 7, 0] == values(view)
+    assert [view[i][0].item() / 10 for i in range(4)] == [12, 3, 7, 0]
+    assert [X.item() / 10 for X, _ in view] == [12, 3, 7, 0]
+    assert view[-1][0].item() == 0 and view[[2, 0]][0].tolist() == [70, 120]
+
+
+def test_load_dataset_gives_a_split_at_once():
+    assert load(SPLITS, split="val").rows.tolist() == [14, 15, 16]
+
+
+def test_an_unknown_split_is_an_error_that_suggests_one(dataset):
+    with pytest.raises(SplitError, match="unknown split 'trian'; did you mean 'train'"):
+        dataset.split("trian")
+    with pytest.raises(SplitError, match="known: train, val, test"):
+        load(SPLITS, split="holdout")
+    with pytest.raises(SplitError, match="the dataset has none"):
+        load({}).split("train")
+
+
+def test_an_unknown_split_is_told_of_those_in_the_store(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.ones((3, 2), "f4"), idx_train=[0], idx_test=[1])
+    storage = {"backend": "npz-lazy", "path": str(tmp_path / "a.npz")}
+    spec = {"columns": {"X": {"shape": [2], "dtype": "float32"}}, "X": "X", "storage": storage}
+    with pytest.raises(SplitError, match="has none; the store has 'idx_train', 'idx_test', which the spec may name"):
+        kd.load_dataset(spec).split("train")
+
+
+def test_rows_are_the_row_numbers_in_the_store(dataset):
+    assert dataset.rows.tolist() == list(range(N)) and dataset.rows.dtype == np.int64
+    assert dataset.select([5, 5, -1]).rows.tolist() == [5, 5, N - 1]
+    assert dataset.select(slice(None, None, -1)).rows.tolist() == list(range(N))[::-1]
+    assert dataset.select([]).rows.tolist() == []
+
+
+def test_indices_are_positions_in_the_dataset_at_hand(dataset):
+    assert as_lists(dataset.indices) == {"train": [12, 3, 7, 0], "val": [14, 15, 16], "test": [19]}
+    view = dataset.select([19, 0, 5, 14, 12])
+    assert as_lists(view.indices) == {"train": [1, 4], "val": [3], "test": [0]}
+    for name, positions in view.indices.items():
+        assert positions.dtype == np.int64
+        assert set(view.rows[positions]) == set(dataset.indices[name]) & set(view.rows)
+    assert as_lists(dataset.split("val").indices) == {"train": [], "val": [0, 1, 2], "test": []}
+    assert load({}).indices == {} == load({}).select([1]).indices
+
+
+def test_what_is_given_out_may_be_changed_freely(dataset):
+    dataset.indices["train"][:] = 0
+    dataset.rows[:] = 0
+    view = dataset.split("train")
+    view.rows[:] = 0
+    view.indices["train"][:] = 9
+    assert as_lists(dataset.indices)["train"] == [12, 3, 7, 0] and view.rows.tolist() == [12, 3, 7, 0]
+
+
+def test_views_nest(dataset):
+    train = dataset.split("train")
+    assert train.select([1, 3]).rows.tolist() == [3, 0] == values(train.select([1, 3]))
+    assert train.select([3, 3, 0]).select([-1, 0]).rows.tolist() == [12, 0]
+    chosen = dataset.select([0, 14, 3, 3, 9])
+    assert chosen.split("train").rows.tolist() == [0, 3, 3] == values(chosen.split("train"))
+    assert chosen.split("val").rows.tolist() == [14]
+    assert chosen.split("test").rows.tolist() == []
+    assert train.split("train").rows.tolist() == [12, 3, 7, 0]
+    assert train.split("test").rows.tolist() == [] and len(train.split("test")) == 0
+    assert dataset.select(slice(10, None)).select(np.arange(10) % 2 == 0).rows.tolist() == [10, 12, 14, 16, 18]
+    assert dataset.select(torch.tensor([4, 2])).rows.tolist() == [4, 2]
+
+
+def test_a_view_of_a_view_out_of_range_is_an_index_error(dataset):
+    with pytest.raises(kd.errors.SampleIndexError, match="out of range for 4 rows"):
+        dataset.split("train").select([4])
+    with pytest.raises(kd.errors.SampleIndexError, match="out of range for 1 rows"):
+        dataset.split("test")[1]
+
+
+def test_the_rows_given_to_select_may_change_afterwards(dataset):
+    rows = np.array([4, 2])
+    view = dataset.select(rows)
+    rows[:] = 0
+    assert view.rows.tolist() == [4, 2] == values(view)
+
+
+def test_a_view_has_the_spec_and_the_columns_of_its_rows(dataset):
+    view = dataset.select([2, 1])
+    assert view.spec == dataset.spec
+    assert view.column("x").tolist() == [20, 10]
+    assert view.shape_X == (2,) and dataset.shape_X == (N,)
+
+
+@pytest.mark.parametrize("make", [lambda d: d, lambda d: d.split("train"), lambda d: d.select([1, 4]).split("train")])
+def test_a_view_pickles_with_its_rows(dataset, make):
+    view = make(dataset)
+    again = pickle.loads(pickle.dumps(view))
+    assert again.rows.tolist() == view.rows.tolist() and values(again) == values(view)
+    assert as_lists(again.indices) == as_lists(view.indices)
+
+
+def test_a_named_split_of_many_rows_pickles_small(tmp_path):
+    np.savez(tmp_path / "x.npz", X=np.zeros(300_000, np.float32), idx_train=np.arange(250_000))
+    with kd.load_dataset(tmp_path / "x.npz") as dataset:
+        assert len(pickle.dumps(dataset)) < 1 << 16
+        view = dataset.split("train")
+        data = pickle.dumps(view)
+        assert len(data) < 1 << 16
+        again = pickle.loads(data)
+        assert again.rows[-1] == 249_999 and len(again) == 250_000
+        again.close()
+        ratios = kd.load_dataset(
+            {"X": "X", "splits": {"ratios": {"a": 0.9, "b": 0.1}}, "storage": {"backend": "npz-lazy", "path": "x.npz"}},
+            base=tmp_path,
+        )
+        assert len(pickle.dumps(ratios.split("a"))) < 1 << 16
+        assert pickle.loads(pickle.dumps(ratios.split("a"))).rows.tolist() == ratios.split("a").rows.tolist()
+
+
+def test_splits_left_out_come_from_the_store_and_an_empty_mapping_says_there_are_none(tmp_path):
+    np.savez(tmp_path / "x.npz", X=np.zeros(5), idx_train=np.array([0, 1]), idx_test=np.array([4]))
+    spec = {"storage": {"backend": "npz-lazy", "path": "x.npz"}}
+    assert as_lists(kd.load_dataset(spec, base=tmp_path).indices) == {"train": [0, 1], "test": [4]}
+    assert kd.load_dataset(spec | {"splits": {}}, base=tmp_path).indices == {}
+    assert as_lists(kd.load_dataset(spec | {"splits": {"only": "idx_test"}}, base=tmp_path).indices) == {"only": [4]}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(["a", "b", None]), max_size=12), st.data())
+def test_a_view_holds_the_rows_of_a_split_that_it_has(owners, data):
+    rows = {name: [i for i, owner in enumerate(owners) if owner == name] for name in "ab"}
+    dataset = kd.from_arrays(np.arange(len(owners)), splits=rows)
+    chosen = data.draw(st.lists(st.integers(0, len(owners) - 1), max_size=10) if owners else st.just([]))
+    view = dataset.select(chosen)
+    for name in "ab":
+        assert view.split(name).rows.tolist() == [row for row in chosen if owners[row] == name]
+        assert view.indices[name].tolist() == [i for i, row in enumerate(chosen) if owners[row] == name]

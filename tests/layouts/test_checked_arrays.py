@@ -1,0 +1,165 @@
+"""Flat arrays with checksums, over the plainest container there is: a folder of .npy files."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from kinoml_data import Backend, DataPath
+from kinoml_data.errors import (
+    CorruptStoreError,
+    StoreChangedError,
+    StoreExistsError,
+    StoreNotFoundError,
+    StoreWriteError,
+    UnsupportedStoreError,
+)
+from kinoml_data.layouts.checked_arrays import CheckedArrayStorage, check_names, own_arrays, read_all, write_rows
+from kinoml_data.testing import BackendTests, examples
+from kinoml_data.testing.backend_tests import same_rows
+
+EXAMPLE = examples.mixed()
+
+
+class Npy:
+    """A container that is read; and an array that grows in memory until it is saved."""
+
+    def __init__(self, folder: Path, key: str = "", dtype: Any = None, shape: tuple[int, ...] = ()) -> None:
+        self.file, self.folder = folder / f"{key}.npy", folder
+        self.parts = [np.empty((0, *shape), dtype)]
+
+    def array(self, key: str) -> Any:
+        return np.load(self.folder / f"{key}.npy", mmap_mode="r")
+
+    def whole(self, key: str) -> Any:
+        return np.load(self.folder / f"{key}.npy")
+
+    def append(self, rows: Any) -> None:
+        self.parts.append(rows)
+
+    def finish(self) -> None:
+        np.save(self.file, np.concatenate(self.parts))
+
+
+class Folder(Backend):
+    """See the module."""
+
+    name = "checked-folder"
+    path: DataPath
+    verify: str = "first"
+
+    def open(self, columns: Any) -> CheckedArrayStorage:
+        if not self.path.is_dir():
+            raise StoreNotFoundError(f"there is no folder {self.path}")
+        about = json.loads((self.path / "about.json").read_text())
+        arrays, checks = own_arrays(about, Npy(self.path), columns, str(self.path))
+        return CheckedArrayStorage(arrays, checks, str(self.path), verify=self.verify)
+
+    def write(self, columns, batches, *, arrays=None, spec=None, overwrite=False):
+        check_names("folder", columns, arrays or {}, lambda name: name == "about")
+        if overwrite:
+            raise UnsupportedStoreError("a folder is not replaced")
+        if self.path.exists():
+            raise StoreExistsError(f"{self.path} exists")
+        if not self.path.parent.is_dir():
+            raise StoreWriteError(f"there is no folder {self.path.parent}")
+        with TemporaryDirectory(dir=self.path.parent) as place:
+            folder = Path(place) / "folder"
+            folder.mkdir()
+
+            def made(key: str, dtype: Any, shape: tuple[int, ...]) -> Npy:
+                return Npy(folder, key, dtype, shape)
+
+            about = write_rows(columns, batches, arrays=arrays or {}, spec=spec, made=made)
+            (folder / "about.json").write_text(json.dumps(about))
+            folder.rename(self.path)
+
+
+class TestCheckedFolder(BackendTests):
+    can_overwrite: ClassVar[bool] = False
+
+    @pytest.fixture
+    def backend(self, tmp_path):
+        return Folder(path=tmp_path / "data")
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Folder:
+    backend = Folder(path=tmp_path / "data")
+    backend.write(EXAMPLE.columns, EXAMPLE.batches(), arrays=EXAMPLE.arrays, spec=EXAMPLE.spec)
+    return backend
+
+
+def test_every_flipped_byte_of_an_array_is_an_error(stored):
+    for file in stored.path.glob("*.npy"):
+        content = file.read_bytes()
+        header = len(content) - np.load(file).nbytes
+        for at in range(header, len(content), 3):
+            file.write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
+            with pytest.raises(CorruptStoreError, match=r"CRC-32|not what was written"):
+                read_all(stored.open(None))
+        file.write_bytes(content)
+    with closing(stored.open(EXAMPLE.columns)) as storage:
+        same_rows(storage, EXAMPLE, range(len(EXAMPLE)))
+        assert storage.checked
+
+
+def damage(stored: Folder) -> int:
+    """Flip a byte in the last row of one column, in place; returns the row."""
+    name = next(name for name, a in EXAMPLE.columns.items() if a.ragged and np.asarray(EXAMPLE.rows[name][-1]).size)
+    with (stored.path / f"{name}.values.npy").open("r+b") as file:
+        file.seek(-1, 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 2)
+        file.write(bytes([byte ^ 1]))
+    return len(EXAMPLE) - 1
+
+
+@pytest.mark.parametrize("verify", ["first", "always", "never"])
+def test_checksums_are_compared_as_asked(stored, verify):
+    storage, late = (stored.model_copy(update={"verify": verify}).open(None) for _ in range(2))
+    read_all(storage)
+    names, row = list(EXAMPLE.columns), damage(stored)
+    late.read(np.arange(row), names)
+    for opened, compared in ((storage, verify == "always"), (late, verify != "never")):
+        for rows in ([row], [0, row, row]):
+            if compared:
+                with pytest.raises(CorruptStoreError, match=f"row {row}: it does not have its CRC-32"):
+                    opened.read(np.array(rows), names)
+            else:
+                opened.read(np.array(rows), names)
+
+
+def test_a_change_is_told_from_damage(stored, monkeypatch):
+    row = damage(stored)
+
+    def changed(self):
+        raise StoreChangedError("changed")
+
+    monkeypatch.setattr(CheckedArrayStorage, "notice_change", changed)
+    with pytest.raises(StoreChangedError):
+        stored.open(None).read(np.array([row]), list(EXAMPLE.columns))
+
+
+def test_a_later_layout_is_refused(stored):
+    about = json.loads((stored.path / "about.json").read_text())
+    (stored.path / "about.json").write_text(json.dumps(about | {"format": 2}))
+    with pytest.raises(UnsupportedStoreError, match="has the layout 2"):
+        stored.open(None)
+
+
+@pytest.mark.parametrize("name", ["_spec", "a.values", "a.crc32", "about"])
+def test_names_with_a_meaning_are_refused(name):
+    with pytest.raises(UnsupportedStoreError, match=name):
+        check_names("folder", {name: 1}, {}, lambda name: name == "about")
+
+
+def test_arrays_that_do_not_fit_together_name_the_store():
+    with pytest.raises(CorruptStoreError, match=r"^here: the columns differ"):
+        CheckedArrayStorage({"a": np.ones(2), "b": np.ones(3)}, None, "here")

@@ -1,0 +1,109 @@
+"""The npy format: .npy files are read whole or not at all, and nothing in them is evaluated."""
+
+import os
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+
+from kinoml_data.errors import CorruptStoreError, StoreNotFoundError, UnsafeStoreError
+from kinoml_data.layouts import npy
+from kinoml_data.spec.array import DTYPES
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.arange(5), np.array([], np.int64), np.arange(6.0).reshape(2, 3).T, np.array(3), np.arange(3, dtype=">i2")],
+)
+def test_a_npy_file_is_read(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    found = npy.read(tmp_path / "a.npy")
+    assert found.dtype == array.dtype and np.array_equal(found, array)
+
+
+@pytest.mark.parametrize("dtype", sorted({*DTYPES} - {"str"}))
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_whatever_numpy_writes_is_read_bit_for_bit(tmp_path, dtype, order):
+    bits = np.random.default_rng(0).integers(0, 2 if dtype == "bool" else 256, 5 * 3 * 16, dtype=np.uint8)
+    for shape in ((), (0,), (3,), (5, 3), (3, 0, 2), (2, 1, 3, 1), (1,) * 32):
+        for copy in (np.ascontiguousarray, np.asfortranarray):
+            count = int(np.prod(shape))
+            typed = np.dtype(dtype).newbyteorder(order)
+            array = copy(bits.view(typed)[:count].reshape(shape)).reshape(shape)
+            for version in ((1, 0), (2, 0), (3, 0)):
+                with (tmp_path / "a.npy").open("wb") as file, warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # numpy says that versions 2 and 3 are young
+                    np.lib.format.write_array(file, array, version)
+                found = npy.read(tmp_path / "a.npy")
+                assert found.dtype == array.dtype and found.shape == shape
+                assert found.tobytes() == array.tobytes()
+
+
+def ran(path):
+    path.touch()
+    return 0
+
+
+class Canary:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return ran, (self.path,)
+
+
+def test_a_npy_file_is_never_unpickled(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([Canary(tmp_path / "ran")], object), allow_pickle=True)
+    (tmp_path / "b.npy").write_bytes(pickle.dumps(Canary(tmp_path / "ran")))
+    with pytest.raises(UnsafeStoreError, match=r"a\.npy"):
+        npy.read(tmp_path / "a.npy")
+    with pytest.raises(CorruptStoreError):
+        npy.read(tmp_path / "b.npy")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_npy_file_cut_anywhere_is_damaged(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(10))
+    data = (tmp_path / "a.npy").read_bytes()
+    for size in range(len(data)):
+        (tmp_path / "b.npy").write_bytes(data[:size])
+        with pytest.raises(CorruptStoreError, match=r"b\.npy (is|has|holds) "):
+            npy.read(tmp_path / "b.npy")
+    (tmp_path / "b.npy").write_bytes(data + b"x")
+    with pytest.raises(CorruptStoreError, match="holds 81 bytes, its header says 80"):
+        npy.read(tmp_path / "b.npy")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<i8', 'fortran_order': False, 'shape': (1099511627776,), }",
+        b"{'descr': '<i8', 'fortran_order': False, 'shape': (4294967296, 4294967296, 4294967296), }",
+        b"{'descr': '<i8', 'fortran_order': False, 'shape': (-1,), }",
+        b"{'descr': '<i8', 'fortran_order': False, 'shape': ((((((",
+        b"{'descr': 'zz', 'fortran_order': False, 'shape': (1,), }",
+        b"{'descr': '<i8', 'fortran_order': 5, 'shape': (1,), }",
+        b"-" * 9000,
+        b"(" * 9000,
+        b"",
+    ],
+    ids=lambda header: header[:80].decode(),
+)
+def test_a_npy_header_that_lies_is_damaged(tmp_path, header):
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64))
+    with pytest.raises(CorruptStoreError):
+        npy.read(tmp_path / "a.npy")
+
+
+def test_a_npz_is_no_npy(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.arange(3))
+    with pytest.raises(CorruptStoreError):
+        npy.read(tmp_path / "a.npz")
+
+
+def test_a_missing_npy_file_a_folder_and_a_pipe_are_not_found(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "none.npy", tmp_path, tmp_path / "pipe"):
+        with pytest.raises(StoreNotFoundError):
+            npy.read(path)

@@ -1,0 +1,1001 @@
+"""`DatasetSpec`: every field, what is refused and how it is said, and the three file formats."""
+
+import copy
+import json
+import pickle
+import zlib
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+import kinoml_data as kd
+from kinoml_data import Array, DatasetSpec
+from kinoml_data.errors import KinomlDataError, SpecError, StoreNotFoundError
+from kinoml_data.spec.array import DTYPES
+from kinoml_data.spec.parts import CollateForm, Component, FileSplit, Named, RangeSplit, RatioSplits, RowsSplit
+
+SUFFIXES = (".yaml", ".json", ".toml")
+DTYPE_NAMES = [
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64", "complex128", "str"),
+]
+FULL = {
+    "format": 1,
+    "name": "egfr",
+    "columns": {
+        "edge_index": {"dtype": "int64", "shape": [2, "*"], "stored_as": "X0"},
+        "atoms": {"dtype": "float32", "shape": ["*", 33], "stored_as": "X1", "cast": "same_kind"},
+        "fp": {"dtype": "bool", "shape": [1024], "packbits": True},
+        "pIC50": {"dtype": "float32"},
+        "id": {"dtype": "str"},
+    },
+    "X": ["edge_index", "atoms", "fp"],
+    "y": "pIC50",
+    "meta": ["id"],
+    "storage": {"backend": "npz-lazy", "path": "egfr.npz", "verify": "always"},
+    "splits": {
+        "train": "idx_train",
+        "val": {"range": [0, 5]},
+        "test": {"rows": [7, 6]},
+        "extra": {"file": "rows.npy"},
+    },
+    "observation_model": {"name": "pIC50", "substrate_conc": 1e-6},
+    "collate": {"edge_index": "list", "atoms": {"form": "pad", "value": 0}},
+}
+SMALL = {"columns": {"a": {"dtype": "float32"}}, "X": "a", "storage": {"backend": "in-memory"}}
+
+
+def spec(**changes):
+    return DatasetSpec.parse(SMALL | changes)
+
+
+def refused(mapping):
+    with pytest.raises(SpecError) as caught:
+        DatasetSpec.parse(mapping)
+    text = str(caught.value)
+    assert text.isprintable()
+    return text
+
+
+# -- fields
+
+
+def test_every_field_is_read():
+    found = DatasetSpec.parse(FULL)
+    assert found.format == 1 and found.name == "egfr"
+    assert found.columns == {
+        "edge_index": Array("int64", (2, None), stored_as="X0"),
+        "atoms": Array("float32", (None, 33), stored_as="X1", cast="same_kind"),
+        "fp": Array("bool", (1024,), packbits=True),
+        "pIC50": Array("float32"),
+        "id": Array("str"),
+    }
+    assert found.X == ("edge_index", "atoms", "fp") == found.X_names
+    assert found.y == "pIC50" and found.y_names == ("pIC50",)
+    assert found.meta == ("id",)
+    assert found.storage.backend == "npz-lazy"
+    assert found.storage.options == {"path": "egfr.npz", "verify": "always"}
+    assert found.splits == {
+        "train": "idx_train",
+        "val": RangeSplit(range=(0, 5)),
+        "test": RowsSplit(rows=(7, 6)),
+        "extra": FileSplit(file="rows.npy"),
+    }
+    assert isinstance(found.observation_model, Named)
+    assert found.observation_model.name == "pIC50" and found.observation_model.options == {"substrate_conc": 1e-6}
+    assert found.collate == {"edge_index": "list", "atoms": CollateForm(form="pad", value=0)}
+
+
+def test_only_the_storage_is_required():
+    found = DatasetSpec.parse({"storage": {"backend": "somebody-elses"}})
+    assert (found.format, found.name, found.columns, found.X, found.y, found.meta) == (1, None, None, None, None, ())
+    assert (found.splits, found.observation_model, found.collate) == (None, None, None)
+    assert found.X_names == found.y_names == ()
+    assert found.to_mapping() == {"format": 1, "storage": {"backend": "somebody-elses"}}
+
+
+def test_random_splits_are_read_in_the_order_written():
+    found = spec(splits={"ratios": {"train": 0.7, "val": 0.2, "test": 0.1}, "seed": 3}).splits
+    assert isinstance(found, RatioSplits) and found.seed == 3
+    assert list(found.ratios.items()) == [("train", 0.7), ("val", 0.2), ("test", 0.1)]
+    assert spec(splits={"ratios": {"all": 1}}).splits.seed == 0
+
+
+@pytest.mark.parametrize("name", ["ratios", "range", "rows", "file", "path", "named", "seed", "X", "0", "fold 1"])
+def test_a_split_may_have_any_name(name):
+    assert spec(splits={"a": "x"} | {name: "idx"} if name != "ratios" else {"a": "x"}).splits["a"] == "x"
+    assert spec(splits={name: {"rows": [1]}} if name != "ratios" else {}).splits is not None
+
+
+def test_empty_splits_are_not_the_same_as_none():
+    # {} says that there are none; left out, they are taken from the store.
+    assert spec(splits={}) != spec()
+    assert spec(splits={}).to_mapping()["splits"] == {}
+
+
+def test_y_and_X_may_be_one_name_or_several():
+    columns = {"a": {}, "b": {}, "c": {}}
+    one = spec(columns=columns, X="a", y=["b", "c"])
+    assert one.X == "a" and one.y == ("b", "c")
+    assert spec(columns=columns, X=["a"]).X == ("a",)
+
+
+@pytest.mark.parametrize("form", ["list", "pad", "pad-mask", "packed", "nested", {"a": "pad"}, {"a": {"form": "pad"}}])
+def test_collate_is_a_form_or_forms_by_column(form):
+    assert spec(collate=form).to_mapping()["collate"] == form
+
+
+@pytest.mark.parametrize("value", [0, -1, 0.5, 1e-3, 2**63, None])
+def test_a_padding_value_keeps_its_type(value):
+    found = spec(collate={"a": {"form": "pad", "value": value}}).collate["a"].value
+    assert found == value and type(found) is type(value)
+
+
+# -- Array
+
+
+@pytest.mark.parametrize("name", DTYPE_NAMES)
+def test_every_dtype_has_its_numpy_name(name):
+    assert Array(name).dtype == name
+    assert spec(columns={"a": {}, "b": {"dtype": name}}).columns["b"].dtype == name
+    assert Array(name).numpy == (np.uint8 if name == "str" else np.dtype(name))
+
+
+def test_no_dtype_was_forgotten():
+    assert set(DTYPES) == set(DTYPE_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("given_dtype", "name"),
+    [
+        (np.float32, "float32"),
+        (np.dtype("f2"), "float16"),
+        (np.dtype(">i8"), "int64"),
+        (float, "float64"),
+        (int, "int64"),
+        (bool, "bool"),
+        (complex, "complex128"),
+        (str, "str"),
+        (np.bool_, "bool"),
+    ],
+)
+def test_in_python_a_dtype_may_be_numpys_or_pythons_type(given_dtype, name):
+    assert Array(given_dtype) == Array(name)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("float", "f4", "FLOAT32", "float128", "object", "O", "S5", "datetime64", "void", "", " float32"),
+        *(None, 5, True, 1.5, [], ["float32"], {"name": "float32"}, object, np.dtype("M8[s]"), np.longdouble, "\n"),
+    ],
+    ids=repr,
+)
+def test_another_dtype_is_refused(value):
+    with pytest.raises(ValueError, match="dtype"):
+        Array(value)
+    if value is None or isinstance(value, (str, bool, int, float, list, dict)):
+        assert refused(SMALL | {"columns": {"a": {"dtype": value}}}).startswith("columns.a.dtype: unknown dtype")
+
+
+def test_a_ragged_axis_is_None_a_star_or_null(tmp_path):
+    assert Array("float32", (53, None)) == Array("float32", (53, "*")) == Array("float32", [53, "*"])
+    (tmp_path / "a.yaml").write_text("columns: {a: {shape: [53, null]}}\nX: a\nstorage: {backend: x}\n")
+    (tmp_path / "b.yaml").write_text("columns: {a: {shape: [53, ~]}}\nX: a\nstorage: {backend: x}\n")
+    (tmp_path / "c.yaml").write_text("columns: {a: {shape: [53, '*']}}\nX: a\nstorage: {backend: x}\n")
+    (tmp_path / "d.json").write_text('{"columns": {"a": {"shape": [53, null]}}, "X": "a", "storage": {"backend": "x"}}')
+    (tmp_path / "e.toml").write_text('X = "a"\n[columns.a]\nshape = [53, "*"]\n[storage]\nbackend = "x"')
+    found = [DatasetSpec.from_file(path) for path in sorted(tmp_path.iterdir())]
+    assert len(set(found)) == 1 and found[0].columns["a"].shape == (53, None)
+    for suffix in SUFFIXES:
+        found[0].to_file(tmp_path / f"out{suffix}")
+        assert '"*"' in (tmp_path / f"out{suffix}").read_text()
+
+
+@pytest.mark.parametrize(
+    ("shape", "ragged"), [((), False), ((3,), False), ((0,), False), ((None,), True), ((2, None), True)]
+)
+def test_a_column_is_ragged_where_an_axis_is(shape, ragged):
+    assert Array("int8", shape).ragged is ragged
+    assert Array("int8", shape).shape == shape
+
+
+def test_the_axes_may_be_numpys_ints():
+    assert Array("int8", (np.int64(3), None)) == Array("int8", (3, None))
+    assert type(Array("int8", (np.int64(3),)).shape[0]) is int
+
+
+def test_the_default_array_is_one_float32_per_row():
+    assert Array() == Array("float32", ()) == Array(dtype="float32", shape=())
+    assert (Array().stored_as, Array().cast, Array().packbits) == (None, "safe", False)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"shape": [-1]}, "not negative"),
+        ({"shape": [3.0]}, "columns.a.shape.0: Input should be a valid integer"),
+        ({"shape": [True]}, "columns.a.shape.0"),
+        ({"shape": ["3"]}, "columns.a.shape.0"),
+        ({"shape": ["**"]}, "columns.a.shape.0"),
+        ({"shape": [[3]]}, "columns.a.shape.0"),
+        ({"shape": 3}, "columns.a.shape"),
+        ({"shape": "*"}, "columns.a.shape"),
+        ({"shape": None}, "columns.a.shape"),
+        ({"shape": {"0": 3}}, "columns.a.shape"),
+        ({"dtype": "str", "shape": [3]}, "strings has no axes"),
+        ({"packbits": True}, "packbits needs a fixed last axis"),
+        ({"packbits": True, "shape": [3, "*"]}, "packbits needs a fixed last axis"),
+        ({"packbits": 1, "shape": [3]}, "columns.a.packbits: Input should be a valid boolean"),
+        ({"packbits": "true", "shape": [3]}, "columns.a.packbits"),
+        ({"cast": "unsafe"}, "columns.a.cast: Input should be 'safe' or 'same_kind'"),
+        ({"stored_as": 3}, "columns.a.stored_as"),
+    ],
+)
+def test_a_wrong_column_is_refused_with_its_path(said, expected):
+    assert expected in refused(SMALL | {"columns": {"a": said}})
+
+
+# -- frozen
+
+
+def test_a_spec_cannot_be_changed():
+    found = DatasetSpec.parse(FULL)
+    before = found.to_mapping()
+    for field in DatasetSpec.model_fields:
+        with pytest.raises((ValidationError, TypeError)):
+            setattr(found, field, None)
+        with pytest.raises((ValidationError, TypeError, AttributeError)):
+            delattr(found, field)
+    assert found.to_mapping() == before
+
+
+NESTED = {
+    "columns": lambda s: s.columns,
+    "splits": lambda s: s.splits,
+    "collate": lambda s: s.collate,
+    "options of the storage": lambda s: s.storage.options["nested"],
+    "options two deep": lambda s: s.storage.options["nested"]["deep"],
+    "the storage's extra fields": lambda s: s.storage.__pydantic_extra__,
+    "the observation model's extra fields": lambda s: s.observation_model.__pydantic_extra__,
+    "mapping in a list": lambda s: s.storage.options["list"][0],
+}
+CHANGES = {
+    "set": lambda m: m.__setitem__("new", 1),
+    "delete": lambda m: m.__delitem__(next(iter(m))),
+    "pop": lambda m: m.pop(next(iter(m))),
+    "popitem": lambda m: m.popitem(),
+    "clear": lambda m: m.clear(),
+    "update": lambda m: m.update(new=1),
+    "setdefault": lambda m: m.setdefault("new", 1),
+    "|=": lambda m: m.__ior__({"new": 1}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("part", NESTED.values(), ids=NESTED)
+def test_nor_can_any_mapping_in_it(part, change):
+    storage = {"backend": "x", "nested": {"deep": {"a": 1}}, "list": [{"a": 1}]}
+    found = DatasetSpec.parse(FULL | {"storage": storage})
+    before = found.to_mapping()
+    with pytest.raises(TypeError, match="cannot be changed"):
+        change(part(found))
+    assert found.to_mapping() == before
+
+
+def test_nor_can_a_ratio_or_a_column():
+    found = spec(splits={"ratios": {"a": 1.0}})
+    with pytest.raises(TypeError):
+        found.splits.ratios["a"] = 0.5
+    with pytest.raises(ValidationError):
+        found.columns["a"].dtype = "int8"
+
+
+def test_the_options_it_gives_out_are_a_copy():
+    found = spec()
+    found.storage.options["path"] = "other"
+    assert found.storage.options == {}
+
+
+def test_the_mapping_it_was_made_from_may_change_afterwards():
+    mapping = json.loads(json.dumps(FULL))
+    found = DatasetSpec.parse(mapping)
+    before = found.to_mapping()
+    mapping["columns"]["atoms"]["shape"][0] = 5
+    mapping["storage"]["path"] = "other"
+    found.to_mapping()["columns"].clear()
+    assert found.to_mapping() == before
+
+
+# -- unknown keys
+
+
+@pytest.mark.parametrize(
+    ("mapping", "expected"),
+    [
+        (SMALL | {"colums": {}}, "colums: unknown key 'colums'; did you mean 'columns'?"),
+        (SMALL | {"split": {}}, "split: unknown key 'split'; did you mean 'splits'?"),
+        (SMALL | {"observation-model": "pKd"}, "did you mean 'observation_model'?"),
+        (SMALL | {"storge": {}}, "did you mean 'storage'?"),
+        (SMALL | {"x": "a"}, "x: unknown key 'x'; known: format, name, columns"),
+        (SMALL | {"self": 1}, "self: unknown key 'self'"),
+        (SMALL | {"zzz": 1}, "known: format, name, columns, X, y, meta, storage, splits, observation_model, collate"),
+        (SMALL | {"columns": {"a": {"dtpye": "int8"}}}, "columns.a.dtpye: unknown key 'dtpye'; did you mean 'dtype'?"),
+        (SMALL | {"columns": {"a": {"self": 1}}}, "columns.a.self: unknown key 'self'"),
+        (SMALL | {"splits": {"t": {"range": [0, 1], "x": 1}}}, "splits.t.x: unknown key 'x'"),
+        (SMALL | {"splits": {"ratios": {"a": 1.0}, "sed": 1}}, "splits.sed: unknown key 'sed'"),
+        (SMALL | {"collate": {"a": {"form": "pad", "vlue": 1}}}, "collate.a.vlue: unknown key 'vlue'"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_its_path_and_a_suggestion(mapping, expected):
+    assert expected in refused(mapping)
+
+
+def test_a_key_in_the_way_of_python_is_just_an_unknown_key():
+    for key in ("self", "cls", "data", "__init__", "model_config", "_base", "_root", "_objects"):
+        assert f"unknown key {key!r}" in refused(SMALL | {key: 1})
+
+
+def test_all_problems_are_listed_at_once_each_with_its_path():
+    said = refused(
+        {
+            "format": 2,
+            "nme": "x",
+            "columns": {"a": {"dtype": "flaot32", "shape": [-1.5], "cst": "safe"}, "rows": {"dtype": "int"}},
+            "X": 5,
+            "y": {"a": 1},
+            "meta": "id",
+            "storage": {"path": "x"},
+            "splits": {"file": {"range": [0, "x"]}, "name": {"rows": [True]}, "two": {"rows": [0], "range": [0, 1]}},
+            "observation_model": {"substrate_conc": 1},
+            "collate": {"each": {"form": 1}, "all": {"form": "pad", "value": "0"}},
+        }
+    ).split("; ")
+    expected = [
+        "format: ",
+        "nme: unknown key 'nme'",
+        "columns.a.dtype: unknown dtype 'flaot32'",
+        "columns.a.shape.0: ",
+        "columns.a.cst: unknown key 'cst'",
+        "columns.rows.dtype: unknown dtype 'int'",
+        "X: name one column, or a list of columns",
+        "y: name one column, or a list of columns",
+        "meta: ",
+        "storage.backend: Field required",
+        "splits.file.range.1: ",
+        "splits.name.rows.0: ",
+        "splits.two: a split is ",
+        "observation_model.name: Field required",
+        "collate.each.form: ",
+        "collate.all.value: ",
+    ]
+    for text in expected:
+        assert any(line.startswith(text) for line in said), (text, said)
+
+
+def test_all_contradictions_are_listed_at_once():
+    said = refused(
+        {
+            "columns": {"a": {}, "b b": {}, "s": {"dtype": "str"}},
+            "X": ["a", "q", "s"],
+            "y": "atoms",
+            "meta": ["a", "z"],
+            "storage": {"backend": "x"},
+        }
+    )
+    for text in (
+        "X, y and meta name 'a' twice",
+        "the column name 'b b' has characters",
+        "X: unknown column 'q'",
+        "X: column 's' holds strings",
+        "y: unknown column 'atoms'",
+        "meta: unknown column 'z'",
+    ):
+        assert text in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"X": None}, "X is missing"),
+        ({"X": []}, "X names no column"),
+        ({"X": ["a", "a"]}, "name 'a' twice"),
+        ({"y": "a"}, "name 'a' twice"),
+        ({"meta": ["a"]}, "name 'a' twice"),
+        ({"X": "b"}, "unknown column 'b'; known: a"),
+        ({"columns": {"atoms": {}}, "X": "atom"}, "unknown column 'atom'; did you mean 'atoms'?"),
+        ({"columns": {"a": {"dtype": "str"}}}, "'a' holds strings, which are no tensors; name it in meta"),
+        ({"columns": {"": {}, "a": {}}}, "the column name ''"),
+        ({"columns": {"a/b": {}, "a": {}}}, "the column name 'a/b'"),
+        ({"columns": {"a.values": {}, "a": {}}}, "the column name 'a.values'"),
+        ({"columns": {"é": {}, "a": {}}}, "the column name 'é'"),
+        ({"columns": {"a\x00": {}, "a": {}}}, r"the column name 'a\x00'"),
+        ({"columns": {"a\n": {}, "a": {}}}, r"the column name 'a\n'"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(changes, expected):
+    assert expected in refused(SMALL | changes)
+
+
+# -- strictness
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"format": True}, "format"),
+        ({"format": 1.0}, "format"),
+        ({"format": "1"}, "format"),
+        ({"format": 0}, "format"),
+        ({"format": 2}, "format"),
+        ({"format": None}, "format"),
+        ({"name": 5}, "name"),
+        ({"name": True}, "name"),
+        ({"columns": []}, "columns"),
+        ({"columns": {"a": "float32"}}, "columns.a"),
+        ({"columns": {"a": None}}, "columns.a"),
+        ({"X": 1}, "X"),
+        ({"X": True}, "X"),
+        ({"X": ["a", 1]}, "X.1"),
+        ({"X": {"a": "a"}}, "X"),
+        ({"y": 1}, "y"),
+        ({"y": [None]}, "y.0"),
+        ({"meta": "a"}, "meta"),
+        ({"meta": [1]}, "meta.0"),
+        ({"meta": None}, "meta"),
+        ({"storage": "npz-lazy"}, "storage"),
+        ({"storage": None}, "storage"),
+        ({"storage": {}}, "storage.backend"),
+        ({"storage": {"backend": None}}, "storage.backend"),
+        ({"storage": {"backend": 5}}, "storage.backend"),
+        ({"splits": []}, "splits"),
+        ({"splits": "idx"}, "splits"),
+        ({"splits": {"a": None}}, "splits.a"),
+        ({"splits": {"a": 5}}, "splits.a"),
+        ({"splits": {"a": [0, 1]}}, "splits.a"),
+        ({"splits": {"a": {}}}, "splits.a"),
+        ({"splits": {"a": {"range": [0, 1], "rows": [1]}}}, "splits.a"),
+        ({"splits": {"a": {"range": [0]}}}, "splits.a.range.1"),
+        ({"splits": {"a": {"range": [0, 1, 2]}}}, "splits.a.range"),
+        ({"splits": {"a": {"range": [False, True]}}}, "splits.a.range.0"),
+        ({"splits": {"a": {"range": ["0", "12"]}}}, "splits.a.range.0"),
+        ({"splits": {"a": {"range": [0, 1.5]}}}, "splits.a.range.1"),
+        ({"splits": {"a": {"range": "0-5"}}}, "splits.a.range"),
+        ({"splits": {"a": {"rows": ["12"]}}}, "splits.a.rows.0"),
+        ({"splits": {"a": {"rows": [True]}}}, "splits.a.rows.0"),
+        ({"splits": {"a": {"rows": [1.0]}}}, "splits.a.rows.0"),
+        ({"splits": {"a": {"rows": [[1]]}}}, "splits.a.rows.0"),
+        ({"splits": {"a": {"rows": 3}}}, "splits.a.rows"),
+        ({"splits": {"a": {"file": 3}}}, "splits.a.file"),
+        ({"splits": {"ratios": {"a": "0.5", "b": "0.5"}}}, "splits.ratios.a"),
+        ({"splits": {"ratios": {"a": True}}}, "splits.ratios.a"),
+        ({"splits": {"ratios": {"a": -0.5, "b": 1.5}}}, "splits.ratios.a"),
+        ({"splits": {"ratios": {"a": 0.5, "b": 0.4}}}, "ratios add up to 1, these to 0.9"),
+        ({"splits": {"ratios": {}}}, "ratios add up to 1"),
+        ({"splits": {"ratios": [0.8, 0.2]}}, "splits.ratios"),
+        ({"splits": {"ratios": {"a": 1.0}, "seed": True}}, "splits.seed"),
+        ({"splits": {"ratios": {"a": 1.0}, "seed": "0"}}, "splits.seed"),
+        ({"splits": {"ratios": {"a": 1.0}, "seed": 1.0}}, "splits.seed"),
+        ({"splits": {"ratios": {"a": 1.0}, "seed": -1}}, "splits.seed"),
+        ({"splits": {"ratios": {"a": 1.0}, "seed": None}}, "splits.seed"),
+        ({"observation_model": 5}, "observation_model"),
+        ({"observation_model": {}}, "observation_model.name"),
+        ({"observation_model": {"name": 1}}, "observation_model.name"),
+        ({"collate": 5}, "collate"),
+        ({"collate": ["pad"]}, "collate"),
+        ({"collate": {"a": 5}}, "collate.a"),
+        ({"collate": {"a": {"value": 0}}}, "collate.a.form"),
+        ({"collate": {"a": {"form": "pad", "value": True}}}, "collate.a.value"),
+        ({"collate": {"a": {"form": "pad", "value": "0"}}}, "collate.a.value"),
+        ({"collate": {"a": {"form": "pad", "value": [0]}}}, "collate.a.value"),
+    ],
+    ids=lambda value: json.dumps(value)[:50],
+)
+def test_nothing_is_coerced(changes, path):
+    assert path in refused(SMALL | changes)
+
+
+@pytest.mark.parametrize(
+    "nan", [float("nan"), float("inf"), -float("inf"), np.float32("nan"), np.float64("inf")], ids=str
+)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        lambda nan: {"storage": {"backend": "x", "threshold": nan}},
+        lambda nan: {"storage": {"backend": "x", "deep": [{"a": nan}]}},
+        lambda nan: {"splits": {"ratios": {"a": nan, "b": 1.0}}},
+        lambda nan: {"observation_model": {"name": "pIC50", "substrate_conc": nan}},
+        lambda nan: {"collate": {"a": {"form": "pad", "value": nan}}},
+    ],
+)
+def test_nan_and_infinity_are_refused_everywhere(changes, nan):
+    assert "NaN and infinity" in refused(SMALL | changes(nan))
+
+
+def test_the_words_nan_and_infinity_are_just_words():
+    found = spec(name="NaNoparticles", storage={"backend": "x", "note": "to Infinity"})
+    assert found.name == "NaNoparticles" and found.storage.options == {"note": "to Infinity"}
+
+
+@pytest.mark.parametrize(
+    "value", [object(), print, np.zeros(2), Array, lambda: 0], ids=lambda value: type(value).__name__
+)
+def test_a_python_object_is_refused_and_the_way_in_named(value):
+    said = refused(SMALL | {"storage": {"backend": "x", "thing": value}})
+    assert "a spec cannot hold" in said and "load_dataset(data=, featurizer=)" in said
+
+
+def test_python_values_with_a_plain_twin_are_that_twin():
+    found = spec(
+        storage={"backend": "x", "path": Path("a/b"), "n": np.int64(3), "f": np.float32(0.5), "b": np.bool_(True)},
+        splits={"a": {"rows": [np.int64(1), np.uint8(2)]}, "b": RangeSplit(range=(3, 4))},
+        columns={"a": Array("float32")},
+    )
+    assert found == spec(
+        storage={"backend": "x", "path": "a/b", "n": 3, "f": 0.5, "b": True},
+        splits={"a": {"rows": [1, 2]}, "b": {"range": [3, 4]}},
+    )
+
+
+def test_a_nest_without_end_is_refused():
+    loop = {}
+    loop["again"] = loop
+    assert "Circular" in refused(SMALL | {"storage": {"backend": "x", "loop": loop}})
+    deep = []
+    for _ in range(2000):
+        deep = [deep]
+    refused(SMALL | {"storage": {"backend": "x", "deep": deep}})
+
+
+def test_text_that_is_no_unicode_is_refused():
+    assert "surrogates" in refused(SMALL | {"name": "\ud800"})
+
+
+@pytest.mark.parametrize("key", [0, np.int64(0), "0"])
+def test_an_int_as_a_key_is_its_text(key):
+    assert DatasetSpec.parse({"columns": {key: {}}, "X": "0", "storage": {"backend": "x"}}).columns == {"0": Array()}
+
+
+def test_in_python_the_same_is_said_with_keywords():
+    assert DatasetSpec(**FULL) == DatasetSpec.parse(FULL)
+    with pytest.raises(SpecError, match=r"storage: Field required"):
+        DatasetSpec()
+
+
+def test_spec_errors_are_value_errors_of_the_library():
+    for error in (KinomlDataError, ValueError, SpecError):
+        with pytest.raises(error):
+            DatasetSpec.parse({})
+
+
+def test_every_word_of_a_long_list_of_columns_is_not_repeated():
+    columns = {f"descriptor_{i}": {} for i in range(5000)}
+    assert len(refused({"columns": columns, "X": "??", "storage": {"backend": "x"}})) < 600
+
+
+# -- equality, hash, copies
+
+
+def test_equal_specs_have_equal_hashes_and_lie_anywhere(tmp_path):
+    here, there = DatasetSpec.parse(FULL), DatasetSpec.parse(json.loads(json.dumps(FULL)), base=tmp_path)
+    assert here == there and hash(here) == hash(there) and len({here, there}) == 1
+    assert here.base != there.base
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other"},
+        {"columns": {"a": {"dtype": "float64"}}},
+        {"columns": {"a": {"shape": [3]}}},
+        {"X": ["a"]},
+        {"storage": {"backend": "x"}},
+        {"storage": {"backend": "in-memory", "device": "cpu"}},
+        {"splits": {"a": "b"}},
+        {"splits": {"ratios": {"a": 1.0}}},
+        {"observation_model": "pKd"},
+        {"collate": "pad"},
+    ],
+    ids=str,
+)
+def test_specs_that_say_something_else_are_not_equal(changes):
+    assert spec(**changes) != spec()
+    assert spec() != "spec" and spec() is not None
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda s: pickle.loads(pickle.dumps(s)),
+        lambda s: pickle.loads(pickle.dumps(s, protocol=2)),
+        copy.copy,
+        copy.deepcopy,
+        lambda s: DatasetSpec.parse(s.to_mapping(), s.base, s.root),
+        lambda s: s.model_copy(),
+    ],
+    ids=["pickle", "old pickle", "copy", "deepcopy", "mapping", "model_copy"],
+)
+def test_a_copy_is_equal_and_frozen_and_knows_its_folder(tmp_path, again):
+    for mapping in (FULL, SMALL, SMALL | {"splits": {"ratios": {"a": 0.5, "b": 0.5}, "seed": 2}}):
+        found = DatasetSpec.parse(mapping, base=tmp_path, root=tmp_path)
+        twin = again(found)
+        assert twin == found and hash(twin) == hash(found) and twin.to_mapping() == found.to_mapping()
+        assert (twin.base, twin.root) == (tmp_path, tmp_path)
+        with pytest.raises(TypeError):
+            twin.columns["new"] = Array()
+
+
+def test_the_same_spec_elsewhere_leaves_the_first_where_it_was(tmp_path):
+    found = DatasetSpec.parse(SMALL, base=tmp_path)
+    other = found.located(tmp_path / "sub", root=tmp_path)
+    assert found.base == tmp_path and found.root is None
+    assert other.base == tmp_path / "sub" and other.root == tmp_path
+
+
+def test_a_relative_base_does_not_move_with_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "a" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a")
+    found = DatasetSpec.parse(SMALL, base=Path("data"))
+    monkeypatch.chdir(tmp_path)
+    assert found.base == tmp_path / "a" / "data"
+
+
+# -- files
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("mapping", [FULL, SMALL, {"storage": {"backend": "x"}}], ids=["full", "small", "least"])
+def test_what_to_file_writes_from_file_reads(tmp_path, mapping, suffix):
+    found = DatasetSpec.parse(mapping, base=tmp_path)
+    found.to_file(tmp_path / f"spec{suffix}")
+    twin = DatasetSpec.from_file(tmp_path / f"spec{suffix}")
+    assert twin == found and twin.base == tmp_path and twin.root is None
+    assert twin.to_mapping() == found.to_mapping()
+    assert list(tmp_path.iterdir()) == [tmp_path / f"spec{suffix}"]
+
+
+def test_twins_in_three_formats_are_equal(tmp_path):
+    (tmp_path / "s.yaml").write_text(
+        """
+format: 1
+name: egfr
+columns:
+  0:     {dtype: int64, shape: [2, null]}
+  atoms: {dtype: float32, shape: ["*", 33], cast: same_kind}
+  pIC50: {dtype: float32}
+X: [0x, atoms]
+y: pIC50
+storage: {backend: npz-lazy, path: on, retries: 012, rate: 1e-3, flags: [yes, no, 2001-01-01]}
+splits: {ratios: {train: 8e-1, test: 0.2}, seed: 3}
+""".replace("0x", "'0'")
+    )
+    (tmp_path / "s.json").write_text(
+        json.dumps(
+            {
+                "format": 1,
+                "name": "egfr",
+                "columns": {
+                    "0": {"dtype": "int64", "shape": [2, "*"]},
+                    "atoms": {"dtype": "float32", "shape": ["*", 33], "cast": "same_kind"},
+                    "pIC50": {"dtype": "float32"},
+                },
+                "X": ["0", "atoms"],
+                "y": "pIC50",
+                "storage": {
+                    "backend": "npz-lazy",
+                    "path": "on",
+                    "retries": 12,
+                    "rate": 0.001,
+                    "flags": ["yes", "no", "2001-01-01"],
+                },
+                "splits": {"ratios": {"train": 0.8, "test": 0.2}, "seed": 3},
+            }
+        )
+    )
+    (tmp_path / "s.toml").write_text(
+        """
+format = 1
+name = "egfr"
+X = ["0", "atoms"]
+y = "pIC50"
+columns.0 = {dtype = "int64", shape = [2, "*"]}
+columns.atoms = {dtype = "float32", shape = ["*", 33], cast = "same_kind"}
+columns.pIC50.dtype = "float32"
+[storage]
+backend = "npz-lazy"
+path = "on"
+retries = 12
+rate = 1e-3
+flags = ["yes", "no", "2001-01-01"]
+[splits]
+ratios = {train = 0.8, test = 0.2}
+seed = 3
+"""
+    )
+    yaml, js, toml = (DatasetSpec.from_file(tmp_path / f"s{suffix}") for suffix in SUFFIXES)
+    assert yaml == js == toml
+    assert len({yaml, js, toml}) == 1
+
+
+column_names = st.text("abcXyz019_-", min_size=1, max_size=6)
+words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8) | st.sampled_from(
+    ["on", "012", "1e-3", "null", "~", "*", "a: b", "2001-01-01", "'", '"', "\n", "#", "<<"]
+)
+plain = st.recursive(
+    st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=6,
+)
+axes = st.lists(st.integers(0, 2**40) | st.sampled_from(["*", None]), max_size=4)
+
+
+@st.composite
+def mappings(draw):
+    names = draw(st.lists(column_names, min_size=1, max_size=5, unique=True))
+    columns = {}
+    for name in names:
+        dtype = draw(st.sampled_from(DTYPE_NAMES[:-1]))
+        columns[name] = {"dtype": dtype, "shape": draw(axes)}
+        if draw(st.booleans()):
+            columns[name] |= {"cast": draw(st.sampled_from(["safe", "same_kind"])), "stored_as": draw(words)}
+    cut = draw(st.integers(1, len(names)))
+    found = {"columns": columns, "X": names[:cut] if draw(st.booleans()) or cut > 1 else names[0]}
+    if names[cut:]:
+        found[draw(st.sampled_from(["y", "meta"]))] = names[cut:]
+    options = draw(st.dictionaries(words.filter(lambda w: w != "backend"), plain, max_size=4))
+    found["storage"] = options | {"backend": draw(words)}
+    if draw(st.booleans()):
+        split = (
+            words
+            | st.builds(lambda a, b: {"range": [a, b]}, st.integers(), st.integers())
+            | st.builds(lambda rows: {"rows": rows}, st.lists(st.integers(), max_size=4))
+            | st.builds(lambda file: {"file": file}, words)
+        )
+        found["splits"] = draw(
+            st.dictionaries(words.filter(lambda w: w != "ratios"), split, max_size=3)
+            | st.just({"ratios": {"train": 0.75, "on": 0.25}, "seed": draw(st.integers(0, 2**63))})
+        )
+    if draw(st.booleans()):
+        found["name"] = draw(words)
+    if draw(st.booleans()):
+        found["observation_model"] = draw(words | st.builds(lambda w, o: {"x": o, "name": w}, words, plain))
+    if draw(st.booleans()):
+        form = words | st.builds(lambda f, v: {"form": f, "value": v}, words, st.integers() | st.floats(-1e9, 1e9))
+        found["collate"] = draw(words | st.dictionaries(words, form, max_size=2))
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(mappings())
+def test_any_spec_comes_back_equal_from_all_three_formats(tmp_path_factory, mapping):
+    folder = tmp_path_factory.mktemp("specs")
+    found = DatasetSpec.parse(mapping, base=folder)
+    twins = []
+    for suffix in SUFFIXES:
+        found.to_file(folder / f"s{suffix}")
+        twins.append(DatasetSpec.from_file(folder / f"s{suffix}"))
+    assert all(twin == found for twin in twins)
+    assert all(repr(twin) == repr(found) for twin in twins)
+    assert len({found, *twins}) == 1
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_relative_paths_are_rewritten_to_start_from_the_new_file(tmp_path, suffix):
+    storage = {
+        "backend": "in-memory",
+        "source": {"backend": "npz-lazy", "path": "data/x.npz", "weights_path": "w/../w.pt", "pathway": "a/b"},
+        "path": "/absolute/x.npz",
+        "list": [{"path": "y.npz"}],
+        "file": "not/a/path",
+    }
+    splits = {
+        "train": {"file": "rows/train.npy"},
+        "test": {"file": "/absolute/test.npy"},
+        "file": "idx_file",
+        "my_file": "idx_my_file",
+        "path": "idx_path",
+    }
+    found = DatasetSpec.parse(SMALL | {"storage": storage, "splits": splits, "name": "a/b"}, base=tmp_path / "old")
+    (tmp_path / "new" / "deep").mkdir(parents=True)
+    path = tmp_path / "new" / "deep" / f"s{suffix}"
+    found.to_file(path)
+    moved = DatasetSpec.from_file(path)
+    assert moved.storage.options == {
+        "source": {
+            "backend": "npz-lazy",
+            "path": "../../old/data/x.npz",
+            "weights_path": "../../old/w.pt",
+            "pathway": "a/b",
+        },
+        "path": "/absolute/x.npz",
+        "list": ({"path": "../../old/y.npz"},),
+        "file": "not/a/path",
+    }
+    assert moved.splits == {
+        "train": FileSplit(file="../../old/rows/train.npy"),
+        "test": FileSplit(file="/absolute/test.npy"),
+        "file": "idx_file",
+        "my_file": "idx_my_file",
+        "path": "idx_path",
+    }
+    assert moved.name == "a/b"
+    moved.to_file(tmp_path / f"back{suffix}")
+    (tmp_path / "old").mkdir()
+    back = DatasetSpec.from_file(tmp_path / f"back{suffix}").storage.options["source"]["path"]
+    assert (tmp_path / back).resolve() == tmp_path / "old" / "data" / "x.npz"
+
+
+def test_a_split_in_the_ratios_may_be_called_file(tmp_path):
+    found = DatasetSpec.parse(SMALL | {"splits": {"ratios": {"file": 0.5, "path": 0.5}}}, base=tmp_path / "old")
+    found.to_file(tmp_path / "s.yaml")
+    assert DatasetSpec.from_file(tmp_path / "s.yaml") == found
+
+
+def test_a_folder_behind_a_symbolic_link_is_where_the_system_says_it_is(tmp_path):
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "real" / "x.npz").write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
+    found = DatasetSpec.parse({"storage": {"backend": "x", "path": "../x.npz"}}, base=tmp_path / "link")
+    found.to_file(tmp_path / "s.yaml")
+    assert DatasetSpec.from_file(tmp_path / "s.yaml").storage.options["path"] == "real/x.npz"
+
+
+def test_a_spec_read_through_a_link_has_its_paths_beside_the_file_itself(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "s.yaml").write_text("storage: {backend: x, path: x.npz}")
+    (tmp_path / "link.yaml").symlink_to(tmp_path / "real" / "s.yaml")
+    assert DatasetSpec.from_file(tmp_path / "link.yaml").base == tmp_path / "real"
+
+
+def test_to_file_replaces_what_was_there_and_keeps_a_link(tmp_path):
+    (tmp_path / "real.yaml").write_text("old")
+    (tmp_path / "s.yaml").symlink_to(tmp_path / "real.yaml")
+    spec().to_file(tmp_path / "s.yaml")
+    assert (tmp_path / "s.yaml").is_symlink() and DatasetSpec.from_file(tmp_path / "real.yaml") == spec()
+
+
+@pytest.mark.parametrize("name", ["spec", "spec.txt", "spec.ini", "spec.npz", ".yaml", "spec.yaml.bak"])
+def test_another_suffix_is_refused_both_ways(tmp_path, name):
+    with pytest.raises(SpecError, match=r"a spec file ends in \.yaml, \.yml, \.json, \.toml"):
+        spec().to_file(tmp_path / name)
+    (tmp_path / name).write_text("storage: {backend: x}")
+    with pytest.raises(SpecError, match="a spec file ends in"):
+        DatasetSpec.from_file(tmp_path / name)
+
+
+def test_the_case_of_a_suffix_does_not_matter(tmp_path):
+    for name in ("a.YAML", "b.Json", "c.TOML", "d.Yml"):
+        spec().to_file(tmp_path / name)
+        assert DatasetSpec.from_file(tmp_path / name) == spec()
+
+
+def test_a_missing_spec_file_is_not_found(tmp_path):
+    with pytest.raises(StoreNotFoundError, match=r"none\.yaml") as caught:
+        DatasetSpec.from_file(tmp_path / "none.yaml")
+    assert isinstance(caught.value, FileNotFoundError)
+
+
+def test_an_error_in_a_file_names_the_file_and_the_path_in_it(tmp_path):
+    (tmp_path / "mine.yaml").write_text("storage: {backend: x}\ncolumns: {a: {dtype: flaot32}}\nX: a")
+    with pytest.raises(SpecError, match=r"mine\.yaml: columns\.a\.dtype: .*'flaot32'; did you mean 'float32'"):
+        DatasetSpec.from_file(tmp_path / "mine.yaml")
+
+
+def test_a_folder_that_is_not_there_is_a_write_error(tmp_path):
+    with pytest.raises(kd.errors.StoreWriteError, match="no folder"):
+        spec().to_file(tmp_path / "none" / "s.yaml")
+
+
+def test_a_spec_can_be_read_where_its_plugin_is_not_installed(tmp_path):
+    (tmp_path / "s.yaml").write_text("storage: {backend: from-another-galaxy, warp: 9}\nobservation_model: unheard-of")
+    found = DatasetSpec.from_file(tmp_path / "s.yaml")
+    assert found.storage.backend == "from-another-galaxy" and found.storage.options == {"warp": 9}
+
+
+def test_infer_gives_the_spec_of_a_bare_file(tmp_path):
+    np.savez(tmp_path / "x.npz", X=np.zeros((4, 3), np.float32), y=np.zeros(4), idx_train=np.array([0, 2]))
+    found = DatasetSpec.infer(tmp_path / "x.npz")
+    assert found.columns == {"X": Array("float32", (3,)), "y": Array("float64")}
+    assert (found.X, found.y, found.splits) == ("X", "y", {"train": "idx_train"})
+    found.to_file(tmp_path / "s.yaml")
+    with kd.load_dataset(tmp_path / "s.yaml") as dataset:
+        assert dataset.indices["train"].tolist() == [0, 2]
+
+
+# -- paths that leave the folder of an embedded spec
+
+
+def embedded_in(folder, splits):
+    """An NPZ in `folder` that carries a spec with these splits."""
+    text = json.dumps({"columns": {"X": {"dtype": "float64"}}, "X": "X", "splits": splits})
+    spec_bytes = np.frombuffer(text.encode(), np.uint8)
+    crc = np.array([zlib.crc32(row.tobytes()) for row in np.zeros(4)], np.uint32)
+    np.savez(folder / "x.npz", **{"X": np.zeros(4), "X.crc32": crc, "_spec": spec_bytes})
+    return folder / "x.npz"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../rows.npy", "sub/../../rows.npy", "link.npy", "linked/rows.npy", "{outside}/rows.npy", "~/../../rows.npy"],
+)
+def test_a_spec_embedded_in_a_store_may_not_leave_its_folder(tmp_path, path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "in" / "~").mkdir()
+    np.save(tmp_path / "rows.npy", np.array([0, 1]))
+    (tmp_path / "in" / "link.npy").symlink_to(tmp_path / "rows.npy")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path)
+    file = embedded_in(tmp_path / "in", {"train": {"file": path.format(outside=tmp_path)}})
+    with pytest.raises(SpecError, match="leaves the dataset's folder"):
+        kd.load_dataset(file)
+
+
+def test_a_user_may_name_any_file_over_a_store_that_carries_a_spec(tmp_path):
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "rows.npy", np.array([2]))
+    file = embedded_in(tmp_path / "in", {"train": {"file": "../rows.npy"}})
+    mine = {"storage": {"backend": "npz-lazy", "path": file.name}, "splits": {"mine": {"file": "../rows.npy"}}}
+    with kd.load_dataset(mine, base=tmp_path / "in") as dataset:
+        assert dataset.indices["mine"].tolist() == [2]
+
+
+def test_a_spec_embedded_in_a_store_may_name_files_in_its_folder(tmp_path):
+    (tmp_path / "sub").mkdir()
+    np.save(tmp_path / "sub" / "rows.npy", np.array([3, 1]))
+    with kd.load_dataset(embedded_in(tmp_path, {"train": {"file": "sub/../sub/rows.npy"}})) as dataset:
+        assert dataset.indices["train"].tolist() == [3, 1]
+
+
+def test_a_storage_with_a_root_may_not_leave_it(tmp_path):
+    np.savez(tmp_path / "x.npz", X=np.zeros((4, 3)))
+    (tmp_path / "in").mkdir()
+    for path in ("../x.npz", str(tmp_path / "x.npz")):
+        inside = DatasetSpec.parse(
+            {"storage": {"backend": "npz-lazy", "path": path}}, base=tmp_path / "in", root=tmp_path / "in"
+        )
+        with pytest.raises(SpecError, match="leaves the dataset's folder"):
+            kd.load_dataset(inside)
+        with kd.load_dataset(inside.located(tmp_path / "in")) as dataset:
+            assert len(dataset) == 4
+
+
+@pytest.mark.parametrize("path", ["", "a\0b.npz", None, 5, ["x.npz"]], ids=repr)
+def test_a_path_that_is_none_is_refused(path):
+    with pytest.raises(SpecError, match=r"storage\.path"):
+        kd.load_dataset({"storage": {"backend": "npz-lazy", "path": path}})
+
+
+def test_a_home_or_a_variable_in_a_path_is_a_name_like_any_other(tmp_path):
+    for path in ("~/x.npz", "$HOME/x.npz", "file:///x.npz"):
+        with pytest.raises(StoreNotFoundError):
+            kd.load_dataset({"storage": {"backend": "npz-lazy", "path": path}}, base=tmp_path)
+
+
+def test_a_component_compares_with_its_options():
+    assert Component(backend="x", a=1) == Component(backend="x", a=1) != Component(backend="x", a=2)
+    assert DatasetSpec.parse(SMALL).base.is_absolute()
+
+
+def test_the_name_under_which_stores_keep_their_spec_is_no_column():
+    with pytest.raises(SpecError, match="_spec"):
+        DatasetSpec(columns={"_spec": {}}, X="_spec", storage={"backend": "in-memory"})
+
+
+def test_ratios_in_another_order_are_another_spec():
+    a, b = (
+        DatasetSpec(X="x", columns={"x": {}}, storage={"backend": "b"}, splits={"ratios": ratios})
+        for ratios in ({"train": 0.5, "test": 0.5}, {"test": 0.5, "train": 0.5})
+    )
+    assert a != b
+    assert a == DatasetSpec.parse(a.to_mapping())
+    assert hash(a) == hash(DatasetSpec.parse(a.to_mapping()))
+
+
+def test_any_mapping_will_do_inside_a_spec():
+    storage = MappingProxyType({"backend": "npz-lazy", "path": "a.npz", "more": MappingProxyType({"a": np.int8(1)})})
+    spec = DatasetSpec(storage=storage)
+    assert spec == DatasetSpec(storage={"backend": "npz-lazy", "path": "a.npz", "more": {"a": 1}})

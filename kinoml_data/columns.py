@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import pairwise
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +35,22 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.shapes)
 
-    def __getitem__(self, row: int) -> NDArray[Any]:
-        """One row in its own shape, a view of `values`."""
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the values and the shapes."""
+        return self.values.nbytes + self.shapes.nbytes
+
+    @overload
+    def __getitem__(self, row: int) -> NDArray[Any]: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Ragged: ...
+
+    def __getitem__(self, row: int | slice) -> NDArray[Any] | Ragged:
+        """One row in its own shape, or a slice of neighbouring rows; a view of `values`."""
+        if isinstance(row, slice):
+            start, stop, _ = row.indices(len(self))
+            return Ragged(self.values[self.offsets[start] : self.offsets[max(start, stop)]], self.shapes[start:stop])
         row = range(len(self))[row]  # from the end too, and an IndexError past it
         start, stop = self.offsets[row], self.offsets[row + 1]
         return self.values[start:stop].reshape(self.shapes[row])

@@ -34,11 +34,11 @@ class UnknownNameError(KinomlDataError, LookupError):
     """No backend, featurizer or observation model is registered under this name."""
 
 
-class BackendLoadError(KinomlDataError, ImportError):
+class PluginLoadError(KinomlDataError, ImportError):
     """A plugin was found but could not be loaded."""
 
 
-class BackendConflictError(KinomlDataError, ValueError):
+class PluginConflictError(KinomlDataError, ValueError):
     """Two distributions register the same name."""
 
 
@@ -83,7 +83,7 @@ class FeaturizationError(KinomlDataError, RuntimeError):
 
 
 @contextmanager
-def about(where: str) -> Iterator[None]:
+def error_prefix(where: str) -> Iterator[None]:
     """Errors of this library in the block begin with `where`."""
     try:
         yield
@@ -102,7 +102,7 @@ def one_line(error: object, limit: int = 400) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def describe(error: BaseException | None) -> str:
+def format_error(error: BaseException | None) -> str:
     """Type and text of another library's error: `ImportError: no module named x`."""
     return f"{type(error).__name__}: {one_line(error, 200)}"
 

@@ -17,11 +17,11 @@ from kinoml_data import registry
 from kinoml_data.contracts.backend import Backend
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.contracts.observation_model import ObservationModel
-from kinoml_data.dataset.binding import complete, embedded
+from kinoml_data.dataset.binding import complete, parse_embedded_spec
 from kinoml_data.dataset.collate import Collater
 from kinoml_data.dataset.dataset import XyDataset
-from kinoml_data.dataset.session import Opened, wanted
-from kinoml_data.errors import SpecError, StoreNotFoundError, UnknownNameError, about, quoted, unknown
+from kinoml_data.dataset.session import Session, requested_columns
+from kinoml_data.errors import SpecError, StoreNotFoundError, UnknownNameError, error_prefix, quoted, unknown
 from kinoml_data.spec import config
 from kinoml_data.spec.array import DTYPES, Model
 from kinoml_data.spec.dataset_spec import DatasetSpec
@@ -66,17 +66,17 @@ def load_dataset(
     Raises:
         SpecError: the description is wrong, or does not fit what is stored.
         SplitError: its splits overlap or are out of range, or there is no `split`.
-        UnknownNameError, BackendLoadError, BackendConflictError: a name is not registered, or its plugin is broken.
+        UnknownNameError, PluginLoadError, PluginConflictError: a name is not registered, or its plugin is broken.
         StoreNotFoundError, CorruptStoreError, UnsupportedStoreError: the store cannot be opened.
     """
     if data is not None and not isinstance(data, Mapping):
         raise SpecError(f"data: {quoted(data)} is not a mapping of columns to values")
-    found = described(spec, None if base is None else Path(base))
+    found = as_spec(spec, None if base is None else Path(base))
     if device is not None:
         options = options | {"device": device}
     found = _with_storage(found, backend, options)
     opener = open_backend(found, data, featurizer)
-    storage = opener.open(wanted(found))
+    storage = opener.open(requested_columns(found))
     try:
         if found.columns is None and storage.spec is not None:
             found = _embedded(storage.spec, found)
@@ -86,7 +86,7 @@ def load_dataset(
         model = _observation_model(found)
         if data is not None or featurizer is not None:
             found = found.over_objects()
-        dataset = XyDataset(Opened(found, opener, storage), Collater(found, collate), model)
+        dataset = XyDataset(Session(found, opener, storage), Collater(found, collate), model)
         return dataset if split is None else dataset.split(split)
     except BaseException:
         storage.close()
@@ -145,7 +145,7 @@ def load_datasets(
     found: dict[str, XyDataset] = {}
     try:
         for name, spec in _several(specs, None if base is None else Path(base)).items():
-            with about(f"datasets.{name}: "):
+            with error_prefix(f"datasets.{name}: "):
                 found[name] = load_dataset(spec(), **options)
     except BaseException:
         for dataset in found.values():
@@ -212,7 +212,7 @@ def _listed(rows: Any) -> Any:
 # -- the spec
 
 
-def described(spec: Any, base: Path | None = None) -> DatasetSpec:
+def as_spec(spec: Any, base: Path | None = None) -> DatasetSpec:
     """The spec that `load_dataset` would open, as it is said; raises as that does."""
     if isinstance(spec, DatasetSpec):
         return spec if base is None else spec.located(base, spec.root)
@@ -255,7 +255,7 @@ def _plain(spec: Any) -> Any:
 
 def _embedded(text: str, opened: DatasetSpec) -> DatasetSpec:
     """The spec in the store; what the spec that led there says besides goes first."""
-    found = embedded(text, opened.storage.model_dump(mode="json"), opened.base, opened.root or opened.base)
+    found = parse_embedded_spec(text, opened.storage.model_dump(mode="json"), opened.base, opened.root or opened.base)
     said = opened.to_mapping()
     both = found.to_mapping() | said
     if "X" in said or "y" in said:
@@ -337,7 +337,7 @@ def open_backend(
 
     Raises:
         SpecError: an option is wrong, or no backend of the spec takes what is given.
-        UnknownNameError, BackendLoadError, BackendConflictError: as `registry.Registry.get`.
+        UnknownNameError, PluginLoadError, PluginConflictError: as `registry.Registry.get`.
     """
     context = {
         "base": spec.base,

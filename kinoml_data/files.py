@@ -121,7 +121,7 @@ class PositionedFile:
                     self._fill(fd, offset, part)
         return out
 
-    def heads(self, offsets: NDArray[np.int64], width: int) -> bytes:
+    def read_prefixes(self, offsets: NDArray[np.int64], width: int) -> bytes:
         """`width` bytes from each offset, end to end; zeros past the end of the file.
 
         Raises:

@@ -24,7 +24,7 @@ from kinoml_data.contracts.backend import Backend
 from kinoml_data.contracts.batch_form import BatchForm
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.contracts.observation_model import ObservationModel
-from kinoml_data.errors import BackendConflictError, BackendLoadError, UnknownNameError, describe, quoted, unknown
+from kinoml_data.errors import PluginConflictError, PluginLoadError, UnknownNameError, format_error, quoted, unknown
 from kinoml_data.spec.parts import FORMS
 
 GROUP = hookspecs.PROJECT
@@ -107,7 +107,7 @@ class Plugin:
             self.seconds = time.perf_counter() - start
 
 
-class Built:
+class BuiltinPlugin:
     """The built-ins, registered through the same hooks as everyone else's."""
 
     @hookspecs.hookimpl
@@ -132,7 +132,7 @@ class Registry:
             self._manager = pluggy.PluginManager(hookspecs.PROJECT)
             self._manager.add_hookspecs(hookspecs)
             self._built_in = Plugin("built-in", "kinoml-data", version("kinoml-data"))
-            self._register(self._built_in, Built())
+            self._register(self._built_in, BuiltinPlugin())
             self.plugins = [Plugin(ep.name, *_distribution(ep), ep) for ep in entry_points(group=GROUP) if _allowed(ep)]
 
     def get(self, kind: str, name: str) -> type:
@@ -142,8 +142,8 @@ class Registry:
 
         Raises:
             UnknownNameError: nobody registers it; names what there is, and plugins that could not be loaded.
-            BackendLoadError: the plugin that is named like it could not be loaded.
-            BackendConflictError: two distributions register it.
+            PluginLoadError: the plugin that is named like it could not be loaded.
+            PluginConflictError: two distributions register it.
         """
         if found := self._built_in.names[kind].get(name):
             return found
@@ -154,13 +154,13 @@ class Registry:
         owners = self.owners(kind, name)
         if not owners:
             if broken := [plugin for plugin in first if plugin.error]:
-                raise BackendLoadError(_why(kind, name, broken[0])) from broken[0].error
+                raise PluginLoadError(_why(kind, name, broken[0])) from broken[0].error
             for plugin in plugins:
                 self._load(plugin)
             owners = self.owners(kind, name)
         if len(owners) > 1:
             both = " and ".join(map(str, owners))
-            raise BackendConflictError(f"{kind} {name!r} is registered by {both}; uninstall one of them")
+            raise PluginConflictError(f"{kind} {name!r} is registered by {both}; uninstall one of them")
         if not owners:
             known = sorted({*self._built_in.names[kind], *(n for p in plugins for n in p.names.get(kind, {}))})
             said = unknown(name, known, kind)
@@ -245,7 +245,7 @@ class Registry:
                     _check(cls, base, hook)
                     built_in = (*RESERVED.get(kind, ()), *self._built_in.names.get(kind, ()))
                     if plugin is not self._built_in and cls.name in built_in:
-                        raise BackendConflictError(f"{kind} {cls.name!r} is built in and cannot be replaced")
+                        raise PluginConflictError(f"{kind} {cls.name!r} is built in and cannot be replaced")
                 plugin.names[kind] = {cls.name: cls for cls in classes}
                 if len(plugin.names[kind]) < len(set(classes)):
                     raise TypeError(f"{hook} returned two classes of one name")
@@ -286,7 +286,7 @@ def _why(kind: str, name: str, plugin: Plugin) -> str:
 
 
 def _failure(plugin: Plugin) -> str:
-    return f"plugin {plugin.entry_point!r} of {plugin} could not be loaded: {describe(plugin.error)}"
+    return f"plugin {plugin.entry_point!r} of {plugin} could not be loaded: {format_error(plugin.error)}"
 
 
 def _all(known: list[str]) -> str:

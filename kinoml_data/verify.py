@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.columns import Ragged
-from kinoml_data.contracts.backend import Storage
-from kinoml_data.dataset.session import wanted
-from kinoml_data.errors import KinomlDataError, SpecError, StoreChangedError, describe
-from kinoml_data.factory import described, load_dataset, open_backend
+from kinoml_data.contracts.backend import Backend, Storage
+from kinoml_data.dataset.session import requested_columns
+from kinoml_data.errors import KinomlDataError, SpecError, StoreChangedError, format_error
+from kinoml_data.factory import as_spec, load_dataset, open_backend
+from kinoml_data.spec.array import Model
 from kinoml_data.spec.dataset_spec import DatasetSpec
 
 ROWS_PER_READ = 1024
@@ -90,26 +92,26 @@ def verify(
         progress: called with the rows read so far and all rows.
 
     Raises:
-        SpecError, UnknownNameError, BackendLoadError, BackendConflictError: the spec names no backend that opens it, or
+        SpecError, UnknownNameError, PluginLoadError, PluginConflictError: the spec names no backend that opens it, or
             does not fit what it opens.
         StoreNotFoundError: there is no such store.
         StoreChangedError: it was changed while it was read.
     """
     found = Verification()
-    described_spec = described(spec)
-    backend = open_backend(described_spec).checking()
+    described_spec = as_spec(spec)
+    backend = with_checks(open_backend(described_spec))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that this is a slow way to read
-            storage = backend.open(wanted(described_spec))
+            storage = backend.open(requested_columns(described_spec))
     except FileNotFoundError:
         raise
     except KinomlDataError as error:
-        found.damage.append(Damage(None, None, None, describe(error)))
+        found.damage.append(Damage(None, None, None, format_error(error)))
         return found
     with closing(storage):
         found.rows, found.columns = len(storage), len(storage.columns)
-        if not storage.checked:
+        if not storage.has_checksums:
             found.unchecked = f"{backend.name} has no checksums for all that it reads"
         for start in range(0, len(storage), ROWS_PER_READ):
             rows = range(start, min(start + ROWS_PER_READ, len(storage)))
@@ -131,8 +133,31 @@ def verify(
         except KinomlDataError as error:
             if isinstance(error, SpecError) and described_spec.model_fields_set != {"storage"}:
                 raise
-            found.damage.append(Damage(None, None, None, describe(error)))
+            found.damage.append(Damage(None, None, None, format_error(error)))
     return found
+
+
+def with_checks(backend: Backend) -> Backend:
+    """The backend with its options `verify` and `memory_budget` set as `Backend` says, and all inside it alike."""
+    if isinstance(backend, InMemory) and backend.source is not None:
+        return with_checks(backend.source)  # whose rows are the same, and are not all kept
+    changed: Backend = _with_checks(backend)
+    return changed
+
+
+def _with_checks(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _checked_field(item) for key, item in value.items()}
+    options = {"verify": "first", "memory_budget": 0}
+    fields = {name: getattr(value, name) for name in type(value).model_fields}
+    changes = {name: options.get(name, _checked_field(item)) for name, item in fields.items()}
+    return value.model_copy(update=changes)
+
+
+def _checked_field(value: Any) -> Any:
+    if isinstance(value, Backend):
+        return with_checks(value)
+    return _with_checks(value) if isinstance(value, (Model, Mapping)) else value
 
 
 def _failure(storage: Storage, name: str, rows: range, found: Verification) -> str | None:
@@ -142,7 +167,7 @@ def _failure(storage: Storage, name: str, rows: range, found: Verification) -> s
     except StoreChangedError:
         raise
     except KinomlDataError as error:
-        return describe(error)
+        return format_error(error)
     found.nbytes += (column.values if isinstance(column, Ragged) else column).nbytes
     return None
 

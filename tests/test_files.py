@@ -86,7 +86,7 @@ def test_extents_are_gathered_in_the_order_asked(file, pairs):
 def test_heads_past_the_end_are_zeros(file):
     offsets = np.array([0, 99_990, 100_000, 17], np.int64)
     expected = b"".join(CONTENT[a : a + 32].ljust(32, b"\0") for a in offsets.tolist())
-    assert file.heads(offsets, 32) == expected
+    assert file.read_prefixes(offsets, 32) == expected
 
 
 def test_random_extents_equal_the_bytes_kept_in_memory(file):
@@ -148,7 +148,7 @@ def test_short_reads_are_continued(path, monkeypatch):
     assert len(calls) > 5
     assert gathered(file, (9, 2000), (0, 1500)) == CONTENT[9:2009] + CONTENT[:1500]
     monkeypatch.setattr(os, "pread", lambda fd, n, offset, read=os.pread: read(fd, min(n, 3), offset))
-    assert file.heads(np.array([8, 99_999]), 64) == CONTENT[8:72] + CONTENT[99_999:].ljust(64, b"\0")
+    assert file.read_prefixes(np.array([8, 99_999]), 64) == CONTENT[8:72] + CONTENT[99_999:].ljust(64, b"\0")
 
 
 @pytest.mark.parametrize("calls", range(1, 4))
@@ -180,7 +180,7 @@ def test_what_the_system_cannot_read_is_a_read_error_with_path_and_place(path, m
     for read in (
         lambda: file.read(7, 5),
         lambda: gathered(file, (7, 5)),
-        lambda: file.heads(np.array([7]), 5),
+        lambda: file.read_prefixes(np.array([7]), 5),
         lambda: file.read_into(7, np.empty(5, np.uint8)),
     ):
         with pytest.raises(StoreReadError, match=r"data\.bin.*Input/output error") as caught:
@@ -274,7 +274,11 @@ def test_a_change_in_place_of_the_same_size_is_noticed(path, make):
     file = make(path)
     with path.open("r+b") as other:
         other.write(b"x")
-    for read in (lambda: file.read(0, 5), lambda: gathered(file, (500, 5)), lambda: file.heads(np.array([3]), 5)):
+    for read in (
+        lambda: file.read(0, 5),
+        lambda: gathered(file, (500, 5)),
+        lambda: file.read_prefixes(np.array([3]), 5),
+    ):
         with pytest.raises(StoreChangedError, match="changed after it was opened; load the dataset again"):
             read()
     file.close()

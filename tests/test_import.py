@@ -98,7 +98,7 @@ def test_every_error_is_one_of_the_library_and_a_built_in_made_from_one_string()
 
     found = [c for _, c in inspect.getmembers(kd.errors, inspect.isclass) if issubclass(c, kd.errors.KinomlDataError)]
     assert {c.__name__ for c in found} == {
-        *("KinomlDataError", "SpecError", "SplitError", "UnknownNameError", "BackendLoadError", "BackendConflictError"),
+        *("KinomlDataError", "SpecError", "SplitError", "UnknownNameError", "PluginLoadError", "PluginConflictError"),
         *("StoreNotFoundError", "CorruptStoreError", "UnsafeStoreError", "UnsupportedStoreError", "StoreChangedError"),
         *("StoreReadError", "StoreWriteError", "StoreExistsError", "SampleIndexError", "FeaturizationError"),
     }
@@ -106,8 +106,8 @@ def test_every_error_is_one_of_the_library_and_a_built_in_made_from_one_string()
         "SpecError": ValueError,
         "SplitError": ValueError,
         "UnknownNameError": LookupError,
-        "BackendLoadError": ImportError,
-        "BackendConflictError": ValueError,
+        "PluginLoadError": ImportError,
+        "PluginConflictError": ValueError,
         "StoreNotFoundError": FileNotFoundError,
         "CorruptStoreError": ValueError,
         "UnsafeStoreError": ValueError,

@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 import kinoml_data as kd
 from kinoml_data import registry
 from kinoml_data.cli.json_schema import json_schema
-from kinoml_data.errors import BackendConflictError, BackendLoadError, SpecError, UnknownNameError
+from kinoml_data.errors import PluginConflictError, PluginLoadError, SpecError, UnknownNameError
 from kinoml_data.registry import Registry
 from kinoml_data.spec.parts import FORMS
 
@@ -235,7 +235,7 @@ def test_an_unknown_collate_form_is_an_error_with_all_there_are_and_the_broken_p
         kd.load_dataset(form_spec(), data=FORM_ROWS, collate="graph")
     with pytest.raises(SpecError, match=r"collate\.atoms: graphs takes the whole batch, not a column: collate: graphs"):
         kd.load_dataset(form_spec(collate={"atoms": "graphs"}), data=FORM_ROWS)
-    with pytest.raises(BackendLoadError, match=r"collate form 'bad': plugin 'bad' of bad 1\.0 could"):
+    with pytest.raises(PluginLoadError, match=r"collate form 'bad': plugin 'bad' of bad 1\.0 could"):
         kd.load_dataset(form_spec(collate="bad"), data=FORM_ROWS)
 
 
@@ -400,13 +400,13 @@ def test_a_broken_plugin_breaks_nobody_else(broken):
 
 
 def test_asking_for_it_says_what_is_wrong_and_whose_it_is(broken):
-    with pytest.raises(BackendLoadError, match=f"(?s){broken}") as caught:
+    with pytest.raises(PluginLoadError, match=f"(?s){broken}") as caught:
         kd.load_dataset({"storage": {"backend": "broken"}})
     text = str(caught.value)
     assert "backend 'broken': plugin 'broken' of Bad-Dist 4.2 could not be loaded" in text
     assert isinstance(caught.value, ImportError) and isinstance(caught.value.__cause__, BaseException)
     assert len(text) < 600 and text.isprintable()
-    with pytest.raises(BackendLoadError):  # again, and no other error the second time
+    with pytest.raises(PluginLoadError):  # again, and no other error the second time
         kd.load_dataset({"storage": {"backend": "broken"}})
 
 
@@ -437,7 +437,7 @@ def test_control_c_while_a_plugin_is_imported_stops_and_leaves_no_mark(site):
 def test_an_entry_point_to_nothing_is_broken(site):
     install(site, "dist", {"gone": "p_gone", "attribute": "os:no_such_thing"})
     for name in ("gone", "attribute"):
-        with pytest.raises(BackendLoadError, match=f"plugin '{name}' of dist 1.0"):
+        with pytest.raises(PluginLoadError, match=f"plugin '{name}' of dist 1.0"):
             Registry().get("backend", name)
 
 
@@ -448,7 +448,7 @@ def test_a_name_of_two_distributions_is_an_error_naming_both_when_it_is_used(sit
     found = Registry()
     assert found.get("backend", "c").name == "c"
     assert "same" in found.all("backend")
-    with pytest.raises(BackendConflictError, match=r"dist-a 1\.0.*dist-b 2\.0|dist-b 2\.0.*dist-a 1\.0") as caught:
+    with pytest.raises(PluginConflictError, match=r"dist-a 1\.0.*dist-b 2\.0|dist-b 2\.0.*dist-a 1\.0") as caught:
         found.get("backend", "same")
     assert "'same'" in str(caught.value) and isinstance(caught.value, ValueError)
     assert found.get("backend", "c").name == "c"
@@ -573,10 +573,10 @@ def test_refresh_finds_what_was_installed_or_repaired_meanwhile(site):
         found.get("backend", "late")
     found.refresh()
     assert found.get("backend", "late").name == "late"
-    with pytest.raises(BackendLoadError):
+    with pytest.raises(PluginLoadError):
         found.get("backend", "fixed")
     (site / "p_fixed.py").write_text(backend("fixed") + "# longer than before\n")
-    with pytest.raises(BackendLoadError):
+    with pytest.raises(PluginLoadError):
         found.get("backend", "fixed")
     found.refresh()
     assert found.get("backend", "fixed").name == "fixed" and found.broken() == []
@@ -600,7 +600,7 @@ def test_metadata_without_a_name_is_no_obstacle(site):
     install(site, "good", {"good": "p_beside"}, p_beside=backend("good"))
     found = Registry()
     assert found.get("backend", "good").name == "good"
-    with pytest.raises(BackendLoadError, match="plugin 'odd'"):
+    with pytest.raises(PluginLoadError, match="plugin 'odd'"):
         found.get("backend", "odd")
 
 
@@ -695,7 +695,7 @@ def test_control_c_in_a_hook_stops_and_leaves_no_mark(site):
 
 def test_a_plugin_for_other_hooks_is_broken_and_says_which(site):
     install(site, "dist", {"future": "p_future"}, p_future="KINOML_DATA_API = 99\n" + backend("future"))
-    with pytest.raises(BackendLoadError, match="it is made for API 99 of kinoml_data"):
+    with pytest.raises(PluginLoadError, match="it is made for API 99 of kinoml_data"):
         Registry().get("backend", "future")
 
 
@@ -717,7 +717,7 @@ for name in ("import-error", "exit", "twice", "no-class", "no-name", "npz-lazzy"
 import numpy as np
 np.savez("x.npz", X=np.zeros(3))
 with kd.load_dataset("x.npz") as dataset:
-    found["built-in"] = type(dataset._opened.backend).__module__
+    found["built-in"] = type(dataset._session.backend).__module__
 json.dump(found, sys.stdout)
 """
 
@@ -745,13 +745,13 @@ def test_in_a_new_process_a_plugin_works_with_broken_ones_beside_it(tmp_path):
     assert found["for one name"] == ["p_count"]
     assert BUILT_IN | {"counting"} <= set(found["names"])
     assert found["built-in"] == "kinoml_data.backends.npz.backend"
-    assert found["import-error"][0] == "BackendLoadError"
+    assert found["import-error"][0] == "PluginLoadError"
     assert "bad-import 0.1" in found["import-error"][1] and "no_such_library" in found["import-error"][1]
-    assert found["exit"][0] == "BackendLoadError"
+    assert found["exit"][0] == "PluginLoadError"
     assert "bad-exit 0.2" in found["exit"][1] and "SystemExit: 7" in found["exit"][1]
-    assert found["twice"][0] == "BackendConflictError"
+    assert found["twice"][0] == "PluginConflictError"
     assert "twice-a 0.3" in found["twice"][1] and "twice-b 0.4" in found["twice"][1]
-    assert found["no-class"][0] == found["no-name"][0] == "BackendLoadError"
+    assert found["no-class"][0] == found["no-name"][0] == "PluginLoadError"
     assert "42" in found["no-class"][1] and "has no `name`" in found["no-name"][1]
     assert found["npz-lazzy"][0] == "UnknownNameError"
     for text in (

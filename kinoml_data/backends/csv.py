@@ -51,7 +51,7 @@ class Csv(Backend):
             CorruptStoreError: a value is missing, rows differ in length, or the text is not UTF-8.
             SpecError: text that is not of the dtype asked for; no column that is asked for.
         """
-        from kinoml_data.layouts.arrow import arrow_errors, chosen
+        from kinoml_data.layouts.arrow import arrow_errors, select_columns
 
         file = PositionedFile(self.path)
         try:
@@ -62,7 +62,7 @@ class Csv(Backend):
         with arrow_errors(self.path):
             table = self._table(data)
             flat: dict[str, NDArray[Any]] = {}
-            for name in chosen(self.path, list(table), columns):
+            for name in select_columns(self.path, list(table), columns):
                 where = f"{self.path}: column {quoted(name)}"
                 flat |= _column(name, table[name], where, self._wanted(name, columns))
         return MemoryStorage(flat, identity=identity)

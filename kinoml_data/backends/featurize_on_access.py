@@ -15,7 +15,7 @@ from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.columns import Column, Columns, Ragged, cast
 from kinoml_data.contracts.backend import AnyBackend, Backend, Storage
 from kinoml_data.contracts.featurizer import Featurizer
-from kinoml_data.errors import FeaturizationError, SpecError, describe, quoted, unknown
+from kinoml_data.errors import FeaturizationError, SpecError, format_error, quoted, unknown
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.parts import Named
 
@@ -72,11 +72,6 @@ class FeaturizeOnAccess(Backend):
                 source.close()
             raise
 
-    def checking(self) -> Backend:
-        """See `Backend.checking`."""
-        source = None if self.source is None else self.source.checking()
-        return self.model_copy(update={"source": source, "memory_budget": 0})
-
     def _split_data(self, columns: Mapping[str, Array] | None) -> tuple[dict[str, Sequence[Any]], dict[str, Any]]:
         """The caller's values the featurizer is called with, as they are, and the columns to pass through."""
         assert self._data is not None
@@ -100,7 +95,7 @@ class _Featurized(Storage):
         held = dict(source.columns) if source is not None else {}
         self.arrays = dict(source.arrays) if source is not None else {}
         self.identity = source.identity if source is not None else None
-        self.checked = source is not None and source.checked
+        self.has_checksums = source is not None and source.has_checksums
         featurizer = backend._featurizer
         self._label = featurizer.name if featurizer else getattr(self._call, "__name__", type(self._call).__name__)
         if featurizer is not None:
@@ -195,7 +190,9 @@ class _Featurized(Storage):
             raise
         # StopIteration would silently end an epoch, SystemExit a worker: both are failures of this row.
         except BaseException as error:
-            raise FeaturizationError(f"featurizer {self._label!r} failed for row {row}: {describe(error)}") from error
+            raise FeaturizationError(
+                f"featurizer {self._label!r} failed for row {row}: {format_error(error)}"
+            ) from error
 
     def _checked(self, result: Any, row: int) -> Arrays:
         names = list(self._outputs)

@@ -43,10 +43,6 @@ class InMemory(Backend):
         """The backend over Python values by column."""
         return cls.model_validate({}, context={"data": data})
 
-    def checking(self) -> Backend:
-        """See `Backend.checking`."""
-        return self if self.source is None else self.source.checking()
-
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
         _check_device(self.device)
         if self.source is None:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from kinoml_data.columns import Columns
 from kinoml_data.contracts.backend import AnyBackend, Backend, Storage
-from kinoml_data.errors import CorruptStoreError, SpecError, about, quoted, unknown
+from kinoml_data.errors import CorruptStoreError, SpecError, error_prefix, quoted, unknown
 from kinoml_data.layouts.flat_arrays import stored_splits
 from kinoml_data.spec import config
 from kinoml_data.spec.array import Array, Model
@@ -61,11 +61,6 @@ class Joined(Backend):
                 raise ValueError(f"tables.{index}: a column is joined twice")
             seen |= table.columns.keys()
 
-    def checking(self) -> Backend:
-        """See `Backend.checking`."""
-        tables = {i: table.model_copy(update={"source": table.source.checking()}) for i, table in self.tables.items()}
-        return self.model_copy(update={"source": self.source.checking(), "tables": tables})
-
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
         with ExitStack() as opened:
             joins = []
@@ -74,7 +69,7 @@ class Joined(Backend):
                 if not held:
                     continue
                 asked = None if columns is None else {there: columns[name] for name, there in held.items()}
-                with about(f"tables.{index}: "):
+                with error_prefix(f"tables.{index}: "):
                     storage = table.source.open(asked)
                     opened.callback(storage.close)
                     for there in held.values():
@@ -131,7 +126,7 @@ class JoinedStorage(Storage):
         # One that cannot tell when it changes leaves the others to be told.
         known = [part.identity for part in parts]
         self.identity = json.dumps(known) if any(text is not None for text in known) else None
-        self.checked = all(part.checked for part in parts)
+        self.has_checksums = all(part.has_checksums for part in parts)
         self.shareable = all(part.shareable for part in parts)
 
     def _check(self, join: _Join) -> None:

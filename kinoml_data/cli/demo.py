@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from kinoml_data.cli.terminal import files, progress, show, size, table
 from kinoml_data.conversion import convert
 from kinoml_data.dataset.dataset import XyDataset
-from kinoml_data.errors import BackendLoadError, CorruptStoreError, StoreExistsError
+from kinoml_data.errors import CorruptStoreError, PluginLoadError, StoreExistsError
 from kinoml_data.factory import load_dataset
 
 PLUGIN = "kinoml_data_rdkit"
@@ -127,7 +127,7 @@ def run(out: Path, console: Console) -> Result:
         console: where to print.
 
     Raises:
-        BackendLoadError: a package it needs is not installed.
+        PluginLoadError: a package it needs is not installed.
         StoreExistsError: the folder holds something else.
         CorruptStoreError: two backends give different tensors, which would be a bug.
     """
@@ -200,7 +200,7 @@ def _run(out: Path, molecules: Mapping[str, Any], console: Console, start: float
 def _molecules() -> Mapping[str, Any]:
     missing = [name for name in (PLUGIN, "rdkit", "matplotlib") if find_spec(name) is None]
     if missing:
-        raise BackendLoadError(
+        raise PluginLoadError(
             f"the demo needs {' and '.join(missing)}, not installed here. In a checkout of kinoml_data run: "
             'pip install -e ".[demo]" -e plugins/kinoml-data-rdkit'
         )

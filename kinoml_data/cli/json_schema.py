@@ -83,7 +83,7 @@ def _options(kind: str) -> dict[str, Schema]:
     for name, (cls, _) in sorted(registry().all(kind).items()):
         assert issubclass(cls, BaseModel)
         try:
-            found[name] = _described(cls, cls.model_json_schema())
+            found[name] = _with_docs(cls, cls.model_json_schema())
         except Exception:  # somebody else's field may have no schema at all; its author sees that elsewhere
             found[name] = {"type": "object", "description": _summary(cls)}
     return found
@@ -107,18 +107,18 @@ def _walk(value: Any, change: Callable[[str, Any], Any]) -> Any:
 
 
 def _column(schema: Schema) -> None:
-    schema.update(_described(Array, schema))
+    schema.update(_with_docs(Array, schema))
     fields = schema["properties"]
     fields["dtype"] |= {"enum": list(DTYPES)}
     fields["shape"]["items"] = {"anyOf": [{"type": "integer", "minimum": 0}, {"const": "*"}, {"type": "null"}]}
 
 
 def _form(schema: Schema) -> None:
-    schema.update(_described(CollateForm, schema))
+    schema.update(_with_docs(CollateForm, schema))
     schema["properties"]["form"] |= {"enum": list(FORMS)}
 
 
-def _described(cls: type, schema: Schema) -> Schema:
+def _with_docs(cls: type, schema: Schema) -> Schema:
     """`schema` with the class's docstring cut up: its first part, and what it says of each field."""
     section = inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:\n")[2]
     said = re.findall(r"^    ([\w, ]+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)

@@ -87,7 +87,7 @@ def _shapes(dataset: XyDataset, name: str, stored: Array, sample: int) -> tuple[
     """int64 `(rows, ndim)` of a column whose rows differ, and whether these are all rows; None if they do not."""
     if not (stored.ragged or stored.is_string):
         return None, True
-    known = dataset._opened.binding.shapes(name)
+    known = dataset._session.binding.shapes(name)
     if known is not None:
         return known, True
     stop = min(sample, len(dataset))

@@ -15,7 +15,7 @@ from rich.table import Table
 from kinoml_data.conversion import Progress as Report
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.errors import SpecError, quoted
-from kinoml_data.factory import described, load_dataset
+from kinoml_data.factory import as_spec, load_dataset
 from kinoml_data.spec import config
 
 PLAIN_WIDTH = 100_000  # a file or a pipe gets every cell on one line
@@ -92,7 +92,7 @@ def setting(text: str) -> tuple[str, Any]:
 
 
 def _with_settings(path: str, settings: Mapping[str, Any]) -> XyDataset:
-    spec = described(path)
+    spec = as_spec(path)
     said = spec.to_mapping()
     # The options of the outermost backend go with its name, which may be another one over the same data.
     options = {}

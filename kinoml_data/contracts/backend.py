@@ -1,9 +1,22 @@
-"""The whole contract for the author of a backend: `Backend` opens, `Storage` reads."""
+"""The whole contract for the author of a backend: `Backend` opens and writes, `Storage` reads.
+
+Three methods make a backend: `Backend.open`, `Storage.__len__` and `Storage.read`. A backend that writes adds
+`Backend.write`. Appending, streaming and asynchronous reads are not part of the contract.
+
+A folder of `.npy` files, one per column, is a backend in five lines::
+
+    class NpyFolder(Backend):
+        name = "npy-folder"
+        path: DataPath
+
+        def open(self, columns):
+            return ArrayStorage({file.stem: np.load(file, mmap_mode="r") for file in self.path.glob("*.npy")})
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -17,25 +30,25 @@ from kinoml_data.spec.array import Array, Model
 
 
 class Storage(ABC):
-    """An open dataset: named columns of rows, read a batch at a time.
+    """An open dataset: named columns of rows, read a batch at a time. A context manager that closes itself.
 
     A storage belongs to the process that opened it. It is never pickled and needs no care for fork,
-    unless `shareable` says that its buffers may be shared.
+    unless `shareable` is True.
 
     Attributes:
-        columns: what is really stored, by name.
+        columns: the stored columns, by name.
         arrays: named arrays that are not per row, such as split indices.
-        spec: the spec embedded in the store, as JSON, where there is one.
-        identity: a text that changes when the content changes, where that can be told cheaply.
-        checked: True if checksums cover all that is read, so that damage is an error.
-        shareable: True if it is immutable buffers that may cross into worker processes.
+        spec: the spec embedded in the store, as JSON; None if there is none.
+        identity: a text that changes when the content changes; None if the backend cannot tell cheaply.
+        has_checksums: True if checksums cover everything that is read, so that damage is always an error.
+        shareable: True if the storage consists of immutable buffers that worker processes may share.
     """
 
     columns: Mapping[str, Array]
     arrays: Mapping[str, NDArray[Any]] = {}
     spec: str | None = None
     identity: str | None = None
-    checked: bool = False
+    has_checksums: bool = False
     shareable: bool = False
 
     @abstractmethod
@@ -44,51 +57,96 @@ class Storage(ABC):
 
     @abstractmethod
     def read(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Columns:
-        """The given rows of the given columns.
+        """Read some rows of some columns.
+
+        Several threads may call this at once, and the same arguments always give the same result.
 
         Args:
-            rows: row numbers in `[0, len)`, in any order; they may repeat, and may be none.
-            columns: names out of `self.columns`; no other is to be read.
+            rows: int64 `(n,)`, row numbers in `[0, len(self))`, in any order; a number may repeat, and n may be 0.
+            columns: names from `self.columns`; no other column may be read.
 
         Returns:
-            A column each, row i of it being `rows[i]`: an array `(len(rows), *shape)`, a `Ragged` where
-            the shape is ragged, the UTF-8 bytes as `Ragged` for strings. New, writable arrays.
+            One entry per name, whose row i is row `rows[i]` of the store: an array `(n, *shape)`, or a `Ragged` if
+            the shape is ragged; strings are a `Ragged` of their UTF-8 bytes. The arrays are new and writable.
 
-        This is called from several threads at once and answers the same every time.
+        Raises:
+            CorruptStoreError: the bytes that were read are not the ones that were written.
+            StoreChangedError: the store was altered or replaced after it was opened.
+            StoreReadError: the operating system failed to read.
         """
 
     def read_row(self, row: int, columns: Sequence[str]) -> Mapping[str, NDArray[Any]]:
-        """One row, each column as a new array in its own shape. Optional, where there is a shorter way than `read`."""
+        """Read one row, each column as a new array in its own shape; raises as `read`.
+
+        Override this if there is a shorter way than `read`.
+        """
         return {name: np.array(column[0]) for name, column in self.read(np.array([row]), columns).items()}
 
     def shapes(self, column: str) -> NDArray[np.int64] | None:
-        """int64 `(rows, ndim)` of a ragged column without reading its values; None if not known."""
+        """int64 `(rows, ndim)`: the shape of every row of a ragged column; None if that needs reading the values."""
         return None
 
-    def close(self) -> None:  # noqa: B027 - nothing to do is a good default
-        """Let go of files. Called once; nothing is read afterwards."""
+    def batches(self, columns: Sequence[str] | None = None, size: int = 1024) -> Iterator[Columns]:
+        """All rows in order, `size` at a time, of some columns or of all; raises as `read`."""
+        names = list(self.columns if columns is None else columns)
+        for start in range(0, len(self), size):
+            yield self.read(np.arange(start, min(start + size, len(self))), names)
+
+    def close(self) -> None:  # noqa: B027 - a storage that holds nothing open has nothing to close
+        """Close files and connections. The storage is not used afterwards; a second call does nothing."""
+
+    def __enter__(self) -> Storage:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
 
 class Backend(Model, ABC):
     """A way to store columns. Its fields are its options in the config.
 
+    The class variables say what the backend can do. `convert` reads them before it reads any row, `kinoml-data
+    backends` prints them, and the conformance suite tests the backend accordingly.
+
+    `kinoml-data verify` opens a backend with two options changed, if it has fields of these names: `verify` becomes
+    "first", so that every checksum is compared, and `memory_budget` becomes 0, so that nothing is decoded before it
+    is read. It does the same to every backend among the fields.
+
     Attributes:
-        name: what a spec calls it.
-        suffixes: bare files it opens, such as `(".npz",)`; it then has an option `path`.
+        name: the name that a spec uses.
+        suffixes: the suffixes of bare files that the backend opens, such as `(".npz",)`; it then has a field `path`.
+        can_write: True if the backend defines `write`.
+        can_overwrite: False if `write` refuses `overwrite=True`.
+        keeps_arrays: False if `write` does not store `arrays`.
+        keeps_spec: False if `write` does not store `spec`.
+        survives_fork: False if a storage cannot be opened in a process forked from one that used the backend.
+        unsupported_dtypes: the dtypes that `write` refuses.
     """
 
     name: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]] = ()
+    can_write: ClassVar[bool] = False
+    can_overwrite: ClassVar[bool] = True
+    keeps_arrays: ClassVar[bool] = True
+    keeps_spec: ClassVar[bool] = True
+    survives_fork: ClassVar[bool] = True
+    unsupported_dtypes: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
-        """Open for reading. Import heavy packages here, not at the top of the module.
+        """Open the store for reading. Import heavy packages here, not at the top of the module.
 
         Args:
-            columns: what the spec asks for, by the name in the store; None to find out from the store.
+            columns: the columns that the spec asks for, by their names in the store; None if the backend has to find
+                out from the store which columns there are.
 
         Raises:
-            StoreNotFoundError, CorruptStoreError, UnsupportedStoreError: as their names say.
+            StoreNotFoundError: there is no store.
+            CorruptStoreError: the store is damaged.
+            UnsafeStoreError: opening the store would run code, leave its folder or take unbounded memory.
+            UnsupportedStoreError: the store is intact but uses a feature that the backend does not read.
+            StoreReadError: the operating system failed to read.
+            SpecError: an option is wrong, or none of `columns` is in the store.
         """
 
     def write(
@@ -99,24 +157,27 @@ class Backend(Model, ABC):
         arrays: Mapping[str, NDArray[Any]] | None = None,
         spec: str | None = None,
         overwrite: bool = False,
+        check: Callable[[Storage], object] | None = None,
     ) -> None:
-        """Write all rows, in order, or leave everything as it was. Optional.
+        """Write all rows in order, or leave everything as it was. Optional; set `can_write` if you define it.
 
         Args:
-            columns: what to store.
-            batches: the rows, each batch holding every column.
+            columns: the columns to store.
+            batches: the rows; each batch contains every column.
             arrays: named arrays that are not per row.
-            spec: JSON to embed, given back as `Storage.spec`.
-            overwrite: replace an existing store; without it one is a `StoreExistsError`.
+            spec: JSON to embed, which `Storage.spec` gives back.
+            overwrite: True replaces an existing store.
+            check: called once with the new store, open for reading, before it replaces anything. Whatever it raises
+                ends the write, and the old store stays.
 
         Raises:
-            StoreExistsError, StoreWriteError, UnsupportedStoreError: as their names say.
+            StoreExistsError: the store exists and `overwrite` is False.
+            StoreWriteError: the operating system refused; the old store is unchanged.
+            UnsupportedStoreError: the backend cannot store a column, or cannot overwrite. Raised before any batch is
+                read.
+            SpecError: a batch is not what `columns` announces.
         """
-        raise UnsupportedStoreError(f"backend {self.name!r} cannot write")
-
-    def checking(self) -> Backend:
-        """The same with checksums compared and nothing decoded before it is read, for `verify`. Optional."""
-        return self
+        raise UnsupportedStoreError(f"the backend {self.name!r} cannot write")
 
     @model_serializer(mode="wrap")
     def _named(self, handler: Any) -> dict[str, Any]:

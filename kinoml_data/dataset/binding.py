@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from kinoml_data.columns import Column, Columns, Ragged, cast
 from kinoml_data.contracts.backend import Storage
-from kinoml_data.dataset.device import OnDevice
+from kinoml_data.dataset.device import DeviceColumns
 from kinoml_data.errors import CorruptStoreError, SpecError, StoreReadError, quoted, unknown
-from kinoml_data.layouts.flat_arrays import difference, stored_splits
+from kinoml_data.layouts.flat_arrays import mismatch, stored_splits
 from kinoml_data.layouts.memory_storage import MemoryStorage
 from kinoml_data.spec import config
 from kinoml_data.spec.array import Array
@@ -48,7 +48,7 @@ def complete(spec: DatasetSpec, storage: Storage) -> DatasetSpec:
     return DatasetSpec.parse(columns, spec.base, spec.root)
 
 
-def embedded(text: str, storage: Mapping[str, Any], base: Path, root: Path) -> DatasetSpec:
+def parse_embedded_spec(text: str, storage: Mapping[str, Any], base: Path, root: Path) -> DatasetSpec:
     """The spec a store carries, over `storage`, which is how the store was opened.
 
     Raises:
@@ -116,10 +116,10 @@ class Binding:
         own = type(storage).read_row is not Storage.read_row
         self._direct = frozenset(n for n, p in self._plans.items() if own and p.stored_as == n and not p.adapts)
         self._direct_names: set[tuple[str, ...]] = set()
-        self._device: OnDevice | None = None
+        self._device: DeviceColumns | None = None
         if isinstance(storage, MemoryStorage) and storage.device is not None:
             names = [*spec.X_names, *spec.y_names]
-            self._device = OnDevice(self.read(np.arange(len(storage)), names), storage.device)
+            self._device = DeviceColumns(self.read(np.arange(len(storage)), names), storage.device)
 
     def read(self, rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, Column]:
         """The given rows of the columns `names`, as `Storage.read` but adapted to the spec.
@@ -160,7 +160,7 @@ class Binding:
         found = self.storage.read(rows, sources)
         for source in sources:
             column = found[source]
-            problem = difference(self.storage.columns[source], column)
+            problem = mismatch(self.storage.columns[source], column)
             if len(column) != len(rows) or problem:
                 raise StoreReadError(
                     f"{type(self.storage).__name__} is wrong: it was asked for {len(rows)} rows of column "

@@ -87,7 +87,7 @@ class Sample(tuple[Any, ...]):
 
 
 class Batch:
-    """Rows that were read together: looks like a list of samples, holds columns.
+    """RowNumbers that were read together: looks like a list of samples, holds columns.
 
     It is not a `collections.abc.Sequence`: torch would take one apart.
     """
@@ -115,7 +115,7 @@ class Collater:
 
     Raises:
         SpecError: an unknown form or column, a form that cannot hold a column, a padding value missing.
-        BackendLoadError, BackendConflictError: the plugin of a form is broken, or there are two.
+        PluginLoadError, PluginConflictError: the plugin of a form is broken, or there are two.
     """
 
     def __init__(self, spec: DatasetSpec, collate: Any = None) -> None:

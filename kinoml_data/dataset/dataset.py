@@ -11,15 +11,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from kinoml_data.columns import Column, Ragged, sizes_of
 from kinoml_data.dataset.collate import Batch, Collater, as_tensor
-from kinoml_data.dataset.indexing import positions
-from kinoml_data.dataset.session import Opened, refuse_workers
+from kinoml_data.dataset.indexing import normalize_index
+from kinoml_data.dataset.session import Session, refuse_workers
 from kinoml_data.errors import SampleIndexError, SpecError, SplitError, quoted, unknown
 from kinoml_data.loading import loader
 from kinoml_data.observation import Identity
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import DatasetSpec
 
-Rows = NDArray[np.int64]
+RowNumbers = NDArray[np.int64]
 
 
 class XyDataset(Dataset[Any]):
@@ -36,22 +36,22 @@ class XyDataset(Dataset[Any]):
 
     def __init__(
         self,
-        opened: Opened,
+        session: Session,
         collater: Collater,
         observation_model: Callable[..., Any] | None = None,
-        selection: tuple[str | Rows, ...] = (),
+        selection: tuple[str | RowNumbers, ...] = (),
     ) -> None:
-        self._opened, self.collate_fn = opened, collater
+        self._session, self.collate_fn = session, collater
         self.observation_model = observation_model or Identity()
         self._selection = selection
-        self._rows: Rows | None = self._select()
+        self._rows: RowNumbers | None = self._select()
 
     @property
     def spec(self) -> DatasetSpec:
-        return self._opened.spec
+        return self._session.spec
 
     def __len__(self) -> int:
-        return len(self._opened.binding.storage) if self._rows is None else len(self._rows)
+        return len(self._session.binding.storage) if self._rows is None else len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
         """`(X, y)` of one sample for an int, collated as the loader would for anything else.
@@ -59,12 +59,12 @@ class XyDataset(Dataset[Any]):
         Raises:
             SampleIndexError: out of range, or nothing that selects rows.
         """
-        binding = self._opened.binding
+        binding = self._session.binding
         length = len(binding.storage) if self._rows is None else len(self._rows)
         if type(index) is int and -length <= index < length:
             position = index % length
         else:
-            chosen, single = positions(index, length)
+            chosen, single = normalize_index(index, length)
             if not single:
                 return self.collate_fn(self._read(chosen))
             position = int(chosen[0])
@@ -73,12 +73,12 @@ class XyDataset(Dataset[Any]):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Samples at several positions, read together; torch's loaders call this."""
-        return self._read(positions(list(indices), len(self))[0])
+        return self._read(normalize_index(list(indices), len(self))[0])
 
-    def _read(self, chosen: Rows) -> Batch:
+    def _read(self, chosen: RowNumbers) -> Batch:
         rows = chosen if self._rows is None else self._rows[chosen]
         names = self.collate_fn.names
-        return Batch(self._opened.binding.read(rows, names), len(rows), self.collate_fn)
+        return Batch(self._session.binding.read(rows, names), len(rows), self.collate_fn)
 
     # -- views
 
@@ -88,11 +88,11 @@ class XyDataset(Dataset[Any]):
         Raises:
             SplitError: there is no split of that name.
         """
-        if name not in self._opened.splits:
-            text = unknown(name, self._opened.splits, "split")
-            if not self._opened.splits:
+        if name not in self._session.splits:
+            text = unknown(name, self._session.splits, "split")
+            if not self._session.splits:
                 text += "; the dataset has none"
-                stored = [quoted(key) for key in self._opened.binding.storage.arrays if key.startswith("idx_")]
+                stored = [quoted(key) for key in self._session.binding.storage.arrays if key.startswith("idx_")]
                 if stored:
                     text += f"; the store has {', '.join(stored[:8])}, which the spec may name under `splits`"
             raise SplitError(text)
@@ -107,38 +107,38 @@ class XyDataset(Dataset[Any]):
         Raises:
             SampleIndexError: as indexing does.
         """
-        chosen, single = positions(rows, len(self))
+        chosen, single = normalize_index(rows, len(self))
         if single:
             raise SampleIndexError(f"select takes several rows, not {quoted(rows)}; index the dataset for one sample")
         return self._view(chosen)
 
     def with_collater(self, collater: Collater) -> XyDataset:
         """The same rows, put together by another collater."""
-        return type(self)(self._opened, collater, self.observation_model, self._selection)
+        return type(self)(self._session, collater, self.observation_model, self._selection)
 
-    def _view(self, step: str | Rows) -> XyDataset:
-        return type(self)(self._opened, self.collate_fn, self.observation_model, (*self._selection, step))
+    def _view(self, step: str | RowNumbers) -> XyDataset:
+        return type(self)(self._session, self.collate_fn, self.observation_model, (*self._selection, step))
 
-    def _select(self) -> Rows | None:
-        rows: Rows | None = None
+    def _select(self) -> RowNumbers | None:
+        rows: RowNumbers | None = None
         for step in self._selection:
             if not isinstance(step, str):
                 rows = step if rows is None else rows[step]
             elif rows is None:
-                rows = self._opened.splits[step]
+                rows = self._session.splits[step]
             else:
-                rows = rows[np.isin(rows, self._opened.splits[step])]
+                rows = rows[np.isin(rows, self._session.splits[step])]
         return rows
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> RowNumbers:
         """int64 `(len,)`: the row number in the store of each position."""
         return np.arange(len(self), dtype=np.int64) if self._rows is None else self._rows.copy()
 
     @property
-    def indices(self) -> dict[str, Rows]:
+    def indices(self) -> dict[str, RowNumbers]:
         """The positions in this dataset of each split's rows, int64; `{}` without splits."""
-        splits = self._opened.splits
+        splits = self._session.splits
         if self._rows is None:
             return {name: rows.copy() for name, rows in splits.items()}
         return {name: np.flatnonzero(np.isin(self._rows, rows)) for name, rows in splits.items()}
@@ -154,18 +154,18 @@ class XyDataset(Dataset[Any]):
         columns = self.spec.columns or {}
         if name not in columns:
             raise SpecError(unknown(name, columns, "column"))
-        column = self._opened.binding.read(self.rows, [name])[name]
+        column = self._session.binding.read(self.rows, [name])[name]
         if isinstance(column, Ragged):
             return column.strings() if columns[name].is_string else self.collate_fn.ragged(name, column)
         return as_tensor(column)
 
     def stored_columns(self) -> dict[str, Array]:
         """What the store holds for each column of the spec, before any cast."""
-        return {name: self._opened.binding.stored(name) for name in self.spec.columns or {}}
+        return {name: self._session.binding.stored(name) for name in self.spec.columns or {}}
 
-    def read_stored(self, chosen: Rows, names: Sequence[str]) -> dict[str, Column]:
+    def read_stored(self, chosen: RowNumbers, names: Sequence[str]) -> dict[str, Column]:
         """Columns at some positions as the store holds them, as numpy; for copying."""
-        return self._opened.binding.read_stored(chosen if self._rows is None else self._rows[chosen], names)
+        return self._session.binding.read_stored(chosen if self._rows is None else self._rows[chosen], names)
 
     @property
     def shape_X(self) -> Any:
@@ -224,33 +224,33 @@ class XyDataset(Dataset[Any]):
             SpecError: a form that cannot hold a column; workers over data on a device; arguments that exclude
                 each other; a column to group by that is not ragged.
         """
-        storage = self._opened.binding.storage
+        storage = self._session.binding.storage
         if kwargs.get("num_workers"):
             refuse_workers(storage)
         collate_fn = self.collate_fn if collate is None else Collater(self.spec, collate)
         lengths = None if group_by_length is None else self._lengths(group_by_length)
         return loader.make(self, collate_fn, seed=seed, prefetch=prefetch, lengths=lengths, kwargs=kwargs)
 
-    def _lengths(self, name: str) -> Rows:
+    def _lengths(self, name: str) -> RowNumbers:
         """The number of elements of each row of a ragged column, without reading it where the store knows."""
         columns = self.spec.columns or {}
         if name not in columns or not columns[name].ragged:
             ragged = [n for n, array in columns.items() if array.ragged]
             raise SpecError(f"group_by_length: {unknown(name, ragged, 'ragged column')}")
-        shapes = self._opened.binding.shapes(name)
+        shapes = self._session.binding.shapes(name)
         if shapes is None:
-            column = self._opened.binding.read(self.rows, [name])[name]
+            column = self._session.binding.read(self.rows, [name])[name]
             assert isinstance(column, Ragged)
             shapes = column.shapes
         elif self._rows is not None:
             shapes = shapes[self._rows]
-        lengths: Rows = sizes_of(shapes)
+        lengths: RowNumbers = sizes_of(shapes)
         return lengths
 
     def close(self) -> None:
         """Let go of files; a view leaves the dataset it was made from open."""
         if not self._selection:
-            self._opened.close()
+            self._session.close()
 
     def __enter__(self) -> XyDataset:
         return self
@@ -270,8 +270,8 @@ class XyDataset(Dataset[Any]):
 
         def part(names: str | tuple[str, ...] | None) -> str:
             if names is None or isinstance(names, str):
-                return "None" if names is None else f"{names} {describe(columns[names])}"
-            return "[" + ", ".join(f"{name} {describe(columns[name])}" for name in names) + "]"
+                return "None" if names is None else f"{names} {columns[names]}"
+            return "[" + ", ".join(f"{name} {columns[name]}" for name in names) + "]"
 
         splits = {name: len(rows) for name, rows in self.indices.items() if len(rows)}
         parts = [f"{len(self):,} rows", f"X={part(self.spec.X)}", f"y={part(self.spec.y)}"]
@@ -281,11 +281,3 @@ class XyDataset(Dataset[Any]):
             f"<{type(self).__name__} {self.spec.name or ''}: ".replace(" :", ":")
             + f"{'; '.join(parts)}; {self.spec.storage.backend}>"
         )
-
-
-def describe(array: Array) -> str:
-    """`float32 (53, *)`."""
-    if array.is_string or not array.shape:
-        return array.dtype
-    axes = ", ".join("*" if axis is None else str(axis) for axis in array.shape)
-    return f"{array.dtype} ({axes}{',' if len(array.shape) == 1 else ''})"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kinoml_data.columns import Column, Ragged
 
 
-class OnDevice:
+class DeviceColumns:
     """Whole columns as tensors on a device; shapes and offsets stay with the processor.
 
     Args:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kinoml_data.errors import SampleIndexError, one_line, quoted
 
 
-def positions(index: Any, length: int) -> tuple[NDArray[np.int64], bool]:
+def normalize_index(index: Any, length: int) -> tuple[NDArray[np.int64], bool]:
     """Translate an index as numpy would, with nothing guessed.
 
     Args:

@@ -17,7 +17,7 @@ from kinoml_data.layouts.memory_storage import MemoryStorage
 from kinoml_data.spec.dataset_spec import DatasetSpec
 
 
-class Opened:
+class Session:
     """What a dataset and all its views share.
 
     It pickles as the spec and the backend, with the Python objects the caller passed in; whoever unpickles
@@ -37,7 +37,7 @@ class Opened:
     def __init__(self, spec: DatasetSpec, backend: Backend | None, storage: Storage) -> None:
         self.spec, self.backend = spec, backend
         self.identity = storage.identity
-        self._splits: dict[str, splits.Rows] | None
+        self._splits: dict[str, splits.RowNumbers] | None
         self._reset(None)
         self._bind(storage)
         self._splits = splits.resolve(spec, storage.arrays, len(storage))
@@ -64,7 +64,7 @@ class Opened:
         return self._open()
 
     @property
-    def splits(self) -> dict[str, splits.Rows]:
+    def splits(self) -> dict[str, splits.RowNumbers]:
         """The rows of every split."""
         if self._splits is None:
             storage = self.binding.storage
@@ -94,7 +94,7 @@ class Opened:
 
     def _again(self) -> Storage:
         assert self.backend is not None and self.spec.columns is not None
-        storage = self.backend.open(wanted(self.spec))
+        storage = self.backend.open(requested_columns(self.spec))
         if storage.identity != self.identity:
             storage.close()
             raise StoreChangedError(
@@ -117,7 +117,7 @@ class Opened:
         self._closed = state["closed"]
 
 
-def wanted(spec: DatasetSpec) -> dict[str, Any] | None:
+def requested_columns(spec: DatasetSpec) -> dict[str, Any] | None:
     """The columns of a spec by their names in the store, for `Backend.open`."""
     return None if spec.columns is None else {array.stored_as or name: array for name, array in spec.columns.items()}
 
@@ -132,19 +132,19 @@ def refuse_workers(storage: Storage | None) -> None:
         raise SpecError(f"the dataset is kept on {storage.device!r}; workers cannot read it, use num_workers=0")
 
 
-def _reduce_for_worker(opened: Opened) -> tuple[Any, ...]:
+def _reduce_for_worker(session: Session) -> tuple[Any, ...]:
     """How it goes to a spawned process: with a shareable storage, which makes the backend unnecessary."""
-    refuse_workers(opened._storage)
-    state = opened.__getstate__()
-    if opened._storage is not None and opened._storage.shareable:
-        state |= {"storage": opened._storage, "backend": None}
+    refuse_workers(session._storage)
+    state = session.__getstate__()
+    if session._storage is not None and session._storage.shareable:
+        state |= {"storage": session._storage, "backend": None}
     return _restore, (state,)
 
 
-def _restore(state: dict[str, Any]) -> Opened:
-    opened = Opened.__new__(Opened)
-    opened.__setstate__(state)
-    return opened
+def _restore(state: dict[str, Any]) -> Session:
+    session = Session.__new__(Session)
+    session.__setstate__(state)
+    return session
 
 
-ForkingPickler.register(Opened, _reduce_for_worker)
+ForkingPickler.register(Session, _reduce_for_worker)

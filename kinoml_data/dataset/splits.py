@@ -14,10 +14,10 @@ from kinoml_data.layouts import npy
 from kinoml_data.spec.dataset_spec import DatasetSpec
 from kinoml_data.spec.parts import FileSplit, RangeSplit, RatioSplits, RowsSplit
 
-Rows = NDArray[np.int64]
+RowNumbers = NDArray[np.int64]
 
 
-def resolve(spec: DatasetSpec, arrays: Mapping[str, NDArray[Any]], length: int) -> dict[str, Rows]:
+def resolve(spec: DatasetSpec, arrays: Mapping[str, NDArray[Any]], length: int) -> dict[str, RowNumbers]:
     """The rows of every split of `spec`, in a store of `length` rows that holds `arrays`.
 
     Returns:
@@ -55,7 +55,7 @@ def resolve(spec: DatasetSpec, arrays: Mapping[str, NDArray[Any]], length: int) 
     return found
 
 
-def by_ratio(splits: RatioSplits, length: int) -> dict[str, Rows]:
+def by_ratio(splits: RatioSplits, length: int) -> dict[str, RowNumbers]:
     """Random splits: one permutation, cut by largest remainder in the order written.
 
     The permutation is that of `np.random.Generator(np.random.PCG64(seed))`, so the same seed gives the
@@ -70,7 +70,7 @@ def by_ratio(splits: RatioSplits, length: int) -> dict[str, Rows]:
     return dict(zip(splits.ratios, np.split(shuffled, np.cumsum(sizes)[:-1]), strict=True))
 
 
-def _as_rows(array: NDArray[Any], name: str, length: int) -> Rows:
+def _as_rows(array: NDArray[Any], name: str, length: int) -> RowNumbers:
     if array.ndim != 1:
         raise SplitError(f"split {name!r}: row numbers have one axis, these have {array.ndim}")
     if array.dtype == bool:
@@ -86,7 +86,7 @@ def _as_rows(array: NDArray[Any], name: str, length: int) -> Rows:
     return array.astype(np.int64)
 
 
-def _check_disjoint(found: Mapping[str, Rows], length: int) -> None:
+def _check_disjoint(found: Mapping[str, RowNumbers], length: int) -> None:
     owner = np.full(length, -1, np.int64)
     names = list(found)
     for number, (name, rows) in enumerate(found.items()):

@@ -46,7 +46,7 @@ def arrow_errors(path: Path) -> Iterator[None]:
         raise CorruptStoreError(f"{path}: {one_line(error)}") from None
 
 
-def chosen(path: Path, held: Sequence[str], columns: Mapping[str, Array] | None) -> list[str]:
+def select_columns(path: Path, held: Sequence[str], columns: Mapping[str, Array] | None) -> list[str]:
     """The columns to decode: those of `held` that are asked for, or all.
 
     Raises:
@@ -80,7 +80,7 @@ def _is_list(type_: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ArrowRows:
     """Some rows of one column.
 
     Attributes:
@@ -92,7 +92,7 @@ class Rows:
     shapes: NDArray[np.int64]
 
 
-def rows_of(array: Any, where: str, first: int = 0) -> Rows:
+def rows_of(array: Any, where: str, first: int = 0) -> ArrowRows:
     """The rows of an Arrow array of numbers, of strings, or of lists of any depth of numbers.
 
     Args:
@@ -122,8 +122,8 @@ def rows_of(array: Any, where: str, first: int = 0) -> Rows:
     if dtype == STRING:
         return _strings(array)
     if dtype == NULL:
-        return Rows(np.empty(0, np.uint8), shapes)
-    return Rows(array.to_numpy(zero_copy_only=False), shapes)
+        return ArrowRows(np.empty(0, np.uint8), shapes)
+    return ArrowRows(array.to_numpy(zero_copy_only=False), shapes)
 
 
 def _items(array: Any) -> tuple[NDArray[np.int64], Any]:
@@ -146,18 +146,18 @@ def _row_of(found: NDArray[np.bool_], bounds: NDArray[np.int64]) -> int:
     return int(np.searchsorted(bounds, np.argmax(found), side="right")) - 1
 
 
-def _strings(array: Any) -> Rows:
+def _strings(array: Any) -> ArrowRows:
     if len(array) == 0:
-        return Rows(np.empty(0, np.uint8), np.empty((0, 1), np.int64))
+        return ArrowRows(np.empty(0, np.uint8), np.empty((0, 1), np.int64))
     array = array.cast(pa.large_string())
     _, offsets, data = array.buffers()
     bounds = np.frombuffer(offsets, np.int64, len(array) + 1, array.offset * 8)
     held = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
-    return Rows(held[bounds[0] : bounds[-1]], np.diff(bounds).reshape(-1, 1))
+    return ArrowRows(held[bounds[0] : bounds[-1]], np.diff(bounds).reshape(-1, 1))
 
 
-def described(
-    name: str, type_: Any, parts: Sequence[Rows], where: str, wanted: Array | None = None
+def infer_array(
+    name: str, type_: Any, parts: Sequence[ArrowRows], where: str, wanted: Array | None = None
 ) -> tuple[Array, NDArray[np.int64]]:
     """What a column holds, and the shapes of all its rows, int64 `(rows, ndim)`.
 
@@ -201,7 +201,7 @@ def described(
     return Array(dtype, tuple(row)), shapes
 
 
-def column_of(array: Array, parts: Sequence[Rows]) -> Column:
+def column_of(array: Array, parts: Sequence[ArrowRows]) -> Column:
     """Some rows of a column that was `described` as `array`; the values of a single part are not copied."""
     filled = [part.values for part in parts if len(part.values)]
     one = len(filled) == 1 and filled[0].dtype == array.numpy
@@ -219,11 +219,11 @@ def column_of(array: Array, parts: Sequence[Rows]) -> Column:
 
 
 def flat_column(
-    name: str, type_: Any, parts: Sequence[Rows], where: str, wanted: Array | None = None
+    name: str, type_: Any, parts: Sequence[ArrowRows], where: str, wanted: Array | None = None
 ) -> dict[str, NDArray[Any]]:
     """One column as flat arrays, by the names of the layout in `arrays.py`; arguments and errors as `described`.
 
     They may be views of `parts`, and not writable.
     """
-    array, _ = described(name, type_, parts, where, wanted)
+    array, _ = infer_array(name, type_, parts, where, wanted)
     return flatten({name: array}, {name: column_of(array, parts)})

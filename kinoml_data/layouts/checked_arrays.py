@@ -28,7 +28,7 @@ from kinoml_data.columns import Column, Columns, Ragged
 from kinoml_data.contracts.backend import Storage
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted
 from kinoml_data.layouts.checksums import row_checks
-from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, ArrayStorage, difference, flatten
+from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, ArrayStorage, flatten, mismatch
 from kinoml_data.spec.array import Array
 
 FORMAT = 1
@@ -46,7 +46,7 @@ class Container(Protocol):
         """A whole array, in native byte order."""
 
 
-class Growing(Protocol):
+class AppendableArray(Protocol):
     """An array of a container that rows are appended to."""
 
     def append(self, rows: NDArray[Any]) -> None:
@@ -84,7 +84,7 @@ class CheckedArrayStorage(ArrayStorage):
             super().__init__(arrays, identity=identity, close=close)
         except CorruptStoreError as error:
             raise CorruptStoreError(f"{where}: {error}") from None
-        self.checked = checks is not None
+        self.has_checksums = checks is not None
         self._checks = {} if checks is None or verify == "never" else dict(checks)
         self._where, self._once = where, verify == "first"
         self._passed = {name: np.zeros(len(self), bool) for name in self._checks}
@@ -169,7 +169,7 @@ def write_rows(
     *,
     arrays: Mapping[str, NDArray[Any]],
     spec: str | None,
-    made: Callable[[str, np.dtype[Any], tuple[int, ...]], Growing],
+    made: Callable[[str, np.dtype[Any], tuple[int, ...]], AppendableArray],
 ) -> dict[str, Any]:
     """Fill a container with rows as they come; returns what belongs into it besides, as plain JSON values.
 
@@ -180,7 +180,7 @@ def write_rows(
     Raises:
         SpecError: a batch holds something else than `columns` announces.
     """
-    growing: dict[str, Growing] = {}
+    growing: dict[str, AppendableArray] = {}
     for name, array in columns.items():
         growing[_key(name, array)] = made(_key(name, array), array.numpy, _fixed(array))
         if array.ragged or array.is_string:
@@ -190,7 +190,7 @@ def write_rows(
     kept: dict[str, list[NDArray[Any]]] = {key: [] for key in growing if key.endswith((SHAPES, CRC))}
     for batch in batches:
         for name, array in columns.items():
-            if problem := difference(array, batch[name]):
+            if problem := mismatch(array, batch[name]):
                 raise SpecError(f"column {quoted(name)}: a batch holds {problem}")
             parts = flatten({name: array}, {name: batch[name]}) | {name + CRC: row_checks(batch[name])}
             lengths[name] += len(parts[_key(name, array)])

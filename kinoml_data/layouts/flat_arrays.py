@@ -42,7 +42,7 @@ def flatten(columns: Mapping[str, Array], data: Columns) -> dict[str, NDArray[An
     return flat
 
 
-def difference(array: Array, column: Column) -> str | None:
+def mismatch(array: Array, column: Column) -> str | None:
     """What a column of a batch is where it is not what `array` announced; None where it is."""
     said = "(*,)" if array.is_string else str(array.shape)
     ragged = array.ragged or array.is_string
@@ -81,7 +81,7 @@ def flat_arrays(
     parts: dict[str, list[Column]] = {name: [_no_rows(array)] for name, array in columns.items()}
     for batch in batches:
         for name, array in columns.items():
-            if problem := difference(array, batch[name]):
+            if problem := mismatch(array, batch[name]):
                 raise SpecError(f"column {quoted(name)}: a batch holds {problem}")
             parts[name].append(batch[name])
     flat = flatten(columns, {name: concatenate(held) for name, held in parts.items()})
@@ -169,12 +169,12 @@ class ArrayStorage(Storage):
         values = self._values[name]
         if name not in self._shapes:
             if isinstance(values, np.ndarray):
-                return native(values[rows])
+                return to_native_order(values[rows])
             return self.slices(values, rows, rows + 1)
         shapes = self._shapes[name][rows]
         offsets = self._offsets[name]
         read = gather if isinstance(values, np.ndarray) else self.slices
-        taken = native(read(values, offsets[rows], offsets[rows + 1]))
+        taken = to_native_order(read(values, offsets[rows], offsets[rows + 1]))
         array = self.columns[name]
         if array.ragged or array.is_string:
             return Ragged(taken, shapes)
@@ -187,11 +187,11 @@ class ArrayStorage(Storage):
         Override it where a container has a better way to read many slices at once.
         """
         if len(starts) == 0:
-            return native(np.empty((0, *values.shape[1:]), values.dtype))
+            return to_native_order(np.empty((0, *values.shape[1:]), values.dtype))
         first = np.flatnonzero(np.r_[True, starts[1:] != stops[:-1]])
         last = np.r_[first[1:] - 1, len(starts) - 1]
         pairs = zip(starts[first].tolist(), stops[last].tolist(), strict=True)
-        return native(np.concatenate([np.asarray(values[a:b]) for a, b in pairs]))
+        return to_native_order(np.concatenate([np.asarray(values[a:b]) for a, b in pairs]))
 
 
 def ragged_array(name: str, dtype: Any, shapes: NDArray[np.int64], *, is_string: bool = False) -> Array:
@@ -239,6 +239,6 @@ def common_length(rows: Mapping[str, int]) -> int:
     return next(iter(rows.values()))
 
 
-def native(array: NDArray[Any]) -> NDArray[Any]:
+def to_native_order(array: NDArray[Any]) -> NDArray[Any]:
     """`array` in the byte order of this machine."""
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kinoml_data.layouts.flat_arrays import UTF8, VALUES, ArrayStorage, native
+from kinoml_data.layouts.flat_arrays import UTF8, VALUES, ArrayStorage, to_native_order
 
 
 class MemoryStorage(ArrayStorage):
@@ -30,7 +30,7 @@ class MemoryStorage(ArrayStorage):
         identity: str | None = None,
         device: str | None = None,
     ) -> None:
-        self._flat = {name: np.ascontiguousarray(native(np.asarray(array))) for name, array in flat.items()}
+        self._flat = {name: np.ascontiguousarray(to_native_order(np.asarray(array))) for name, array in flat.items()}
         super().__init__(self._flat, spec=spec, identity=identity)
         self.arrays = dict(arrays or {})
         self.device = device

@@ -23,10 +23,10 @@ class PrefetchLoader(DataLoader[Any]):
     prefetch: int = 2
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        return _Ahead(super().__iter__(), self.prefetch)
+        return _PrefetchIterator(super().__iter__(), self.prefetch)
 
 
-class _Ahead:
+class _PrefetchIterator:
     """An iterator run in a thread, which ends when the iterator is dropped."""
 
     def __init__(self, batches: Iterator[Any], size: int) -> None:
@@ -35,7 +35,7 @@ class _Ahead:
         self._thread = threading.Thread(target=_fill, args=(batches, self._ready, self._stop), daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> _Ahead:
+    def __iter__(self) -> _PrefetchIterator:
         return self
 
     def __next__(self) -> Any:

@@ -123,10 +123,10 @@ class RingCollate:
 
     def __call__(self, samples: Any) -> Any:
         batch = self.collate(samples)
-        return batch if get_worker_info() is None else _Sent.pack(batch, self.ring)
+        return batch if get_worker_info() is None else _BatchInTransit.pack(batch, self.ring)
 
 
-class _Sent:
+class _BatchInTransit:
     """A batch on its way; unpickling it gives the batch."""
 
     def __init__(self, number: int, payload: bytes, slot: int, places: list[tuple[int, int]]) -> None:

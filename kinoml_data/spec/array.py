@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from kinoml_data.columns import Column, Ragged
 from kinoml_data.errors import unknown
 
 STRING = "str"
@@ -85,7 +86,36 @@ class Array(Model):
         return None in self.shape
 
     @property
+    def rows_differ(self) -> bool:
+        """True if rows may differ in size, as ragged rows and strings do: the column is then a `Ragged`."""
+        return self.ragged or self.is_string
+
+    @property
+    def axes(self) -> tuple[int | None, ...]:
+        """The axes of one row as it is stored: the shape, and for a string the one axis of its bytes."""
+        return (None,) if self.is_string else self.shape
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape with 0 for each ragged axis."""
+        return tuple(axis or 0 for axis in self.shape)
+
+    def empty(self) -> Column:
+        """No rows of such a column."""
+        if self.rows_differ:
+            return Ragged(np.empty(0, self.numpy), np.empty((0, len(self.axes)), np.int64))
+        return np.empty((0, *self.row_shape), self.numpy)
+
+    def __str__(self) -> str:
+        """`float32 (53, *)`; the dtype alone for one value per row."""
+        if not self.shape:
+            return self.dtype
+        axes = ", ".join("*" if axis is None else str(axis) for axis in self.shape)
+        return f"{self.dtype} ({axes}{',' if len(self.shape) == 1 else ''})"
+
+    @property
     def is_string(self) -> bool:
+        """True for text."""
         return self.dtype == STRING
 
     @property

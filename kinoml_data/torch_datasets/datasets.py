@@ -25,14 +25,14 @@ from kinoml_data.errors import SpecError, quoted
 from kinoml_data.factory import load_dataset
 from kinoml_data.observation import Identity
 from kinoml_data.torch_datasets import samples
-from kinoml_data.torch_datasets.samples import ByField, BySystem, Featurize, OnDevice, OverCore, WithIndices
+from kinoml_data.torch_datasets.samples import ByField, BySystem, CoreDataset, Featurize, ToDeviceCollater, WithIndices
 
 IN_MEMORY: dict[str, Any] = {"backend": "in-memory"}
 Path_ = str | os.PathLike[str]
 _accessor_to_indices = samples.accessor_to_indices
 
 
-class PrefeaturizedTorchDataset(OverCore):
+class PrefeaturizedTorchDataset(CoreDataset):
     """Arrays that are featurized already; `ds[i]` is `(X, y)` in float32.
 
     Args:
@@ -56,7 +56,7 @@ class PrefeaturizedTorchDataset(OverCore):
         spec = {"X": "X", "y": "y", "storage": IN_MEMORY}
         data = {"X": self.systems, "y": self.measurements}
         core = load_dataset(spec, data=data, dtype={"X": "float32", "y": "float32"})
-        self.core = core.with_collater(OnDevice(core.spec, device=self.device))
+        self.core = core.with_collater(ToDeviceCollater(core.spec, device=self.device))
 
     def estimate_input_size(self) -> tuple[int, ...]:
         """The shape of the first X."""
@@ -96,7 +96,7 @@ class TorchDataset(PrefeaturizedTorchDataset):
             "storage": {"backend": "featurize-on-access", "inputs": ["system"]},
         }
         core = load_dataset(spec, data={"system": self.systems, "y": y}, featurizer=featurize)
-        return core.with_collater(OnDevice(core.spec, device=self.device))
+        return core.with_collater(ToDeviceCollater(core.spec, device=self.device))
 
     def __len__(self) -> int:
         return len(self.systems)
@@ -201,7 +201,7 @@ class MultiXTorchDataset(WithIndices):
         return [number for number in numbers if number is not None]
 
 
-class AwkwardArrayDataset(OverCore):
+class AwkwardArrayDataset(CoreDataset):
     """Records of an awkward array with fields "0", "1", ...; the last field is y.
 
     `ds[i]` is `([X0, X1, ...], y)`. `ds[many]` gives one tensor per field where the rows have one shape, else a list.

@@ -16,14 +16,14 @@ from kinoml_data.backends.npz.storage import row_and_array
 from kinoml_data.columns import Ragged
 from kinoml_data.dataset.collate import Batch, Collater, Form, as_tensor
 from kinoml_data.dataset.dataset import XyDataset
-from kinoml_data.dataset.indexing import positions
+from kinoml_data.dataset.indexing import normalize_index
 from kinoml_data.errors import SpecError
 from kinoml_data.spec.dataset_spec import DatasetSpec
 
 SPLITS = ("train", "test", "val")
 
 
-class Same(Collater):
+class StackIfUniform(Collater):
     """Rows of a ragged column that happen to have one shape become one tensor, others a list."""
 
     def __init__(self, spec: DatasetSpec) -> None:
@@ -35,7 +35,7 @@ class Same(Collater):
         return super().ragged(name, column)
 
 
-class OnDevice(Same):
+class ToDeviceCollater(StackIfUniform):
     """Tensors land on a device, but for those made in worker processes."""
 
     def __init__(self, spec: DatasetSpec, *, device: str) -> None:
@@ -51,7 +51,7 @@ class OnDevice(Same):
         return super().parts(tensors)
 
 
-class ByField(Same):
+class ByField(StackIfUniform):
     """X is a list with one entry per column."""
 
     def parts(self, tensors: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -143,11 +143,11 @@ def accessor_to_indices(accessor: Any, full_size: int) -> tuple[list[int], bool]
     """The positions an index selects, and whether it is a single one; True means all, False none."""
     if accessor is True or accessor is False:
         return list(range(full_size)) if accessor else [], False
-    found, single = positions(list(accessor) if isinstance(accessor, tuple) else accessor, full_size)
+    found, single = normalize_index(list(accessor) if isinstance(accessor, tuple) else accessor, full_size)
     return found.tolist(), single
 
 
-class OverCore(Dataset[Any]):
+class CoreDataset(Dataset[Any]):
     """A torch dataset whose rows come from the core."""
 
     core: XyDataset
@@ -166,7 +166,7 @@ class OverCore(Dataset[Any]):
         return DataLoader(self, **{"collate_fn": self.core.collate_fn, **kwargs})
 
 
-class WithIndices(OverCore):
+class WithIndices(CoreDataset):
     """One with row selectors under train, test and val."""
 
     indices: dict[str, Any]

@@ -152,7 +152,7 @@ def test_the_memory_in_use_stays_within_the_budget():
         {"i": list(range(300)), "y": np.zeros(300, "f4")},
         memory_budget=budget,
     )
-    storage = dataset._opened.binding.storage
+    storage = dataset._session.binding.storage
     for start in range(0, 300, 7):
         dataset[start : start + 7]
         held = sum(array.nbytes for arrays in storage._memory.values() for array in arrays)

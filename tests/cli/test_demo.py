@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 
 from kinoml_data.cli import demo
-from kinoml_data.errors import BackendLoadError, StoreExistsError
+from kinoml_data.errors import PluginLoadError, StoreExistsError
 from kinoml_data.spec.dataset_spec import DatasetSpec
 
 
 def test_a_missing_package_is_named_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "kinoml_data_rdkit" else find_spec(name))
-    with pytest.raises(BackendLoadError, match=r"needs kinoml_data_rdkit.*pip install -e .* plugins/kinoml-data-rdkit"):
+    with pytest.raises(PluginLoadError, match=r"needs kinoml_data_rdkit.*pip install -e .* plugins/kinoml-data-rdkit"):
         demo.run(tmp_path / "out", Console(quiet=True))
     assert not (tmp_path / "out").exists()
 

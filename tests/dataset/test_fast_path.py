@@ -66,7 +66,7 @@ def test_an_epoch_reads_each_batch_once_and_makes_no_samples(
     folder: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ds = kd.load_dataset(folder / "packed.npz", backend=backend, collate="packed")
-    reads = Counter(monkeypatch, type(ds._opened.binding.storage), "read")
+    reads = Counter(monkeypatch, type(ds._session.binding.storage), "read")
     samples = Counter(monkeypatch, type(ds.collate_fn), "sample")
     assert sum(1 for _ in ds.as_dataloader(batch_size=100)) == 30
     assert (reads.calls, samples.calls) == (30, 0)

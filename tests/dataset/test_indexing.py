@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, DataLoader, RandomSampler, SequentialSampler, Subset, random_split
 
 import kinoml_data as kd
-from kinoml_data.dataset.indexing import positions
+from kinoml_data.dataset.indexing import normalize_index
 from kinoml_data.errors import SampleIndexError
 
 ROWS = 10
@@ -349,17 +349,17 @@ def test_any_chain_of_selections_is_that_of_numpy(length, steps):
 @given(st.integers(-(2**80), 2**80), st.integers(0, 2**40))
 def test_any_int_is_a_row_or_an_index_error(index, length):
     if -length <= index < length:
-        found, single = positions(index, length)
+        found, single = normalize_index(index, length)
         assert single and found.tolist() == [index % length] and found.dtype == np.int64
     else:
         with pytest.raises(SampleIndexError, match=f"for {length} rows"):
-            positions(index, length)
+            normalize_index(index, length)
 
 
 def test_positions_of_many_rows_do_not_overflow():
     length = 2**40
-    assert positions([length - 1, -1, -length], length)[0].tolist() == [length - 1, length - 1, 0]
-    assert reduce(operator.add, positions(slice(length - 3, None), length)[0].tolist()) == 3 * length - 6
+    assert normalize_index([length - 1, -1, -length], length)[0].tolist() == [length - 1, length - 1, 0]
+    assert reduce(operator.add, normalize_index(slice(length - 3, None), length)[0].tolist()) == 3 * length - 6
 
 
 def test_select_takes_several_rows_and_not_one():

@@ -117,7 +117,7 @@ def _one(case: Case, number: int, folder: Path, options: Any) -> str | None:
     try:
         signal.setitimer(signal.ITIMER_PROF, HANG)
         try:
-            found = seed.difference(seed.backend(path, **options))
+            found = seed.mismatch(seed.backend(path, **options))
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
     except KinomlDataError:

@@ -42,7 +42,7 @@ class Seed:
     def backend(self, path: Path, **options: Any) -> Backend:
         return (NpzLazy if self.suffix == ".npz" else ParquetAwkward)(path=path, **options)
 
-    def difference(self, backend: Backend) -> str | None:
+    def mismatch(self, backend: Backend) -> str | None:
         """How what the backend reads differs from what was stored, None where it does not; its errors pass."""
         with closing(backend.open(None)) as storage:
             if set(storage.columns) != set(self.columns):

@@ -21,7 +21,7 @@ def test_each_store_holds_what_is_kept_in_memory(held, tmp_path):
     for seed in held:
         path = tmp_path / f"store{seed.suffix}"
         path.write_bytes(seed.data)
-        assert seed.difference(seed.backend(path)) is None, seed.name
+        assert seed.mismatch(seed.backend(path)) is None, seed.name
 
 
 def test_damaged_npz_files_are_errors_or_right():
@@ -50,7 +50,7 @@ def test_without_the_digest_of_the_footer_the_proof_finds_wrong_tensors(monkeypa
 
 def cases(held: list[Seed], act):
     class Acting(Seed):
-        def difference(self, backend):
+        def mismatch(self, backend):
             return act()
 
     store = held[0]

@@ -541,7 +541,7 @@ def in_processes(report: Report, module: str, given: list[Any], jobs: int) -> Re
 def warm(place: Path, only: str = "") -> dict[str, Writer]:
     """The writers, ready: what is imported or opened only once is no boundary."""
     # Small parts, so that little data is read and written in many calls.
-    sys.modules["kinoml_data.convert"].ROWS_PER_BATCH = ROWS // BATCHES  # type: ignore[attr-defined]
+    sys.modules["kinoml_data.conversion"].ROWS_PER_BATCH = ROWS // BATCHES  # type: ignore[attr-defined]
     npz_write.CHUNK, npz_write.ROWS_PER_READ, parquet_write.ROW_GROUP_BYTES = 2048, ROWS // BATCHES, 4096
     every = {name: writer for name, writer in writers().items() if name.startswith(only)}
     for writer in every.values():

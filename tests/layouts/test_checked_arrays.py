@@ -107,7 +107,7 @@ def test_every_flipped_byte_of_an_array_is_an_error(stored):
         file.write_bytes(content)
     with closing(stored.open(EXAMPLE.columns)) as storage:
         same_rows(storage, EXAMPLE, range(len(EXAMPLE)))
-        assert storage.checked
+        assert storage.has_checksums
 
 
 def damage(stored: Folder) -> int:

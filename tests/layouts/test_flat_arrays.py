@@ -7,7 +7,7 @@ import pytest
 
 from kinoml_data import Array, ArrayStorage, Ragged
 from kinoml_data.errors import CorruptStoreError, SpecError
-from kinoml_data.layouts.flat_arrays import difference, flat_arrays, ragged_array
+from kinoml_data.layouts.flat_arrays import flat_arrays, mismatch, ragged_array
 from kinoml_data.layouts.memory_storage import MemoryStorage, _reduce_shared
 
 ROWS = [np.arange(n * 3.0).reshape(n, 3) for n in (2, 0, 4, 1)]
@@ -114,7 +114,7 @@ def test_batches_become_the_arrays_of_the_layout():
     columns = {"atoms": Array("float64", (None, 3)), "names": Array("str"), "fixed": Array("int32", (2,))}
     data = {"atoms": ATOMS, "names": NAMES, "fixed": FIXED.astype("=i4")}
     for array, column in zip(columns.values(), data.values(), strict=True):
-        assert difference(array, column) is None
+        assert mismatch(array, column) is None
     flat = flat_arrays(columns, [data, data], arrays={"train": np.array([3, 1])}, spec="{}")
     storage = ArrayStorage(flat)
     assert len(storage) == 8 and storage.columns == columns and storage.spec == "{}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ class NpzLazy(Backend):
 
     name = "npz-lazy"
     suffixes: ClassVar[tuple[str, ...]] = (".npz",)
+    can_write = True
     path: DataPath
     io: Literal["pread", "mmap"] = "pread"
     verify: Literal["first", "always", "never"] = "first"
@@ -33,10 +34,6 @@ class NpzLazy(Backend):
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
         return NpzStorage(self.path, columns, io="mmap" if self.io == "mmap" else "hold", verify=self.verify)
-
-    def checking(self) -> Backend:
-        """See `Backend.checking`."""
-        return self.model_copy(update={"verify": "first"})
 
     def write(
         self,
@@ -46,6 +43,7 @@ class NpzLazy(Backend):
         arrays: Mapping[str, NDArray[Any]] | None = None,
         spec: str | None = None,
         overwrite: bool = False,
+        check: Callable[[Storage], object] | None = None,
     ) -> None:
         writer.write(self.path, columns, batches, arrays=arrays, spec=spec, overwrite=overwrite, compress=self.compress)
 

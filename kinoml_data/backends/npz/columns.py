@@ -14,7 +14,7 @@ from kinoml_data.backends.npz.archive import Archive
 from kinoml_data.columns import Column, Ragged, offsets_of
 from kinoml_data.errors import UnsupportedStoreError, quoted
 from kinoml_data.layouts.checksums import row_seed
-from kinoml_data.layouts.flat_arrays import native, ragged_array
+from kinoml_data.layouts.flat_arrays import ragged_array, to_native_order
 from kinoml_data.spec.array import Array
 
 SMALL_ROW = 16  # bytes; a column of smaller rows is held in memory once it was read
@@ -38,7 +38,7 @@ class _Column(ABC):
         return None
 
 
-class _Rows:
+class _RowBytes:
     """The bytes of rows that lie in one member, each checked against its CRC-32 when it is first read.
 
     Without CRCs by row the member's own is checked before its first row is read. A compressed member is
@@ -128,7 +128,7 @@ class _WholeColumn(_Column):
             raise archive.corrupt(f"column {quoted(name)} has {self._length} rows and {len(crc)} checksums")
         self._scalars: NDArray[Any] | None = None  # small rows as an array, once they are held
         small = self._row_bytes <= SMALL_ROW
-        self._rows = _Rows(archive, member, crc, name, row_bytes=self._row_bytes)
+        self._rows = _RowBytes(archive, member, crc, name, row_bytes=self._row_bytes)
         if small or header.fortran or not archive.is_stored(member):
             self._dtype = header.dtype.newbyteorder("=")  # `Archive.array` gives native order
 
@@ -141,13 +141,13 @@ class _WholeColumn(_Column):
         out = self._rows.row(row, row * self._row_bytes, np.empty(self._shape, self._dtype))
         if self._row_bytes <= SMALL_ROW:
             self._scalars = self._rows.held().view(self._dtype).reshape(self._length, *self._shape)
-        return native(out)
+        return to_native_order(out)
 
     def read(self, rows: NDArray[np.int64]) -> Column:
         shape = self._shape
         size = np.full(len(rows), self._row_bytes, np.int64)
         data = self._rows.read(rows, rows * self._row_bytes, size)
-        return native(data.view(self._dtype).reshape(len(rows), *shape))
+        return to_native_order(data.view(self._dtype).reshape(len(rows), *shape))
 
 
 class _PackedColumn(_Column):
@@ -179,7 +179,7 @@ class _PackedColumn(_Column):
             raise archive.corrupt(f"column {quoted(name)} has {len(shapes)} rows and {len(crc)} checksums")
         if not archive.is_stored(member):
             self._dtype = header.dtype.newbyteorder("=")
-        self._rows = _Rows(archive, member, crc, name, row_bytes=None)
+        self._rows = _RowBytes(archive, member, crc, name, row_bytes=None)
 
     def __len__(self) -> int:
         return len(self._shapes)
@@ -187,12 +187,12 @@ class _PackedColumn(_Column):
     def row(self, row: int) -> NDArray[Any]:
         # As a list: an array for a shape costs numpy more than making the array.
         out = np.empty(self._shapes[row].tolist(), self._dtype)
-        return native(self._rows.row(row, self._ends[row] * self._dtype.itemsize, out))
+        return to_native_order(self._rows.row(row, self._ends[row] * self._dtype.itemsize, out))
 
     def read(self, rows: NDArray[np.int64]) -> Column:
         starts, size = self._offsets[rows], self._dtype.itemsize
         data = self._rows.read(rows, starts * size, (self._offsets[rows + 1] - starts) * size)
-        values = native(data.view(self._dtype))
+        values = to_native_order(data.view(self._dtype))
         if self.array.ragged or self.array.is_string:
             return Ragged(values, self._shapes[rows])
         return values.reshape(len(rows), *(axis or 0 for axis in self.array.shape))
@@ -240,12 +240,14 @@ class _MembersColumn(_Column):
         member = self._members.item(row)
         data, header = self._archive.member(member)
         values = data.view(self._dtype).reshape(header.shape, order="F" if header.fortran else "C")
-        return np.ascontiguousarray(values, self._dtype.newbyteorder("=")) if header.fortran else native(values)
+        return (
+            np.ascontiguousarray(values, self._dtype.newbyteorder("=")) if header.fortran else to_native_order(values)
+        )
 
     def read(self, rows: NDArray[np.int64]) -> Column:
         members = self._members[rows]
         kinds = self._archive.resolve(members)
-        values = native(self._archive.gather(members).view(self._dtype))
+        values = to_native_order(self._archive.gather(members).view(self._dtype))
         shapes = self._table[kinds].reshape(len(rows), self._ndim)
         if self._fortran:
             values = self._in_c_order(values, shapes, kinds)

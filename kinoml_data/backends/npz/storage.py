@@ -60,7 +60,7 @@ class NpzStorage(Storage):
         SpecError: no columns are asked for and there are members of no known layout.
     """
 
-    checked = True
+    has_checksums = True
 
     def __init__(
         self, path: Path, columns: Mapping[str, Array] | None, *, io: str = "hold", verify: str = "first"

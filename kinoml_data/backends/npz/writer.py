@@ -17,7 +17,7 @@ from kinoml_data.columns import Columns
 from kinoml_data.errors import SpecError, quoted
 from kinoml_data.files import replacing
 from kinoml_data.layouts.checksums import row_checks
-from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, difference, flatten
+from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, flatten, mismatch
 from kinoml_data.spec.array import Array
 
 CHUNK = 1 << 22
@@ -89,7 +89,7 @@ def _spool(spools: Mapping[str, _Spool], columns: Mapping[str, Array], batches: 
     for batch in batches:
         for name, array in columns.items():
             column = batch[name]
-            if problem := difference(array, column):
+            if problem := mismatch(array, column):
                 raise SpecError(f"column {quoted(name)}: a batch holds {problem}")
             for key, part in flatten({name: array}, {name: column}).items():
                 spools[key].append(part)

@@ -249,7 +249,7 @@ class Directory:
         """
         offset, names = self._offset[members], self._name_length[members].astype(np.int64)
         width = 30 + int(names.max()) + 20 + extra_width
-        blob = self.file.heads(offset, width)
+        blob = self.file.read_prefixes(offset, width)
         heads = np.frombuffer(blob, np.uint8).reshape(len(members), width)
         local = heads[:, :30].copy().view(_LOCAL).reshape(-1)
         extra = local["extra_length"].astype(np.int64)

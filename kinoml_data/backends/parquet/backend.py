@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from kinoml_data.spec.array import Array
 if TYPE_CHECKING:
     from kinoml_data.backends.parquet.container import ParquetContainer
     from kinoml_data.backends.parquet.layout import Layout
-    from kinoml_data.layouts.arrow import Rows
+    from kinoml_data.layouts.arrow import ArrowRows
 
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
@@ -39,6 +39,8 @@ class ParquetAwkward(Backend):
 
     name = "parquet-awkward"
     suffixes = (".parquet", ".pq")
+    can_write = True
+    unsupported_dtypes = ("complex64", "complex128")
     path: DataPath
     memory_budget: int = Field(8 << 30, ge=0)
 
@@ -66,17 +68,13 @@ class ParquetAwkward(Backend):
                 else:
                     flat = _own(file, layout, names)
                     storage = MemoryStorage(flat, arrays=layout.arrays, spec=layout.spec, identity=file.identity)
-                storage.checked = layout is not None
+                storage.has_checksums = layout is not None
                 if layout is None:
                     _say_once(f"{file.path} has no checksums by row: its integrity is unknown")
                 return storage
         finally:
             if storage is None or isinstance(storage, MemoryStorage):
                 file.close()
-
-    def checking(self) -> Backend:
-        """See `Backend.checking`."""
-        return self.model_copy(update={"memory_budget": 0})
 
     def write(
         self,
@@ -86,6 +84,7 @@ class ParquetAwkward(Backend):
         arrays: Mapping[str, NDArray[Any]] | None = None,
         spec: str | None = None,
         overwrite: bool = False,
+        check: Callable[[Storage], object] | None = None,
     ) -> None:
         """See `Backend.write`.
 
@@ -123,13 +122,13 @@ def _say_once(text: str) -> None:
 
 def _names(file: ParquetContainer, layout: Layout | None, columns: Mapping[str, Array] | None) -> list[str]:
     """The columns to read."""
-    from kinoml_data.layouts.arrow import chosen, dtype_of
+    from kinoml_data.layouts.arrow import dtype_of, select_columns
 
     if layout is not None:
-        return chosen(file.path, list(layout.columns), columns)
+        return select_columns(file.path, list(layout.columns), columns)
     # What pandas numbered its rows with is no feature; it is read where a spec asks for it.
     held = [name for name in file.types if columns is not None or not PANDAS_INDEX.fullmatch(name)]
-    names = chosen(file.path, held, columns)
+    names = select_columns(file.path, held, columns)
     for name in names:
         dtype_of(file.types[name], f"{file.path}: column {quoted(name)}")
     return names
@@ -150,7 +149,7 @@ def _nested(
     """The flat arrays of a file of another origin: KinoML's nested lists, or a table of any program."""
     from kinoml_data.layouts.arrow import flat_column
 
-    parts: dict[str, list[Rows]] = {name: [] for name in names}
+    parts: dict[str, list[ArrowRows]] = {name: [] for name in names}
     for group in range(len(file.groups)):
         for name, rows in _rows_of_group(file, group, names).items():
             parts[name] += rows
@@ -161,10 +160,10 @@ def _nested(
     return flat
 
 
-def _rows_of_group(file: ParquetContainer, group: int, names: Sequence[str]) -> dict[str, list[Rows]]:
+def _rows_of_group(file: ParquetContainer, group: int, names: Sequence[str]) -> dict[str, list[ArrowRows]]:
     from kinoml_data.layouts.arrow import rows_of
 
-    found: dict[str, list[Rows]] = {}
+    found: dict[str, list[ArrowRows]] = {}
     for name, chunks in file.read(group, names).items():
         start = sum(file.groups[:group])
         found[name] = []
@@ -183,19 +182,19 @@ def _by_group(
 ) -> Storage:
     """The storage that decodes row groups when they are read; a file of another origin is read once for its shapes."""
     from kinoml_data.backends.parquet.row_groups import RowGroups
-    from kinoml_data.layouts.arrow import Rows, column_of, described
+    from kinoml_data.layouts.arrow import ArrowRows, column_of, infer_array
 
     if layout is not None:
         held = {name: layout.columns[name] for name in names}
         return RowGroups(file, layout.read, held, budget=budget, arrays=layout.arrays, spec=layout.spec)
-    shapes: dict[str, list[Rows]] = {name: [] for name in names}
+    shapes: dict[str, list[ArrowRows]] = {name: [] for name in names}
     for group in range(len(file.groups)):
         for name, rows in _rows_of_group(file, group, names).items():
-            shapes[name] += [Rows(part.values[:0], part.shapes) for part in rows]
+            shapes[name] += [ArrowRows(part.values[:0], part.shapes) for part in rows]
     held = {}
     for name in names:
         where, wanted = f"{file.path}: column {quoted(name)}", None if columns is None else columns[name]
-        held[name] = described(name, file.types[name], shapes.pop(name), where, wanted)[0]
+        held[name] = infer_array(name, file.types[name], shapes.pop(name), where, wanted)[0]
 
     def decode(group: int, some: Sequence[str]) -> Mapping[str, Column]:
         return {name: column_of(held[name], rows) for name, rows in _rows_of_group(file, group, some).items()}

@@ -57,7 +57,7 @@ class ParquetContainer:
         start, self.footer = read_footer(self._file)
         self.identity = f"{self._file.size}-{hashlib.blake2b(self.footer, digest_size=16).hexdigest()}"
         self._parquet = pq.ParquetFile(
-            _Masked(self._file, start, self.footer.replace(SCHEMA, HIDDEN_SCHEMA)),
+            _FooterOverride(self._file, start, self.footer.replace(SCHEMA, HIDDEN_SCHEMA)),
             memory_map=False,
             pre_buffer=False,
             page_checksum_verification=True,
@@ -179,7 +179,7 @@ def seal(path: Path, mark: str) -> None:
         target.write(digest(footer, mark).encode())
 
 
-class _Masked(io.RawIOBase):
+class _FooterOverride(io.RawIOBase):
     """The file as Arrow sees it: with another footer of the same length."""
 
     def __init__(self, file: PositionedFile, start: int, footer: bytes) -> None:

@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from kinoml_data.backends.parquet.container import ParquetContainer, digest
 from kinoml_data.columns import Column, Ragged, sizes_of
 from kinoml_data.errors import CorruptStoreError, UnsupportedStoreError, one_line, quoted
-from kinoml_data.layouts.arrow import Rows, dtype_of, rows_of
+from kinoml_data.layouts.arrow import ArrowRows, dtype_of, rows_of
 from kinoml_data.layouts.flat_arrays import CRC
 from kinoml_data.spec.array import Array
 
@@ -149,14 +149,14 @@ class Layout:
         return column
 
 
-def _joined(chunks: Sequence[Any], where: str, first: int) -> Rows:
+def _joined(chunks: Sequence[Any], where: str, first: int) -> ArrowRows:
     parts = []
     for chunk in chunks:
         parts.append(rows_of(chunk, where, first))
         first += len(chunk)
     if len(parts) == 1:
         return parts[0]
-    return Rows(np.concatenate([p.values for p in parts]), np.concatenate([p.shapes for p in parts]))
+    return ArrowRows(np.concatenate([p.values for p in parts]), np.concatenate([p.shapes for p in parts]))
 
 
 def _check_shapes(shapes: NDArray[np.int64], lengths: NDArray[np.int64], array: Array, where: str, first: int) -> None:

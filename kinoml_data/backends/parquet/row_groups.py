@@ -22,7 +22,7 @@ Decode = Callable[[int, Sequence[str]], Mapping[str, Column]]
 class RowGroups(Storage):
     """Reads rows through a bounded cache of decoded row groups.
 
-    Rows in order cost what decoding costs. Shuffled rows decode a whole row group for a few rows each: convert such a
+    ArrowRows in order cost what decoding costs. Shuffled rows decode a whole row group for a few rows each: convert such a
     file to npz-lazy, or raise the budget.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +24,8 @@ class NpyFolder(Backend):
     """
 
     name = "npy-folder"
+    can_write = True
+    can_overwrite = False
     path: DataPath
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
@@ -40,6 +42,7 @@ class NpyFolder(Backend):
         arrays: Mapping[str, NDArray[Any]] | None = None,
         spec: str | None = None,
         overwrite: bool = False,
+        check: Callable[[Storage], object] | None = None,
     ) -> None:
         if overwrite:
             raise UnsupportedStoreError(f"{self.name} cannot replace a folder in one step")

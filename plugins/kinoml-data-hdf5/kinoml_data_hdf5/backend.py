@@ -5,7 +5,7 @@ h5py is imported when a file is opened or written, not with this module.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 from kinoml_data import Array, Backend, Columns, DataPath, Storage
@@ -29,6 +29,7 @@ class Hdf5(Backend):
 
     name = "hdf5"
     suffixes: ClassVar[tuple[str, ...]] = (".h5", ".hdf5")
+    can_write = True
     path: DataPath
     group: str = "/"
     ragged: dict[str, RaggedLayout] = Field(default_factory=dict)
@@ -47,10 +48,6 @@ class Hdf5(Backend):
         fill = self.missing_chunks == "fill"
         return Hdf5Storage(self.path, columns, group=self.group, ragged=self.ragged, fill=fill, verify=self.verify)
 
-    def checking(self) -> Backend:
-        """See `Backend.checking`."""
-        return self.model_copy(update={"verify": "first"})
-
     def write(
         self,
         columns: Mapping[str, Array],
@@ -59,6 +56,7 @@ class Hdf5(Backend):
         arrays: Mapping[str, NDArray[Any]] | None = None,
         spec: str | None = None,
         overwrite: bool = False,
+        check: Callable[[Storage], object] | None = None,
     ) -> None:
         """See `Backend.write`. Rows are written as they come, in this backend's own layout.
 

@@ -20,7 +20,7 @@ from kinoml_data.errors import (
     StoreReadError,
     UnsafeStoreError,
     UnsupportedStoreError,
-    describe,
+    format_error,
     quoted,
 )
 from kinoml_data.files import PositionedFile
@@ -95,8 +95,8 @@ class Hdf5File:
         except Exception as error:
             self._watched.check()
             if isinstance(error, OSError) and error.errno == errno.EIO:
-                raise StoreReadError(f"{self.path}: cannot read: {describe(error)}") from error
-            raise CorruptStoreError(f"{self.path} is damaged, or no HDF5 file: {describe(error)}") from error
+                raise StoreReadError(f"{self.path}: cannot read: {format_error(error)}") from error
+            raise CorruptStoreError(f"{self.path} is damaged, or no HDF5 file: {format_error(error)}") from error
         self._watched.check()
 
     def names(self, group: str) -> list[str]:

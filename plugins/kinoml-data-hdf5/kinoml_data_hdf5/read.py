@@ -64,7 +64,7 @@ class Hdf5Storage(CheckedArrayStorage):
                 else:
                     file.cached(CACHE)
                     file.refuse_holes = not fill
-                    arrays, checks = _strangers(file, columns, group, ragged or {}), None
+                    arrays, checks = _foreign_arrays(file, columns, group, ragged or {}), None
                     identity = f"hdf5:{file.stamp}"
                 super().__init__(arrays, checks, str(path), verify=verify, identity=identity, close=file.close)
         except BaseException:
@@ -93,7 +93,7 @@ class Hdf5Storage(CheckedArrayStorage):
         return found[back] if found.ndim > 1 else gather(found, begins[back], ends[back])
 
 
-def _strangers(
+def _foreign_arrays(
     file: Hdf5File, columns: Mapping[str, Array] | None, group: str, ragged: Mapping[str, RaggedLayout]
 ) -> dict[str, Any]:
     """The flat arrays of a file that another program wrote."""

@@ -39,8 +39,8 @@ def write(
     with replacing(path, overwrite=overwrite) as temporary:
         with h5py.File(temporary, "x", libver=VERSION, locking=False) as file:
 
-            def made(key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> _Growing:
-                return _Growing(file, key, dtype, shape)
+            def made(key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> _Dataset:
+                return _Dataset(file, key, dtype, shape)
 
             about = write_rows(columns, batches, arrays=arrays, spec=spec, made=made)
             file.create_dataset(ABOUT, data=np.frombuffer(json.dumps(about).encode(), np.uint8))
@@ -52,7 +52,7 @@ def _refused(name: str) -> bool:
     return name == ABOUT or "/" in name or "\0" in name or name in ("", ".", "..")
 
 
-class _Growing:
+class _Dataset:
     """A dataset that rows are appended to, some at a time.
 
     What fits into one chunk is written in one piece, as a chunk always takes its whole size. Neither has filters: a

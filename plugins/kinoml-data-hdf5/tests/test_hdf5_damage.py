@@ -98,7 +98,7 @@ def test_the_row_is_named_and_verify_says_when(tmp_path):
         file["X"][7, 3] = -1
     for verify in ("first", "always"):
         with closing(Hdf5(path=tmp_path / "data.h5", verify=verify).open(None)) as storage:
-            assert storage.checked
+            assert storage.has_checksums
             assert storage.read(np.array([8, 6]), ["X"])["X"].tolist() == X[[8, 6]].tolist()
             with pytest.raises(CorruptStoreError, match=r"column 'X', row 7"):
                 storage.read(np.array([8, 7]), ["X"])

@@ -31,7 +31,7 @@ def file_of(path: Path, **datasets) -> Path:
 
 def read(path: Path, column: str, columns=None, rows=(4, 0, 0, 1), **options):
     with closing(Hdf5(path=path, **options).open(columns)) as storage:
-        assert not storage.checked and storage.identity.startswith("hdf5:")
+        assert not storage.has_checksums and storage.identity.startswith("hdf5:")
         return storage.columns[column], storage.read(np.array(rows), [column])[column]
 
 

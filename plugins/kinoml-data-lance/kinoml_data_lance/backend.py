@@ -8,7 +8,7 @@ dataset is opened or written, not with this module.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kinoml_data import Array, Backend, DataPath, Storage
@@ -32,6 +32,9 @@ class Lance(Backend):
 
     name = "lance"
     suffixes = (".lance",)
+    can_write = True
+    survives_fork = False
+    unsupported_dtypes = ("complex64", "complex128")
     path: DataPath | None = None
     uri: str | None = None
     storage_options: dict[str, str] | None = None
@@ -83,6 +86,7 @@ class Lance(Backend):
         arrays: Mapping[str, NDArray[Any]] | None = None,
         spec: str | None = None,
         overwrite: bool = False,
+        check: Callable[[Storage], object] | None = None,
     ) -> None:
         """See `Backend.write`. To overwrite is to add a version; the older ones stay.
 

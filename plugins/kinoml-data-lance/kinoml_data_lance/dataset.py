@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kinoml_data.errors import CorruptStoreError, KinomlDataError, UnsupportedStoreError, describe
+from kinoml_data.errors import CorruptStoreError, KinomlDataError, UnsupportedStoreError, format_error
 from numpy.typing import NDArray
 
 # In the metadata, besides what a Parquet file has there: the number of rows; and by the name of a data file, where its
@@ -35,7 +35,7 @@ def lance_errors(what: str, raised: type[KinomlDataError] = CorruptStoreError) -
         # A panic is a BaseException, of a class that cannot be imported.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise raised(f"{what}: {describe(error)}") from None
+        raise raised(f"{what}: {format_error(error)}") from None
 
 
 def lance_here() -> Any:

@@ -17,8 +17,8 @@ from kinoml_data import Array, Storage
 from kinoml_data.backends.parquet import layout as layout
 from kinoml_data.columns import Column, Columns, Ragged
 from kinoml_data.errors import CorruptStoreError, UnsupportedStoreError, quoted
-from kinoml_data.layouts.arrow import NOT_SHOWN, NULL, chosen, column_of, dtype_of, rows_of
-from kinoml_data.layouts.flat_arrays import CRC, difference
+from kinoml_data.layouts.arrow import NOT_SHOWN, NULL, column_of, dtype_of, rows_of, select_columns
+from kinoml_data.layouts.flat_arrays import CRC, mismatch
 from numpy.typing import NDArray
 
 from kinoml_data_lance.dataset import CHANGED, FILES, ROWS, colon, digest, files_of, lance_errors, numbered, tail
@@ -51,12 +51,12 @@ class LanceStorage(Storage):
         schema = dataset.schema
         text = {k.decode("utf-8", "replace"): v.decode("utf-8", "replace") for k, v in (schema.metadata or {}).items()}
         said = {key: value for key, value in text.items() if key.startswith(layout.PREFIX)}
-        self.checked = bool(said) or any(colon(name + CRC) in schema.names for name in schema.names)
-        if self.checked:
+        self.has_checksums = bool(said) or any(colon(name + CRC) in schema.names for name in schema.names)
+        if self.has_checksums:
             held = self._own(said, schema.names, folder)
-            names = chosen(Path(where), list(held), columns)
+            names = select_columns(Path(where), list(held), columns)
         else:
-            names = chosen(Path(where), schema.names, columns)
+            names = select_columns(Path(where), schema.names, columns)
             held = {name: _array(schema.field(name).type, f"{where}: column {quoted(name)}") for name in names}
             self._asked = {n: a for n, a in self._asked.items() if n in held and len(a.shape) == len(held[n].shape)}
             _say_once(f"{where} has no checksums by row: its integrity is unknown")
@@ -106,11 +106,11 @@ class LanceStorage(Storage):
         with lance_errors(f"{where}: it cannot be read"):
             held = {name: self.columns[name] for name in columns}
             parts = [colon(part) for name, array in held.items() for part in layout.parts_of(name, array)]
-            table = self._dataset.take(rows, columns=parts if self.checked else list(held))
+            table = self._dataset.take(rows, columns=parts if self.has_checksums else list(held))
             table.validate(full=True)  # offsets that lead out of their values
             if len(table) != len(rows):
                 raise CorruptStoreError(f"{where}: {len(table)} rows came for {len(rows)}")
-            if self.checked:
+            if self.has_checksums:
                 return {name: self._own_column(table, name, array, rows) for name, array in held.items()}
             first = int(rows[0]) if len(rows) == 1 else 0
             return {name: self._decoded(table, name, array, first) for name, array in held.items()}
@@ -128,7 +128,7 @@ class LanceStorage(Storage):
             column = flat.reshape(len(rows), *array.shape)
         else:
             column = self._decoded(table, name, array, first)
-        if problem := difference(array, column):
+        if problem := mismatch(array, column):
             raise CorruptStoreError(f"{where}: it holds {problem}; {CHANGED}")
         stored: Any = self._decoded(table, colon(name + CRC), Array("uint32"), first)
         found = numbered(layout.checksums(column, is_string=array.is_string), rows)
@@ -144,7 +144,7 @@ class LanceStorage(Storage):
         if dtype_of(held.type, where) != (len(array.shape), array.dtype):
             raise CorruptStoreError(f"{where} has another type than was written; {CHANGED}")
         parts = [rows_of(chunk, where, first) for chunk in held.chunks]
-        asked = self._asked[part].shape if not self.checked and part in self._asked else ()
+        asked = self._asked[part].shape if not self.has_checksums and part in self._asked else ()
         for axis, length in enumerate(asked):  # a row of no lists does not show how long these would be
             for rows in parts:
                 rows.shapes[rows.shapes[:, axis] == NOT_SHOWN, axis] = length or 0
@@ -153,7 +153,7 @@ class LanceStorage(Storage):
 
     def shapes(self, column: str) -> NDArray[np.int64] | None:
         array, part = self.columns[column], colon(column + ".shape")
-        if not (self.checked and array.ragged):
+        if not (self.has_checksums and array.ragged):
             return None
         if column not in self._lengths:
             with lance_errors(f"{self._where}: column {quoted(part)} cannot be read"):

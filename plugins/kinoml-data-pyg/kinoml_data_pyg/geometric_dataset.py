@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from kinoml_data import XyDataset
 from kinoml_data.dataset.collate import Collater
-from kinoml_data.dataset.indexing import positions
+from kinoml_data.dataset.indexing import normalize_index
 from kinoml_data.errors import SpecError
 from kinoml_data.torch_datasets import AwkwardArrayDataset
 from torch import Tensor
@@ -33,7 +33,7 @@ class AwkwardArrayGeometricDataset(AwkwardArrayDataset):
         self.core = core.with_collater(Collater(core.spec, form))
 
     def __getitem__(self, index: Any) -> tuple[list[Any], Tensor]:
-        chosen, _ = positions(index, len(self))
+        chosen, _ = normalize_index(index, len(self))
         batch = self.core[chosen]
         y = batch.y
         del batch.y

@@ -5,7 +5,7 @@ Zarr is imported when a store is opened or written, not with this module.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from kinoml_data import Array, Backend, Columns, DataPath, Storage
@@ -32,6 +32,8 @@ class Zarr(Backend):
 
     name = "zarr"
     suffixes: ClassVar[tuple[str, ...]] = (".zarr",)
+    can_write = True
+    can_overwrite = False
     path: DataPath | None = None
     url: str | None = None
     storage_options: dict[str, Any] = Field(default_factory=dict)
@@ -82,6 +84,7 @@ class Zarr(Backend):
         arrays: Mapping[str, NDArray[Any]] | None = None,
         spec: str | None = None,
         overwrite: bool = False,
+        check: Callable[[Storage], object] | None = None,
     ) -> None:
         """See `Backend.write`. Rows are written as they come, a few chunks at a time.
 

@@ -17,7 +17,7 @@ from kinoml_data.errors import (
     StoreReadError,
     UnsafeStoreError,
     UnsupportedStoreError,
-    describe,
+    format_error,
     quoted,
 )
 from kinoml_data.spec.array import DTYPES, STRING
@@ -61,8 +61,8 @@ def zarr_errors(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, OSError) or type(error).__module__.partition(".")[0] not in DECODING:
-            raise StoreReadError(f"{where}: cannot read: {describe(error)}") from error
-        raise CorruptStoreError(f"{where} is damaged: {describe(error)}") from error
+            raise StoreReadError(f"{where}: cannot read: {format_error(error)}") from error
+        raise CorruptStoreError(f"{where} is damaged: {format_error(error)}") from error
 
 
 def local_group(path: Path) -> ZarrGroup:
@@ -86,7 +86,7 @@ def remote_group(url: str, options: Mapping[str, Any]) -> ZarrGroup:
     try:
         store = FsspecStore.from_url(url, storage_options=dict(options), read_only=True)
     except (ImportError, TypeError, ValueError) as error:
-        raise SpecError(f"{quoted(url)} cannot be opened: {describe(error)}") from error
+        raise SpecError(f"{quoted(url)} cannot be opened: {format_error(error)}") from error
     return _group(store, url)
 
 

@@ -20,7 +20,7 @@ from kinoml_data import Array, ArrayStorage, Columns
 from kinoml_data.columns import gather
 from kinoml_data.errors import CorruptStoreError, StoreChangedError, UnsupportedStoreError, quoted
 from kinoml_data.layouts.checked_arrays import CheckedArrayStorage, own_arrays, rows_of
-from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, native
+from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, to_native_order
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
@@ -48,7 +48,7 @@ class ZarrStorage(CheckedArrayStorage):
         with zarr_errors(held.where):
             about = held.group.attrs.asdict().get(ATTRIBUTE)
             if about is None:
-                arrays, checks = _strangers(held, columns, fill=fill), None
+                arrays, checks = _foreign_arrays(held, columns, fill=fill), None
             else:
                 arrays, checks = own_arrays(about, held, columns, held.where)
             identity = None if about is None else _identity(about)
@@ -78,13 +78,13 @@ class ZarrStorage(CheckedArrayStorage):
         ends = np.cumsum(lengths[order])
         begins = ends - lengths[order]
         elements = np.arange(total) + np.repeat(starts[order] - begins, lengths[order])
-        found = native(np.asarray(values.oindex[elements]))
+        found = to_native_order(np.asarray(values.oindex[elements]))
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
         return found[back] if found.ndim > 1 else gather(found, begins[back], ends[back])
 
 
-def _strangers(held: ZarrGroup, columns: Mapping[str, Array] | None, *, fill: bool) -> dict[str, Any]:
+def _foreign_arrays(held: ZarrGroup, columns: Mapping[str, Array] | None, *, fill: bool) -> dict[str, Any]:
     """The flat arrays of a group that another program wrote."""
     keys = sorted(held.group.array_keys(), key=lambda key: (key == "y", key))  # stores list them in any order
     if lost := [key for key in keys if key.endswith(CRC)]:

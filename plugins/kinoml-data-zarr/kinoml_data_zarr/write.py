@@ -75,13 +75,13 @@ def _fill(
 ) -> None:
     group = zarr.create_group(LocalStore(folder), zarr_format=3)
 
-    def made(key: str, dtype: Any, shape: tuple[int, ...]) -> _Growing:
-        return _Growing(group, key, dtype, shape, chunk_bytes, options)
+    def made(key: str, dtype: Any, shape: tuple[int, ...]) -> _Dataset:
+        return _Dataset(group, key, dtype, shape, chunk_bytes, options)
 
     group.attrs[ATTRIBUTE] = write_rows(columns, batches, arrays=arrays, spec=spec, made=made)
 
 
-class _Growing:
+class _Dataset:
     """An array of the group that rows are appended to; whole chunks are written, a few at a time."""
 
     def __init__(

@@ -148,7 +148,7 @@ def test_the_identity_is_that_of_the_content(tmp_path):
     found = []
     for backend in (one, two, other):
         with closing(backend.open(None)) as storage:
-            assert storage.checked
+            assert storage.has_checksums
             found.append(storage.identity)
     assert found[0] == found[1] != found[2]
 
@@ -220,7 +220,7 @@ def test_a_plain_group_of_another_program(tmp_path, version):
         assert dataset[[7, 2, 7]][0].tolist() == X[[7, 2, 7]].tolist()
         assert dataset.split("train")[4][1] == 4
     with closing(Zarr(path=path).open(None)) as storage:
-        assert storage.identity is None and not storage.checked
+        assert storage.identity is None and not storage.has_checksums
 
 
 def test_the_flat_layout_of_another_program(tmp_path):

@@ -85,7 +85,7 @@ def test_a_store_in_memory(memory):
     backend = Zarr(url=memory)
     with closing(backend.open(None)) as storage:
         same_rows(storage, EXAMPLE, [6, 0, 3, 3])
-        assert storage.checked and storage.spec == EXAMPLE.spec
+        assert storage.has_checksums and storage.spec == EXAMPLE.spec
     with kd.load_dataset({"storage": {"backend": "zarr", "url": memory}}) as dataset:
         loader = dataset.as_dataloader(batch_size=3, num_workers=2, multiprocessing_context="fork", timeout=120)
         assert sum(len(next(iter(X.values()))) for X, _ in loader) == len(EXAMPLE)

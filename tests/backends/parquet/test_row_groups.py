@@ -62,7 +62,7 @@ def same(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("budget", [0, 1000])
 def test_rows_are_those_of_the_whole_file(path: Path, budget: int) -> None:
     whole, groups = kd.load_dataset(path), by_group(path, budget)
-    assert isinstance(groups._opened.binding.storage, RowGroups)
+    assert isinstance(groups._session.binding.storage, RowGroups)
     assert groups.spec.columns == whole.spec.columns
     assert groups.indices.keys() == whole.indices.keys()
     for rows in (list(range(ROWS)), [59, 0, 30, 0], [], RNG.permutation(ROWS).tolist()):
@@ -76,7 +76,7 @@ def test_rows_are_those_of_the_whole_file(path: Path, budget: int) -> None:
 def test_what_is_kept_stays_within_the_budget(path: Path) -> None:
     groups = by_group(path, 1000)
     for _ in groups.as_dataloader(batch_size=8, shuffle=True):
-        storage = groups._opened.binding.storage
+        storage = groups._session.binding.storage
         assert isinstance(storage, RowGroups)
         largest = max(storage._used - 1000, 0)
         assert largest <= 4000 or len(storage._cache) <= len(storage.columns)

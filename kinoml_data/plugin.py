@@ -1,0 +1,147 @@
+"""Every name that a plugin may import, on one page.
+
+A plugin imports from `kinoml_data`, `kinoml_data.plugin`, `kinoml_data.errors`, `kinoml_data.testing` and
+`kinoml_data.torch_datasets`. All other modules are private and may change in any release. Importing this page imports
+neither torch nor pyarrow; the names that need them are loaded on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# How columns travel: numpy arrays `(rows, *shape)`, or a `Ragged` for rows of different shapes and for strings.
+from kinoml_data.columns import Column, Columns, Ragged, gather
+
+# The contracts, and the fields that a backend's options may have.
+from kinoml_data.contracts.backend import AnyBackend, Backend, DataPath, Storage
+from kinoml_data.contracts.batch_form import BatchForm
+from kinoml_data.contracts.featurizer import Featurizer
+from kinoml_data.contracts.hookspecs import hookimpl
+from kinoml_data.contracts.observation_model import ObservationModel
+
+# Files: reads at given positions, and writing to a temporary file that replaces the old one at the end.
+from kinoml_data.files import PositionedFile, replacing
+
+# Flat arrays with a checksum for each row, for backends over containers of arrays, such as HDF5 and Zarr.
+from kinoml_data.layouts.checked_arrays import (
+    CheckedArrayStorage,
+    check_names,
+    own_arrays,
+    read_all,
+    rows_of,
+    write_rows,
+)
+
+# Flat arrays: values end to end plus shapes. The constants are the suffixes of the arrays' names, and the spec's name.
+from kinoml_data.layouts.flat_arrays import (
+    CRC,
+    INDEX,
+    SHAPES,
+    SPEC,
+    UTF8,
+    VALUES,
+    ArrayStorage,
+    flat_arrays,
+    mismatch,
+    to_native_order,
+)
+
+# What a dataset is: its spec, the type of a column, and the base class of options. `STRING` is the dtype "str".
+from kinoml_data.spec.array import DTYPES, STRING, Array, Model
+from kinoml_data.spec.dataset_spec import DatasetSpec
+
+if TYPE_CHECKING:
+    # The Parquet layout, which Lance shares.
+    from kinoml_data.backends.parquet import layout as parquet_layout
+    from kinoml_data.backends.parquet import writer as parquet_writer
+
+    # Batches of tensors, and indices as `dataset[...]` takes them.
+    from kinoml_data.dataset.collate import Collater, Packed, PadMask
+    from kinoml_data.dataset.dataset import XyDataset
+    from kinoml_data.dataset.indexing import normalize_index
+
+    # Columns in Arrow arrays.
+    from kinoml_data.layouts.arrow import NOT_SHOWN, NULL, column_of, dtype_of, select_columns
+    from kinoml_data.layouts.arrow import rows_of as arrow_rows
+
+# The names above that need torch or pyarrow: where each is defined.
+_LAZY = {
+    "Collater": "dataset.collate:Collater",
+    "Packed": "dataset.collate:Packed",
+    "PadMask": "dataset.collate:PadMask",
+    "XyDataset": "dataset.dataset:XyDataset",
+    "normalize_index": "dataset.indexing:normalize_index",
+    "NOT_SHOWN": "layouts.arrow:NOT_SHOWN",
+    "NULL": "layouts.arrow:NULL",
+    "arrow_rows": "layouts.arrow:rows_of",
+    "column_of": "layouts.arrow:column_of",
+    "dtype_of": "layouts.arrow:dtype_of",
+    "select_columns": "layouts.arrow:select_columns",
+    "parquet_layout": "backends.parquet.layout",
+    "parquet_writer": "backends.parquet.writer",
+}
+
+__all__ = [
+    "CRC",
+    "DTYPES",
+    "INDEX",
+    "NOT_SHOWN",
+    "NULL",
+    "SHAPES",
+    "SPEC",
+    "STRING",
+    "UTF8",
+    "VALUES",
+    "AnyBackend",
+    "Array",
+    "ArrayStorage",
+    "Backend",
+    "BatchForm",
+    "CheckedArrayStorage",
+    "Collater",
+    "Column",
+    "Columns",
+    "DataPath",
+    "DatasetSpec",
+    "Featurizer",
+    "Model",
+    "ObservationModel",
+    "Packed",
+    "PadMask",
+    "PositionedFile",
+    "Ragged",
+    "Storage",
+    "XyDataset",
+    "arrow_rows",
+    "check_names",
+    "column_of",
+    "dtype_of",
+    "flat_arrays",
+    "gather",
+    "hookimpl",
+    "mismatch",
+    "normalize_index",
+    "own_arrays",
+    "parquet_layout",
+    "parquet_writer",
+    "read_all",
+    "replacing",
+    "rows_of",
+    "select_columns",
+    "to_native_order",
+    "write_rows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'kinoml_data.plugin' has no attribute {name!r}")
+    module, _, attribute = _LAZY[name].partition(":")
+    value = import_module(f"kinoml_data.{module}")
+    if attribute:
+        value = getattr(value, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

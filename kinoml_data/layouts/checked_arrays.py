@@ -5,7 +5,7 @@ what `write_rows` returns:
 
 | where | what |
 | --- | --- |
-| `<column>.crc32` | uint32 `(rows,)`: the CRC-32 of each row, as in packed NPZ |
+| `<column>.crc32` | uint32 `(rows,)`: the checksum of each row, see `checksums` |
 | `format` | 1 |
 | `columns` | by name: its `dtype`, `shape`, and the `digest` of `column_digest` |
 | `arrays` | by name: the `digest` of `array_digest` |
@@ -24,10 +24,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.columns import Column, Columns, Ragged
+from kinoml_data.columns import Column, Columns
 from kinoml_data.contracts.backend import Storage
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted
-from kinoml_data.layouts.checksums import row_checks
+from kinoml_data.layouts.checksums import row_checksums
 from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, ArrayStorage, flatten, mismatch
 from kinoml_data.spec.array import Array
 
@@ -104,14 +104,15 @@ class CheckedArrayStorage(ArrayStorage):
         """
 
     def _check(self, name: str, rows: NDArray[np.int64], column: Column) -> None:
-        shapes = self._shapes.get(name)
-        if shapes is not None and not isinstance(column, Ragged):  # stored as ragged, but all rows agree
-            column = Ragged(column.reshape(-1), shapes[rows])
-        wrong = row_checks(column) != self._checks[name][rows]
-        if wrong.any():
+        checksums = row_checksums(column, rows, is_string=self.columns[name].is_string)
+        stored = self._checks[name][rows]
+        if (wrong := checksums != stored).any():
             self.notice_change()
-            row = int(rows[wrong.argmax()])
-            raise CorruptStoreError(f"{self._where}: column {quoted(name)}, row {row}: it does not have its CRC-32")
+            i = int(wrong.argmax())
+            raise CorruptStoreError(
+                f"{self._where}: column {quoted(name)}, row {rows[i]}: "
+                f"its CRC-32 is {checksums[i]:#010x}, stored is {stored[i]:#010x}"
+            )
         self._passed[name][rows] = self._once
 
 
@@ -186,18 +187,21 @@ def write_rows(
         if array.ragged or array.is_string:
             growing[name + SHAPES] = made(name + SHAPES, np.dtype(np.int64), (max(1, len(array.shape)),))
         growing[name + CRC] = made(name + CRC, np.dtype(np.uint32), ())
-    lengths = dict.fromkeys(columns, 0)
+    row, lengths = 0, dict.fromkeys(columns, 0)
     kept: dict[str, list[NDArray[Any]]] = {key: [] for key in growing if key.endswith((SHAPES, CRC))}
     for batch in batches:
         for name, array in columns.items():
             if problem := mismatch(array, batch[name]):
                 raise SpecError(f"column {quoted(name)}: a batch holds {problem}")
-            parts = flatten({name: array}, {name: batch[name]}) | {name + CRC: row_checks(batch[name])}
+            rows = np.arange(row, row + len(batch[name]))
+            parts = flatten({name: array}, {name: batch[name]})
+            parts[name + CRC] = row_checksums(batch[name], rows, is_string=array.is_string)
             lengths[name] += len(parts[_key(name, array)])
             for key, part in parts.items():
                 growing[key].append(part)
                 if key in kept:
                     kept[key].append(part)
+        row += len(next(iter(batch.values())))
     whole = {name + INDEX: array for name, array in arrays.items()}
     if spec is not None:
         whole[SPEC] = np.frombuffer(spec.encode(), np.uint8)

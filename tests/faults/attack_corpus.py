@@ -25,6 +25,7 @@ from kinoml_data.errors import (
     UnsafeStoreError,
     UnsupportedStoreError,
 )
+from kinoml_data.layouts.checksums import row_checksums
 
 TEXT = "kinoml_attack"  # in all that an attacker wants imported, compiled or run
 RAN = "ran"  # the folder that appears where it was
@@ -252,12 +253,9 @@ def long(member: Member, local: tuple[int, int, int, int] | None = None, entry: 
 
 
 def with_spec(text: bytes, **beside: bytes) -> bytes:
-    held = {"X": X, "X.crc32": npy(row_checks()), "_spec": npy(np.frombuffer(text, np.uint8)), **beside}
+    crc = row_checksums(np.arange(6, dtype="<f4").reshape(3, 2), np.arange(3))
+    held = {"X": X, "X.crc32": npy(crc), "_spec": npy(np.frombuffer(text, np.uint8)), **beside}
     return zipped(*(Member(f"{name}.npy", content) for name, content in held.items()))
-
-
-def row_checks() -> Any:
-    return np.array([zlib.crc32(X[-24:][a : a + 8]) for a in (0, 8, 16)], np.uint32)
 
 
 def zip_files() -> Iterator[Attack]:

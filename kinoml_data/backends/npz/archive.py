@@ -5,7 +5,6 @@ Format: npy arrays inside a zip file. Nothing per member is kept as a Python obj
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,8 @@ from numpy.typing import NDArray
 from kinoml_data.backends.npz.zip_directory import Directory
 from kinoml_data.errors import CorruptStoreError, UnsupportedStoreError, quoted
 from kinoml_data.layouts import npy
+from kinoml_data.layouts.checksums import zlib
 from kinoml_data.layouts.npy import NpyHeader
-
-
-def _zlib() -> Any:
-    try:  # the same functions, about three times as fast; the extra `fast` installs it
-        return import_module("zlib_ng.zlib_ng")
-    except ImportError:
-        return import_module("zlib")
-
-
-zlib = _zlib()
 
 NPY_WIDTH = 192  # bytes in which most npy headers fit
 CHUNK = 1 << 22

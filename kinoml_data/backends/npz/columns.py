@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import zlib
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from kinoml_data.backends.npz.archive import Archive
 from kinoml_data.columns import Column, Ragged, offsets_of
 from kinoml_data.errors import UnsupportedStoreError, quoted
-from kinoml_data.layouts.checksums import row_seed
+from kinoml_data.layouts.checksums import row_checksums
 from kinoml_data.layouts.flat_arrays import ragged_array, to_native_order
 from kinoml_data.spec.array import Array
 
@@ -52,7 +51,6 @@ class _RowBytes:
         self._row_bytes = row_bytes
         small = row_bytes is not None and row_bytes <= SMALL_ROW
         header = archive.header(member)
-        self._seed = row_seed(header.dtype, header.shape[1:])
         # Rows of a Fortran-ordered array are not contiguous in the file.
         self._hold = small or header.fortran or not archive.is_stored(member)
         self._held: NDArray[np.uint8] | None = None
@@ -70,13 +68,9 @@ class _RowBytes:
             return np.concatenate(parts) if parts else np.empty(0, np.uint8)
         if self._crc is None:
             self._archive.check(np.array([self._member]))
-            return self._archive.extents(self._member, starts, sizes)
-        out = self._archive.extents(self._member, starts, sizes)
-        if not self._skip:
-            self._check(rows, sizes, out)
-        return out
+        return self._archive.extents(self._member, starts, sizes)
 
-    def row(self, row: int, start: int, out: NDArray[Any]) -> NDArray[Any]:
+    def row(self, start: int, out: NDArray[Any]) -> NDArray[Any]:
         """Fill `out` with the bytes of one row, as `read` does; returns it."""
         if self._hold:
             out.reshape(-1).view(np.uint8)[:] = self.held()[start : start + out.nbytes]
@@ -84,8 +78,6 @@ class _RowBytes:
         if self._crc is None:
             self._archive.check(np.array([self._member]))
         self._archive.extent(self._member, start, out)
-        if self._crc is not None and not (self._skip or self._checked[row]):
-            self._check(np.array([row]), np.array([out.nbytes]), out.reshape(-1).view(np.uint8))
         return out
 
     def held(self) -> NDArray[np.uint8]:
@@ -98,19 +90,25 @@ class _RowBytes:
                 self._held = held = self._archive.array(self._member).reshape(-1).view(np.uint8)
             return held
 
-    def _check(self, rows: NDArray[np.int64], sizes: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-        assert self._crc is not None
-        always = self._archive.verify == "always"
-        if self._checked[rows].all():
+    def checked(self, row: int) -> bool:
+        """True if nothing is left to compare of one row."""
+        return self._crc is None or self._skip or self._hold or bool(self._checked[row])
+
+    def check(self, rows: NDArray[np.int64], column: Column, *, is_string: bool) -> None:
+        """Compare rows that were read with their checksums, unless they were compared before."""
+        if self._crc is None or self._skip or self._hold or (checked := self._checked[rows]).all():
             return
-        view, ends, seed = out.data, np.cumsum(sizes).tolist(), self._seed
-        for row, size, end in zip(rows.tolist(), sizes.tolist(), ends, strict=True):
-            if not self._checked[row] and (found := zlib.crc32(view[end - size : end], seed)) != self._crc[row]:
-                said = int(self._crc[row])
-                raise self._archive.corrupt(
-                    f"column {quoted(self._name)}, row {row}: its CRC-32 is {found:#010x}, stored is {said:#010x}"
-                )
-            self._checked[row] = not always
+        if checked.any():
+            new = np.flatnonzero(~checked)
+            rows, column = rows[new], column.take(new) if isinstance(column, Ragged) else column[new]
+        checksums, stored = row_checksums(column, rows, is_string=is_string), self._crc[rows]
+        if (wrong := checksums != stored).any():
+            i = int(wrong.argmax())
+            raise self._archive.corrupt(
+                f"column {quoted(self._name)}, row {rows[i]}: "
+                f"its CRC-32 is {checksums[i]:#010x}, stored is {stored[i]:#010x}"
+            )
+        self._checked[rows] = self._archive.verify == "first"
 
 
 class _WholeColumn(_Column):
@@ -138,16 +136,20 @@ class _WholeColumn(_Column):
     def row(self, row: int) -> NDArray[Any]:
         if self._scalars is not None:
             return self._scalars[row, ...].copy()
-        out = self._rows.row(row, row * self._row_bytes, np.empty(self._shape, self._dtype))
+        out = to_native_order(self._rows.row(row * self._row_bytes, np.empty(self._shape, self._dtype)))
         if self._row_bytes <= SMALL_ROW:
             self._scalars = self._rows.held().view(self._dtype).reshape(self._length, *self._shape)
-        return to_native_order(out)
+        if not self._rows.checked(row):
+            self._rows.check(np.array([row]), out[None], is_string=False)
+        return out
 
     def read(self, rows: NDArray[np.int64]) -> Column:
         shape = self._shape
         size = np.full(len(rows), self._row_bytes, np.int64)
         data = self._rows.read(rows, rows * self._row_bytes, size)
-        return to_native_order(data.view(self._dtype).reshape(len(rows), *shape))
+        column = to_native_order(data.view(self._dtype).reshape(len(rows), *shape))
+        self._rows.check(rows, column, is_string=False)
+        return column
 
 
 class _PackedColumn(_Column):
@@ -187,15 +189,20 @@ class _PackedColumn(_Column):
     def row(self, row: int) -> NDArray[Any]:
         # As a list: an array for a shape costs numpy more than making the array.
         out = np.empty(self._shapes[row].tolist(), self._dtype)
-        return to_native_order(self._rows.row(row, self._ends[row] * self._dtype.itemsize, out))
+        out = to_native_order(self._rows.row(self._ends[row] * self._dtype.itemsize, out))
+        if not self._rows.checked(row):
+            self._rows.check(np.array([row]), out[None], is_string=self.array.is_string)
+        return out
 
     def read(self, rows: NDArray[np.int64]) -> Column:
         starts, size = self._offsets[rows], self._dtype.itemsize
         data = self._rows.read(rows, starts * size, (self._offsets[rows + 1] - starts) * size)
         values = to_native_order(data.view(self._dtype))
-        if self.array.ragged or self.array.is_string:
-            return Ragged(values, self._shapes[rows])
-        return values.reshape(len(rows), *(axis or 0 for axis in self.array.shape))
+        column: Column = Ragged(values, self._shapes[rows])
+        if not self.array.rows_differ:  # stored as ragged, but all rows agree
+            column = values.reshape(len(rows), *self.array.row_shape)
+        self._rows.check(rows, column, is_string=self.array.is_string)
+        return column
 
     def shapes(self) -> NDArray[np.int64]:
         return self._shapes

@@ -16,7 +16,7 @@ from kinoml_data.backends.npz.storage import NpzStorage
 from kinoml_data.columns import Columns
 from kinoml_data.errors import SpecError, quoted
 from kinoml_data.files import replacing
-from kinoml_data.layouts.checksums import row_checks
+from kinoml_data.layouts.checksums import row_checksums
 from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, flatten, mismatch
 from kinoml_data.spec.array import Array
 
@@ -93,7 +93,9 @@ def _spool(spools: Mapping[str, _Spool], columns: Mapping[str, Array], batches: 
                 raise SpecError(f"column {quoted(name)}: a batch holds {problem}")
             for key, part in flatten({name: array}, {name: column}).items():
                 spools[key].append(part)
-            spools[name + CRC].append(row_checks(column))
+            crc = spools[name + CRC]
+            rows = np.arange(crc.length, crc.length + len(column))
+            crc.append(row_checksums(column, rows, is_string=array.is_string))
 
 
 def _member(file: zipfile.ZipFile, name: str, spool: _Spool) -> None:

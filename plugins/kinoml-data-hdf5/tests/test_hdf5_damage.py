@@ -105,7 +105,6 @@ def test_the_row_is_named_and_verify_says_when(tmp_path):
     backend = Hdf5(path=tmp_path / "data.h5", verify="never")
     with closing(backend.open(None)) as storage:
         assert storage.read(np.array([7]), ["X"])["X"][0, 3] == -1
-    assert backend.checking().verify == "first"
 
 
 def test_a_file_that_is_rewritten_is_noticed(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
-import zlib
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +13,9 @@ import pytest
 
 from kinoml_data import Array, load_dataset
 from kinoml_data.backends.npz.backend import NpzLazy, NpzReopen
+from kinoml_data.columns import Ragged
 from kinoml_data.errors import CorruptStoreError
+from kinoml_data.layouts.checksums import row_checksums
 from kinoml_data.testing.examples import mixed
 
 EXAMPLE = mixed()
@@ -64,19 +65,18 @@ def test_any_numpy_opens_what_is_written(tmp_path, compress):
             expected |= {f"{name}.utf8", f"{name}.shapes"}
             assert found[f"{name}.utf8"].tobytes().decode() == "".join(rows)
             assert found[f"{name}.shapes"].tolist() == [[len(text.encode())] for text in rows]
-            sums = [zlib.crc32(b"|u1()" + text.encode()) for text in rows]
+            column = Ragged.from_strings(rows)
         elif array.ragged:
             expected |= {f"{name}.values", f"{name}.shapes"}
             assert found[f"{name}.values"].tobytes() == b"".join(row.tobytes() for row in rows)
             assert found[f"{name}.shapes"].tolist() == [list(row.shape) for row in rows]
-            said = f"{array.numpy.str}()".encode()
-            sums = [zlib.crc32(said + row.tobytes()) for row in rows]
+            column = Ragged.from_rows(rows, array.numpy, len(array.shape))
         else:
             expected |= {name}
             assert found[name].tobytes() == b"".join(row.tobytes() for row in rows)
-            said = f"{array.numpy.str}{array.shape}".encode()
-            sums = [zlib.crc32(said + row.tobytes()) for row in rows]
-        assert found[f"{name}.crc32"].dtype == np.uint32 and found[f"{name}.crc32"].tolist() == sums
+            column = np.stack(rows)
+        checksums = row_checksums(column, np.arange(len(rows)), is_string=array.is_string)
+        assert found[f"{name}.crc32"].dtype == np.uint32 and found[f"{name}.crc32"].tolist() == checksums.tolist()
     assert found.keys() == expected
     assert found["_spec"].tobytes().decode() == EXAMPLE.spec
 

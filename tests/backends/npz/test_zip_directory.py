@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import kinoml_data as kd
-from kinoml_data.backends.npz import archive as npz_archive
 from kinoml_data.backends.npz.storage import NpzStorage
 from kinoml_data.errors import CorruptStoreError
 from tests.faults.attack_corpus import PLAIN, Member, X, Y, npy, zipped
@@ -150,11 +149,6 @@ def test_members_are_checked_as_verify_says(tmp_path, verify):
             else:
                 with pytest.raises(CorruptStoreError, match="its CRC-32 is"):
                     read()
-
-
-def test_without_zlib_ng_pythons_own_inflates(monkeypatch):
-    monkeypatch.setitem(sys.modules, "zlib_ng.zlib_ng", None)
-    assert npz_archive._zlib() is zlib
 
 
 def test_a_repeated_name_is_found_at_once_among_many(tmp_path):

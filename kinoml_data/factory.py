@@ -234,7 +234,7 @@ def _backend_for(path: Path) -> str:
     if name is None:
         if not path.is_file():
             raise StoreNotFoundError(f"there is no file {quoted(str(path))}")
-        opened = {s for cls in registry.list_backends(wait=True).values() for s in cls.suffixes}
+        opened = {s for cls in registry.list_backends().values() for s in cls.suffixes}
         suffixes = sorted(opened | set(config.SUFFIXES))
         raise SpecError(f"no backend opens bare {quoted(path.suffix)} files; known suffixes: {', '.join(suffixes)}")
     return name

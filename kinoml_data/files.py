@@ -283,7 +283,8 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
         StoreWriteError: the operating system refused.
     """
     if not overwrite and os.path.lexists(target):
-        raise StoreExistsError(f"{quoted(str(target))} exists; pass overwrite=True to replace it")
+        how = "pass overwrite=True (--overwrite on the command line) to replace it"
+        raise StoreExistsError(f"{quoted(str(target))} exists; {how}")
     temporary: Path | None = None
     try:
         try:

@@ -7,19 +7,22 @@ All are differentiable. The formulas and defaults are those of KinoML, `kinoml/c
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from kinoml_data.contracts.observation_model import ObservationModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LN10 = math.log(10)
 
 
 def _log(value: Tensor | float) -> Tensor | float:
-    return torch.log(value) if isinstance(value, Tensor) else math.log(value)
+    from torch import Tensor
+
+    return value.log() if isinstance(value, Tensor) else math.log(value)
 
 
 class Identity(ObservationModel):
@@ -96,9 +99,11 @@ class PercentDisplacement(ObservationModel):
     standard_conc: float = Field(1.0, gt=0)
 
     def predict(self, dG_over_kT: Tensor, **conditions: Tensor | float) -> Tensor:
+        from torch import sigmoid
+
         # 100 / (1 + exp(x)) in the form that neither overflows nor loses its gradient for large x.
         ratio: Any = conditions["standard_conc"] / conditions["inhibitor_conc"]
-        return 100 * torch.sigmoid(-(dG_over_kT + _log(ratio)))
+        return 100 * sigmoid(-(dG_over_kT + _log(ratio)))
 
 
 BUILT_IN: tuple[type[ObservationModel], ...] = (PIC50, PKi, PKd, PercentDisplacement, Identity)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import PrivateAttr
 
@@ -16,6 +15,9 @@ from kinoml_data.errors import SpecError, one_line, quoted
 from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, ArrayStorage, flatten, ragged_array
 from kinoml_data.layouts.memory_storage import MemoryStorage
 from kinoml_data.spec.array import DTYPES, STRING, Array
+
+if TYPE_CHECKING:
+    import torch
 
 ROWS_PER_READ = 4096
 
@@ -71,6 +73,8 @@ class InMemory(Backend):
 def _check_device(device: str | None) -> None:
     if device is None:
         return
+    import torch
+
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -110,7 +114,7 @@ def _column_of(name: str, values: Any, wanted: Array | None) -> tuple[Array, Col
         raise SpecError(f"column {quoted(name)}: {quoted(values)} is not one value per row")
     if type(values).__module__.split(".")[0] == "awkward":
         return _awkward_column(name, values, wanted)
-    if isinstance(values, torch.Tensor):
+    if _is_tensor(values):
         values = _as_numpy(f"column {quoted(name)}", values)
     if not isinstance(values, np.ndarray):
         values = list(values)
@@ -153,7 +157,7 @@ def _awkward_column(name: str, values: Any, wanted: Array | None) -> tuple[Array
 
 
 def _row(name: str, row: int, value: Any) -> NDArray[Any]:
-    if isinstance(value, torch.Tensor):
+    if _is_tensor(value):
         value = _as_numpy(f"column {quoted(name)}, row {row}", value)
     if isinstance(value, np.ma.MaskedArray):
         raise SpecError(f"column {quoted(name)}, row {row} is a masked array; fill it first")
@@ -164,6 +168,12 @@ def _row(name: str, row: int, value: Any) -> NDArray[Any]:
     if array.dtype.name not in DTYPES:
         raise SpecError(f"column {quoted(name)}, row {row}: dtype {array.dtype} cannot be a tensor")
     return array
+
+
+def _is_tensor(value: Any) -> TypeGuard[torch.Tensor]:
+    import torch
+
+    return isinstance(value, torch.Tensor)
 
 
 def _as_numpy(where: str, tensor: torch.Tensor) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""The command `kinoml-data plugins`: what is installed, a check of a backend, and a new one to begin with."""
+"""The command `kinoml-data plugins`: lists plugins, tests a backend, and writes a new plugin to begin with."""
 
 from __future__ import annotations
 
@@ -11,143 +11,150 @@ import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kinoml_data import registry
-from kinoml_data.cli.terminal import screen, setting, show, table
-from kinoml_data.contracts.backend import Backend
-from kinoml_data.errors import SpecError, StoreExistsError, UnsupportedStoreError, one_line, quoted
-from kinoml_data.registry import KINDS, Plugin
+from kinoml_data.errors import KinomlDataError, SpecError, StoreExistsError, UnsupportedStoreError, one_line, quoted
 
-PATIENCE = 0.3  # seconds in all that listing waits for plugins to be imported
-HANGS = 600  # seconds that one test of the conformance suite may take
+if TYPE_CHECKING:
+    from kinoml_data.registry import Plugin
+
+TEST_TIMEOUT = 600  # seconds that one test of the conformance suite may take
 TEMPLATE = Path(__file__).parent / "plugin_template"
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
-app = typer.Typer(no_args_is_help=True, help="List plugins, check a backend, or begin a new plugin.")
+app = typer.Typer(no_args_is_help=True, help="List plugins, test a backend, or begin a new plugin.")
 
 
 @app.command("list")
 def list_() -> None:
-    """Every name that is registered, from where, and what could not be loaded."""
-    listing = table("name", "kind", "from", "version", "API", "state")
-    for name, kind, plugin, state in _rows(registry.registry()):
-        listing.add_row(name, kind, plugin.distribution, plugin.version, str(plugin.api), state)
+    """List every registered name with its plugin, what a backend can do, and what could not be loaded."""
+    print_listing()
+
+
+def print_listing(*kinds: str) -> None:
+    """Print a table of the classes of some kinds, or of all kinds, and a line for each plugin that is broken."""
+    from kinoml_data.cli.terminal import say, screen, show, table
+    from kinoml_data.registry import KINDS, registry
+
+    listing = table("name", *(() if kinds else ("kind",)), "from", "opens", *CAPABILITIES, "description")
+    for kind in kinds or KINDS:
+        for name, cls, plugin, problem in _classes(kind):
+            abilities = _abilities(cls) if kind == "backend" else [""] * len(CAPABILITIES)
+            description = problem or (cls.__doc__ or "").strip().partition("\n")[0]
+            origin = "built-in" if plugin.loader is None else str(plugin)
+            suffixes = " ".join(getattr(cls, "suffixes", ()))
+            listing.add_row(name, *(() if kinds else (kind,)), origin, suffixes, *abilities, description)
     show(screen(), listing)
+    for plugin in registry().broken():
+        error = f"{type(plugin.error).__name__}: {one_line(plugin.error)}"
+        say(f"BROKEN  plugin {plugin.entry_point!r} of {plugin}: {error}")
 
 
-def _rows(found: registry.Registry) -> Iterator[tuple[str, str, Plugin, str]]:
-    """Name, kind, plugin and state of everything; what is wrong in capitals."""
-    for kind in KINDS:
-        for name, (_, plugin) in found.all(kind, patience=PATIENCE).items():
-            if plugin not in found.plugins:
-                yield name, kind, plugin, "built-in"
-    for plugin in found.plugins:
-        for kind, classes in plugin.names.items():
-            for name in classes:
-                owners = found.owners(kind, name)
-                others = " and ".join(str(owner) for owner in owners if owner is not plugin)
-                state = f"CONFLICT with {others}; uninstall one of them" if len(owners) > 1 else "ready"
-                yield name, kind, plugin, state if plugin in owners else f"HIDDEN by {others}"
-        if plugin.importing:
-            yield plugin.entry_point, "", plugin, f"SLOW: still being imported after {PATIENCE} s"
-        elif plugin.error is not None:
-            yield plugin.entry_point, "", plugin, f"BROKEN: {type(plugin.error).__name__}: {one_line(plugin.error)}"
+# The columns of the listing, and the class variable of a backend that each shows.
+CAPABILITIES = {
+    "writes": "can_write",
+    "overwrites": "can_overwrite",
+    "arrays": "keeps_arrays",
+    "spec": "keeps_spec",
+    "fork": "survives_fork",
+}
 
 
-@app.command()
-def check(
+def _abilities(backend: Any) -> list[str]:
+    """A cell for each of `CAPABILITIES`; what a backend keeps matters only if it writes."""
+    matters = {"can_write", "survives_fork", *(CAPABILITIES.values() if backend.can_write else ())}
+    return [("yes" if getattr(backend, flag) else "no") if flag in matters else "" for flag in CAPABILITIES.values()]
+
+
+def _classes(kind: str) -> Iterator[tuple[str, type, Plugin, str]]:
+    """Name, class, plugin and problem of every registered class of a kind, also of those that are not used."""
+    from kinoml_data.registry import registry
+
+    classes = registry().all(kind)
+    for name, (cls, plugin) in classes.items():
+        if plugin.loader is None:
+            yield name, cls, plugin, ""
+    for plugin in registry().plugins:
+        for name, cls in plugin.names.get(kind, {}).items():
+            owners = registry().owners(kind, name)
+            others = " and ".join(str(owner) for owner in owners if owner is not plugin)
+            conflict = f"CONFLICT with {others}; uninstall one of them" if len(owners) > 1 else ""
+            yield name, cls, plugin, conflict if plugin in owners else f"HIDDEN by {others}"
+
+
+@app.command("test")
+def test_backend(
     name: Annotated[str, typer.Argument(help="An installed backend.")],
     options: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the backend; repeat for more.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the backend; repeatable.")
     ] = None,
-    unsupported_dtype: Annotated[
-        list[str] | None, typer.Option(metavar="DTYPE", help="A dtype that it refuses to write; repeat for more.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Whether it can replace a store.")] = True,
-    arrays: Annotated[bool, typer.Option(help="Whether it gives back arrays that are not per row.")] = True,
-    spec: Annotated[bool, typer.Option(help="Whether it gives back the embedded spec.")] = True,
-    fork: Annotated[bool, typer.Option(help="Whether forked worker processes can open it.")] = True,
-    verbose: Annotated[bool, typer.Option("-v", help="Name every rule.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", help="Name every test.")] = False,
 ) -> None:
-    """Whether a backend keeps the contract.
+    """Test whether a backend keeps the contract.
 
-    Runs the conformance suite over stores that the backend writes itself, in a temporary folder.
+    Runs the conformance suite on stores that the backend writes in a temporary folder. What the backend cannot do, such
+    as overwriting, is read from its class variables and not tested.
     """
+    from kinoml_data import registry
+    from kinoml_data.cli.terminal import parse_setting
+
     cls = registry.backend(name)
-    if cls.write is Backend.write:
+    if not cls.can_write:
         raise UnsupportedStoreError(
-            f"backend {name!r} does not write: its own tests must say how rows get into a store; "
+            f"the backend {name!r} does not write, so its own tests must provide a store: "
             "subclass kinoml_data.testing.BackendTests and define `store`"
         )
     if find_spec("pytest") is None:
-        raise SpecError('the conformance suite needs pytest: pip install "kinoml-data[test]"')
-    said = dict(map(setting, options or ()))
-    here = {"path": "data" + next(iter(cls.suffixes), "")} if "path" in cls.model_fields else {}
-    module = CHECK.format(
-        name=name,
-        options=said,
-        here=here,
-        can_overwrite=overwrite,
-        keeps_arrays=arrays,
-        keeps_spec=spec,
-        survives_fork=fork,
-        unsupported_dtypes=tuple(unsupported_dtype or ()),
-    )
-    with tempfile.TemporaryDirectory(prefix="kinoml-data-check-") as folder:
+        raise KinomlDataError('the conformance suite needs pytest: pip install "kinoml-data[testing]"')
+    paths = {"path": "data" + next(iter(cls.suffixes), "")} if "path" in cls.model_fields else {}
+    module = TEST_MODULE.format(name=name, options=dict(map(parse_setting, options or ())), paths=paths)
+    with tempfile.TemporaryDirectory(prefix="kinoml-data-test-") as folder:
         file = Path(folder) / "test_contract.py"
         file.write_text(module, "utf-8")
         arguments = ["-v" if verbose else "-q", "--tb=short", "-p", "no:cacheprovider", "-c", os.devnull]
-        # A backend that hangs fails, with a traceback of where.
-        arguments += ["-o", f"faulthandler_timeout={HANGS}", "-o", "faulthandler_exit_on_timeout=true"]
-        ran = subprocess.run(
-            [sys.executable, "-m", "pytest", *arguments, f"--rootdir={folder}", str(file)], check=False
-        )
-    if ran.returncode:
-        screen().print(HINT, markup=False, soft_wrap=True)
-    raise typer.Exit(ran.returncode)
+        # A backend that hangs fails, with a traceback of the place.
+        arguments += ["-o", f"faulthandler_timeout={TEST_TIMEOUT}", "-o", "faulthandler_exit_on_timeout=true"]
+        command = [sys.executable, "-m", "pytest", *arguments, f"--rootdir={folder}", str(file)]
+        raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 
-HINT = """
-What a backend refuses on purpose is said: --no-overwrite, --no-arrays, --no-spec, --no-fork,
---unsupported-dtype DTYPE."""
-
-CHECK = """\
+TEST_MODULE = """\
 import pytest
-from kinoml_data import registry
+from kinoml_data import list_backends
 from kinoml_data.testing import BackendTests
 
 class TestBackend(BackendTests):
-    can_overwrite, keeps_arrays, keeps_spec = {can_overwrite}, {keeps_arrays}, {keeps_spec}
-    survives_fork = {survives_fork}
-    unsupported_dtypes = {unsupported_dtypes}
-
     @pytest.fixture
     def backend(self, tmp_path):
-        here = {{key: tmp_path / value for key, value in {here}.items()}}
-        return registry.backend({name!r})(**here, **{options})
+        paths = {{key: tmp_path / value for key, value in {paths}.items()}}
+        return list_backends()[{name!r}](**paths | {options})
 """
 
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(help="What specs will call the backend, such as sqlite.")],
+    name: Annotated[str, typer.Argument(help="The name of the backend in specs, such as sqlite.")],
     folder: Annotated[
-        Path | None, typer.Option(help="Where to write it; by default kinoml-data-NAME in the working directory.")
+        Path | None, typer.Option(help="The folder to write to; by default kinoml-data-NAME in the working directory.")
     ] = None,
 ) -> None:
-    """Write a small plugin with a backend that keeps the contract, to change from there."""
+    """Write a small plugin with a backend that keeps the contract, as a start."""
+    from kinoml_data.cli.terminal import say
+    from kinoml_data.registry import list_backends
+
     module = name.replace("-", "_")
     if not NAME.fullmatch(name) or keyword.iskeyword(module):
-        raise SpecError(f"{quoted(name)} is no name for a backend: small letters and digits, words joined by -")
-    if name in registry.registry().all("backend", patience=PATIENCE):
-        raise SpecError(f"a backend {name!r} is installed already; choose another name")
+        raise SpecError(
+            f"{quoted(name)} is not a valid name for a backend; use lower-case letters and digits, and - between words"
+        )
+    if name in list_backends():
+        raise SpecError(f"a backend {name!r} is already installed; choose another name")
     target = folder or Path(f"kinoml-data-{name}")
     if target.exists():
-        raise StoreExistsError(f"{quoted(str(target))} exists")
-    names = {
+        raise StoreExistsError(f"{quoted(str(target))} exists; choose another folder with --folder")
+    replacements = {
         "npy-folder": name,
         "npy_folder": module,
         "NpyFolder": "".join(part.capitalize() for part in name.split("-")),
@@ -155,9 +162,9 @@ def new(
     for source in sorted(TEMPLATE.rglob("*.*")):
         if source.is_file() and source.suffix in (".py", ".toml", ".md"):
             text, place = source.read_text("utf-8"), source.relative_to(TEMPLATE).as_posix()
-            for old, said in names.items():
-                text, place = text.replace(old, said), place.replace(old, said)
+            for old, replacement in replacements.items():
+                text, place = text.replace(old, replacement), place.replace(old, replacement)
             (target / place).parent.mkdir(parents=True, exist_ok=True)
             (target / place).write_text(text, "utf-8")
-    screen().print(f"{target}: a backend {name!r}. Next:", markup=False, soft_wrap=True)
-    screen().print(f'  cd {target} && pip install -e ".[test]" && pytest', markup=False, soft_wrap=True)
+    say(f"{target}: a plugin with the backend {name!r}. Next:")
+    say(f'  cd {target} && pip install -e ".[test]" && pytest')

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kinoml_data.cli.terminal import files, progress, size
+from kinoml_data.cli.terminal import files, format_size, progress
 from kinoml_data.columns import Ragged, sizes_of
 from kinoml_data.contracts.observation_model import ObservationModel
 from kinoml_data.dataset.dataset import XyDataset
@@ -27,7 +27,7 @@ def facts(dataset: XyDataset) -> list[tuple[str, str]]:
         ("dataset", spec.name or "(no name)"),
         ("rows", f"{len(dataset):,}"),
         ("backend", _chain(spec.storage.model_dump(mode="json"))),
-        ("on disk", ", ".join(f"{file} {size(file.stat().st_size)}" for file in files(dataset)) or "nothing"),
+        ("on disk", ", ".join(f"{file} {format_size(file.stat().st_size)}" for file in files(dataset)) or "nothing"),
         ("splits", _splits(dataset)),
         ("observation model", _model(dataset)),
         ("collate", _plain(spec.to_mapping().get("collate", "list"))),

@@ -1,36 +1,42 @@
-"""What the command prints with: plain and whole where the output is no terminal."""
+"""What the command prints with: plain text in lines of any length if the output is not a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-
-from kinoml_data.conversion import Progress as Report
-from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.errors import SpecError, quoted
-from kinoml_data.factory import as_spec, load_dataset
-from kinoml_data.spec import config
 
-PLAIN_WIDTH = 100_000  # a file or a pipe gets every cell on one line
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from kinoml_data.dataset.dataset import XyDataset
+
+PLAIN_WIDTH = 100_000  # in a file or a pipe, every cell is on one line
+SECONDS_PER_LINE = 10.0  # between lines of progress in a file or a pipe
 
 
 def screen(*, stderr: bool = False) -> Console:
-    """Where to print. What is no terminal gets plain text, and lines as long as they are."""
+    """The console to print to. It prints plain, unbroken lines if it is not a terminal."""
+    from rich.console import Console
+
     console = Console(stderr=stderr, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
     return console
 
 
+def say(text: str, *, style: str | None = None, stderr: bool = False) -> None:
+    """Print a text as it is, without markup or added line ends."""
+    screen(stderr=stderr).print(text, style=style, markup=False, soft_wrap=True)
+
+
 def show(console: Console, *parts: Any) -> None:
-    """Print tables, without the blanks that fill their last column where the output is no terminal."""
+    """Print tables, without the blanks that fill the last column if the output is not a terminal."""
     if console.is_terminal:
         console.print(*parts, sep="\n", markup=False)
         return
@@ -41,81 +47,106 @@ def show(console: Console, *parts: Any) -> None:
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
     """An empty table whose cells wrap rather than lose text."""
+    from rich import box
+    from rich.table import Table
+
     plain = not screen().is_terminal
-    style = None if plain else box.SIMPLE_HEAD
-    made = Table(box=style, show_edge=False, pad_edge=False, padding=(0, 2 if plain else 1, 0, 0))
+    empty = Table(
+        box=None if plain else box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2 if plain else 1, 0, 0)
+    )
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    return made
+        empty.add_column(
+            name, justify="right" if name in right else "left", overflow="fold", no_wrap=name == columns[0]
+        )
+    return empty
 
 
-def size(count: int) -> str:
-    """`12.3 kB`."""
+def format_size(count: int) -> str:
+    """A number of bytes as `12.3 kB`."""
     return f"{count} B" if count < 1000 else f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:,.1f} MB"
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Report]:
-    """A bar on a terminal, to be told `(done, total)`."""
+def progress(task: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows how far a task is: `report(done, total)` moves a bar on a terminal, or else prints a line now and then."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     console = screen(stderr=True)
-    parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*parts, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
+    last_line = time.monotonic()
+    fields = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*fields, console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar_task = bar.add_task(task, total=None)
 
         def report(done: int, total: int) -> None:
-            # The last call comes before the copy is compared, which takes as long again.
-            bar.update(task, completed=done, total=total, description=what if done < total else "comparing")
+            nonlocal last_line
+            # A copy is compared with its source after the last call.
+            now = task if done < total else "comparing"
+            bar.update(bar_task, completed=done, total=total, description=now)
+            if not console.is_terminal and time.monotonic() - last_line >= SECONDS_PER_LINE:
+                last_line = time.monotonic()
+                say(f"kinoml-data: {now}, {done:,} of {total:,}", stderr=True)
 
         yield report
 
 
 @contextmanager
-def opened(path: str, settings: Sequence[str] | None = None) -> Iterator[XyDataset]:
-    """The dataset of a path, with a sign of life while it opens; `settings` are `key.key=value` in its spec."""
+def open_dataset(path: str, settings: Sequence[str] | None = None) -> Iterator[XyDataset]:
+    """The dataset of a path, closed at the end; a terminal shows that it is being opened.
+
+    Args:
+        path: a data file or a spec.
+        settings: `key.key=value`, other values in its spec.
+    """
+    from kinoml_data.factory import load_dataset
+
     console = screen(stderr=True)
-    with console.status(f"opening {path}") if console.is_terminal else progress(""):
-        dataset = _with_settings(path, dict(map(setting, settings))) if settings else load_dataset(path)
+    with console.status(f"opening {path}") if console.is_terminal else nullcontext():
+        dataset = _load_with(path, dict(map(parse_setting, settings))) if settings else load_dataset(path)
     with dataset:
         yield dataset
 
 
-def setting(text: str) -> tuple[str, Any]:
-    """`key.key=value` as a key and a value, read as YAML would be.
+def parse_setting(text: str) -> tuple[str, Any]:
+    """The key and the value of `key.key=value`; the value is read as YAML.
 
     Raises:
-        SpecError: it is not of that form.
+        SpecError: the text does not have this form.
     """
+    from kinoml_data.spec import config
+
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise SpecError(f"--set {quoted(text)}: write KEY=VALUE, such as storage.backend=in-memory")
     return key, config.parse(f"value: {value}".encode(), ".yaml")["value"]
 
 
-def _with_settings(path: str, settings: Mapping[str, Any]) -> XyDataset:
+def _load_with(path: str, settings: Mapping[str, Any]) -> XyDataset:
+    from kinoml_data.factory import as_spec, load_dataset
+
     spec = as_spec(path)
-    said = spec.to_mapping()
-    # The options of the outermost backend go with its name, which may be another one over the same data.
+    spec_dict = spec.to_mapping()
+    # `load_dataset` takes the options of the outermost backend with its name, which may be that of a wrapper.
     options = {}
-    for dotted, value in settings.items():
-        *way, last = dotted.split(".")
-        if way == ["storage"]:
-            options[last] = value
+    for dotted_key, value in settings.items():
+        *parents, key = dotted_key.split(".")
+        if parents == ["storage"]:
+            options[key] = value
             continue
-        inner = said
-        for key in way:
-            inner = inner.setdefault(key, {})
-            if not isinstance(inner, dict):
-                raise SpecError(f"--set {dotted}: {quoted(key)} holds {quoted(inner)}, nothing stands below it")
-        inner[last] = value
-    return load_dataset(said, base=spec.base, **options)
+        parent = spec_dict
+        for name in parents:
+            parent = parent.setdefault(name, {})
+            if not isinstance(parent, dict):
+                raise SpecError(f"--set {dotted_key}: {quoted(name)} is {quoted(parent)}, which has no keys")
+        parent[key] = value
+    return load_dataset(spec_dict, base=spec.base, **options)
 
 
 def files(dataset: XyDataset) -> list[Path]:
-    """The files that the storage of a dataset names."""
-    found: list[Path] = []
+    """The existing files that the storage of a dataset names, its sources included."""
+    paths: list[Path] = []
     storage: Any = dataset.spec.storage.model_dump(mode="json")
     while isinstance(storage, Mapping):
         if isinstance(path := storage.get("path"), str) and (dataset.spec.base / path).is_file():
-            found.append(dataset.spec.base / path)
+            paths.append(dataset.spec.base / path)
         storage = storage.get("source")
-    return found
+    return paths

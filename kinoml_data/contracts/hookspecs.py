@@ -12,7 +12,6 @@ from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.contracts.observation_model import ObservationModel
 
 PROJECT = "kinoml_data"
-API = 1  # of the hooks and the contract; a plugin may say `KINOML_DATA_API = 1` in its module to have it compared
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 

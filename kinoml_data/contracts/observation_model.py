@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from kinoml_data.spec.array import Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ObservationModel(Model, ABC):

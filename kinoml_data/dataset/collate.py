@@ -235,7 +235,7 @@ def _no_form(given: Any) -> str:
     installed = known.all(registry.COLLATE_FORM)
     if isinstance(given, str) and given in installed:
         return f"{given} takes the whole batch, not a column: collate: {given}"
-    return "; ".join([unknown(given, [*FORMS, *installed], "form"), *known.failures()])
+    return "; ".join([unknown(given, [*FORMS, *installed], "form"), *(plugin.failure() for plugin in known.broken())])
 
 
 def _check_form(name: str, form: CollateForm, array: Array) -> None:

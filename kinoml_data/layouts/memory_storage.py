@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from kinoml_data.layouts.flat_arrays import UTF8, VALUES, ArrayStorage, to_native_order
+
+if TYPE_CHECKING:
+    import torch
 
 
 class MemoryStorage(ArrayStorage):
@@ -60,6 +62,8 @@ class MemoryStorage(ArrayStorage):
 
 
 def _shared(array: NDArray[Any]) -> torch.Tensor:
+    import torch
+
     # By way of an empty tensor: torch takes no array that is not writable, such as one of Arrow's.
     dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
     tensor: torch.Tensor = torch.empty(array.shape, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call]

@@ -13,8 +13,6 @@ from kinoml_data.errors import StoreExistsError, StoreNotFoundError, StoreWriteE
 from kinoml_data.layouts.flat_arrays import flat_arrays
 from numpy.typing import NDArray
 
-KINOML_DATA_API = 1
-
 
 class NpyFolder(Backend):
     """A folder of .npy files, mapped into memory.

@@ -7,8 +7,6 @@ from kinoml_data_hdf5.layout import RaggedLayout
 
 __all__ = ["Hdf5", "RaggedLayout", "register_backends"]
 
-KINOML_DATA_API = 1
-
 
 @hookimpl
 def register_backends() -> tuple[type[Backend], ...]:

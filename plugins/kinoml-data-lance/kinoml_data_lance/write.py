@@ -46,7 +46,9 @@ def write_dataset(
     final = Path(os.path.realpath(path)) if path.is_symlink() else path
     exists = os.path.lexists(final)
     if exists and not overwrite:
-        raise StoreExistsError(f"{quoted(str(final))} exists; pass overwrite=True to replace it")
+        raise StoreExistsError(
+            f"{quoted(str(final))} exists; pass overwrite=True (--overwrite on the command line) to replace it"
+        )
     if exists and not (final / "_versions").is_dir():
         raise StoreExistsError(f"{quoted(str(final))} exists and is no Lance dataset; move it away first")
     if not final.parent.is_dir():

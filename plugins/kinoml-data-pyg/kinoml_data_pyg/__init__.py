@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AwkwardArrayGeometricDataset", "GraphBatch", "register_collate_forms"]
 
-KINOML_DATA_API = 1
-
 
 @hookimpl
 def register_collate_forms() -> tuple[type[BatchForm], ...]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from kinoml_data import XyDataset
-from kinoml_data.dataset.collate import Collater
-from kinoml_data.dataset.indexing import normalize_index
 from kinoml_data.errors import SpecError
+from kinoml_data.plugin import Collater, XyDataset, normalize_index
 from kinoml_data.torch_datasets import AwkwardArrayDataset
 from torch import Tensor
 from torch.utils.data import DataLoader

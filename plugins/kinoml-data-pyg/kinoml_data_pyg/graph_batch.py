@@ -1,20 +1,22 @@
 """The collate form `pyg`, which gives PyTorch Geometric's `Batch`, and KinoML's dataset of graphs.
 
-PyTorch Geometric is imported when a dataset asks for it, not with this module: that takes seconds.
+PyTorch and PyTorch Geometric are imported when a dataset uses the form, not with this module: that takes seconds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
-from kinoml_data import Array, BatchForm, DatasetSpec, Packed
 from kinoml_data.errors import SpecError
+from kinoml_data.plugin import Array, BatchForm, DatasetSpec
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from kinoml_data.plugin import Packed
+    from torch import Tensor
 
 NODE_LEVEL = ("x", "pos", "feat", "node_type", "n_id")
 """Columns with one row per node; PyTorch Geometric counts the nodes by them."""
@@ -80,6 +82,7 @@ class GraphBatch(BatchForm):
         Raises:
             SpecError: a graph whose columns do not fit together, or with an edge to a node it does not have.
         """
+        import torch
         from torch_geometric.data import Batch, Data
 
         parts = {**_by_column(self.spec.X, X), **_by_column(self.spec.y, y)}
@@ -148,6 +151,8 @@ def _axis(attribute: str, array: Array) -> int | None:
 
 def _flat(part: Packed | Tensor) -> tuple[Tensor, Ints]:
     """All values end to end, and the shape of each row."""
+    from kinoml_data.plugin import Packed
+
     if isinstance(part, Packed):
         return part.values, part.shapes.cpu().numpy()
     return part.reshape(-1), np.tile(np.array(part.shape[1:], np.int64), (len(part), 1))
@@ -174,6 +179,8 @@ def _starts(sizes: Ints) -> Ints:
 
 def _node_numbers(name: str, values: Tensor, lengths: Ints, leading: tuple[int, ...], nodes: Ints) -> Tensor:
     """Rows of node numbers, each `(*leading, length)`, joined along their last axis and counted through the batch."""
+    import torch
+
     total, height = int(lengths.sum()), math.prod(leading)
     # Each row is stored as `height` lines one after the other; here each line goes on in the next row.
     first = np.arange(total) + np.repeat(_starts(lengths)[:-1] * (height - 1), lengths)

@@ -25,8 +25,6 @@ __all__ = [
     "smiles_symbols",
 ]
 
-KINOML_DATA_API = 1
-
 
 @hookimpl
 def register_featurizers() -> tuple[type[Featurizer], ...]:

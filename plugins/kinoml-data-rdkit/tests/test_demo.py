@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import kinoml_data as kd
 import pytest
 import torch
-from kinoml_data.cli import demo
-from kinoml_data.cli import main as cli
-from kinoml_data.cli.demo import Result
-from rich.console import Console
+from kinoml_data.errors import StoreExistsError
 
-from kinoml_data_rdkit import chembl_demo
+from kinoml_data_rdkit import chembl_demo, demo
+from kinoml_data_rdkit.demo import Result
 
 FEATURES = ("fingerprint", "smiles", "graph")
 BACKENDS = ("featurize-on-access", "npz-lazy", "npz-reopen", "parquet-awkward", "in-memory")
@@ -26,30 +27,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def console() -> Console:
-    return Console(width=200, record=True, file=io.StringIO())
-
-
-@pytest.fixture(scope="module")
-def result(folder: Path, console: Console) -> Result:
+def run(folder: Path) -> tuple[Result, str]:
+    """The demo's result and everything that it prints."""
     threads = torch.get_num_threads()
-    result = demo.run(folder, console)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        result = demo.run(folder)
     assert torch.get_num_threads() == threads
-    return result
+    return result, printed.getvalue()
 
 
 @pytest.fixture(scope="module")
-def text(result: Result, console: Console) -> str:
-    return console.export_text()
+def result(run: tuple[Result, str]) -> Result:
+    return run[0]
 
 
-def test_it_learns_something_in_time(result: Result) -> None:
+@pytest.fixture(scope="module")
+def text(run: tuple[Result, str]) -> str:
+    return run[1]
+
+
+def test_the_model_learns_something_in_time(result: Result) -> None:
     assert result.r2 > 0.5
     assert result.rmse < 0.7 * result.baseline
     assert result.seconds < 90
 
 
-def test_every_spec_loads_and_gives_the_same(result: Result) -> None:
+def test_every_spec_of_the_demo_loads_and_gives_the_same_tensors(result: Result) -> None:
     assert set(result.specs) == {(features, backend) for features in FEATURES for backend in BACKENDS}
     for features in FEATURES:
         first = kd.load_dataset(result.specs[features, BACKENDS[0]])
@@ -65,16 +68,16 @@ def test_every_spec_loads_and_gives_the_same(result: Result) -> None:
                     assert demo._bits(dataset[row]) == demo._bits(first[row])
 
 
-def test_the_molecules_are_the_plugins(result: Result, folder: Path) -> None:
+def test_the_csv_contains_the_molecules_of_the_plugin(result: Result, folder: Path) -> None:
     with (folder / "molecules.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    found = chembl_demo()
-    assert [row["id"] for row in rows] == found["id"]
-    assert [row["smiles"] for row in rows] == found["smiles"]
-    assert [float(row["pIC50"]) for row in rows] == found["activity"]
+    molecules = chembl_demo()
+    assert [row["id"] for row in rows] == molecules["id"]
+    assert [row["smiles"] for row in rows] == molecules["smiles"]
+    assert [float(row["pIC50"]) for row in rows] == molecules["activity"]
 
 
-def test_the_shapes_are_those_of_molecules(result: Result) -> None:
+def test_the_shapes_of_the_demo_are_those_of_molecules(result: Result) -> None:
     X, _ = kd.load_dataset(result.specs["smiles", "npz-lazy"])[:4]
     assert isinstance(X, torch.Tensor) and X.shape[:2] == (4, 53) and X.dtype == torch.float32
     X, _ = kd.load_dataset(result.specs["graph", "parquet-awkward"])[0]
@@ -82,33 +85,49 @@ def test_the_shapes_are_those_of_molecules(result: Result) -> None:
     assert int(X["edge_index"].max()) == len(X["atoms"]) - 1
 
 
-def test_it_says_what_it_assumes_and_found(text: str, result: Result) -> None:
+def test_the_demo_prints_its_assumptions_and_results(text: str, result: Result) -> None:
     assert "ASSUMED" in text and "'Act'" in text
     assert f"RMSE {result.rmse:.2f}, R2 {result.r2:.2f}" in text
     assert text.count(" same") >= len(FEATURES) * len(BACKENDS)
 
 
-def test_what_it_tells_to_try_works(text: str, result: Result, folder: Path) -> None:
-    said = [line.split() for line in text.splitlines() if line.startswith("  kinoml-data ")]
+def test_the_commands_that_the_demo_suggests_work(text: str, result: Result, folder: Path) -> None:
+    suggested = [line.split() for line in text.splitlines() if line.startswith("  kinoml-data ")]
     spec = str(folder / "fingerprint.featurize-on-access.yaml")
-    assert ["kinoml-data", "validate", spec] in said
-    assert ["kinoml-data", "convert", spec, "YOUR.npz"] in said
+    assert ["kinoml-data", "check", spec] in suggested
+    assert ["kinoml-data", "convert", spec, "YOUR.npz"] in suggested
     for words in (
-        ["validate", spec],
+        ["check", spec],
         ["convert", spec, str(folder / "your.npz")],
         ["inspect", str(folder / "your.npz")],
     ):
-        with pytest.raises(SystemExit) as done:
-            cli.main(words)
-        assert not done.value.code
+        subprocess.run([sys.executable, "-m", "kinoml_data", *words], check=True, timeout=120)
 
 
-def test_the_plot_is_a_picture(result: Result, folder: Path) -> None:
+def test_the_plot_of_the_demo_is_a_picture(result: Result, folder: Path) -> None:
     data = (folder / "predicted.png").read_bytes()
     assert data.startswith(b"\x89PNG") and len(data) > 10_000
 
 
-def test_a_second_run_replaces_the_first_and_finds_the_same(result: Result, folder: Path) -> None:
+def test_a_second_run_of_the_demo_replaces_the_first_with_the_same_result(result: Result, folder: Path) -> None:
     (folder / "fingerprint.npz").write_bytes(b"damaged")
-    again = demo.run(folder, Console(quiet=True))
+    again = demo.run(folder)
     assert (again.rmse, again.r2, again.baseline) == (result.rmse, result.r2, result.baseline)
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# My thesis\n")
+    file = tmp_path / "file"
+    file.write_text("text")
+    for out in (tmp_path, file):
+        with pytest.raises(StoreExistsError, match="--out"):
+            demo.run(out)
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "file"}
+    assert (tmp_path / "README.md").read_text() == "# My thesis\n" and file.read_text() == "text"
+
+
+@pytest.mark.parametrize("features", demo.SPECS)
+def test_every_spec_of_the_demo_computes_the_columns_that_it_names(features: str, result: Result) -> None:
+    spec = kd.DatasetSpec.from_file(result.specs[features, "featurize-on-access"])
+    assert spec.storage.backend == "featurize-on-access"
+    assert set(spec.columns or {}) == {*spec.X_names, "pIC50", "id"}

@@ -4,8 +4,6 @@ from kinoml_data import Backend, hookimpl
 
 from kinoml_data_zarr.backend import Zarr
 
-KINOML_DATA_API = 1
-
 
 @hookimpl
 def register_backends() -> tuple[type[Backend], ...]:

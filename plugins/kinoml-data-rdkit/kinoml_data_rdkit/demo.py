@@ -1,33 +1,27 @@
 """`kinoml-data demo`: from 1,017 molecules to a trained model, through five backends.
 
-Everything it does goes through the public names, and everything it makes stays in the folder to be read.
+The demo uses public names only, and everything that it makes stays in the folder to be read.
 """
 
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import math
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import kinoml_data as kd
 import torch
-from rich.console import Console
+from kinoml_data.errors import CorruptStoreError, StoreExistsError
 from torch import Tensor, nn
 
-from kinoml_data.cli.terminal import files, progress, show, size, table
-from kinoml_data.conversion import convert
-from kinoml_data.dataset.dataset import XyDataset
-from kinoml_data.errors import CorruptStoreError, PluginLoadError, StoreExistsError
-from kinoml_data.factory import load_dataset
+from kinoml_data_rdkit.chembl_demo import chembl_demo
 
-PLUGIN = "kinoml_data_rdkit"
 MARK = "# Made by `kinoml-data demo`"
 BATCH, EPOCHS, SEED = 64, 60, 0
 
@@ -45,13 +39,13 @@ meta: [id]
 storage:
   backend: featurize-on-access
   source: {{backend: csv, path: molecules.csv, dtypes: {{id: str}}}}  # columns id, smiles, pIC50
-  featurizer: {featurizer}  # of the plugin kinoml-data-rdkit
+  featurizer: {featurizer}  # from the plugin kinoml-data-rdkit
 splits: {{ratios: {{train: 0.8, val: 0.1, test: 0.1}}, seed: 0}}
 observation_model: {{name: pIC50, substrate_conc: 1.0e-6}}  # from dG/kT, which the model predicts, to y
 {collate}"""
 SPECS = {
     "fingerprint": {
-        "about": "A Morgan fingerprint: 1024 bits, kept as 128 bytes, 1024 float32 in a batch.",
+        "about": "A Morgan fingerprint: 1024 bits, stored as 128 bytes and given as 1024 float32 in a batch.",
         "columns": "  fingerprint: {dtype: float32, shape: [1024], packbits: true}",
         "X": "fingerprint",
         "featurizer": "{name: morgan-fingerprint, nbits: 1024, packed: true}",
@@ -77,21 +71,21 @@ ABOUT = """{mark}
 | file | what it is |
 | --- | --- |
 | `molecules.csv` | the molecules: id, SMILES, pIC50 |
-| `<features>.featurize-on-access.yaml` | spec: features computed from `molecules.csv` when a row is read; start here |
+| `<features>.featurize-on-access.yaml` | spec: features computed from `molecules.csv` as rows are read; start here |
 | `<features>.npz`, `<features>.parquet` | the same features, stored |
-| `<features>.<backend>.yaml` | spec: the same dataset from a file, by another backend |
+| `<features>.<backend>.yaml` | spec: the same dataset, read from a file by another backend |
 | `predicted.png` | the model's predictions for the test rows |
 
-`<features>` is `fingerprint`, `smiles` or `graph`. Look into any file with `kinoml-data inspect FILE`, and load any
-with `kinoml_data.load_dataset(FILE)`. Running the demo again replaces these files.
+`<features>` is `fingerprint`, `smiles` or `graph`. `kinoml-data inspect FILE` shows what any of these
+files contains, and `kinoml_data.load_dataset(FILE)` loads it. If you run the demo again, it replaces these files.
 """
 NEXT = """\
 With a file of your own
   kinoml-data inspect YOUR.parquet                  any table of numbers or nested lists, KinoML's files, .npz, .csv
   kinoml-data convert YOUR.parquet YOUR.npz         another format, the same tensors
 
-With molecules of your own: put a CSV with the columns id, smiles, pIC50 in place of {csv}
-  kinoml-data validate {spec}
+With molecules of your own: replace {csv} by a CSV file with the columns id, smiles and pIC50
+  kinoml-data check {spec}
   kinoml-data convert {spec} YOUR.npz
 
 In Python
@@ -103,13 +97,13 @@ In Python
 
 @dataclass(frozen=True)
 class Result:
-    """What a run of the demo found.
+    """The result of a run of the demo.
 
     Attributes:
         specs: the spec files, by features and backend.
-        rmse, r2: of the test rows, in units of pIC50.
+        rmse, r2: the error of the predictions for the test rows; the RMSE is in units of pIC50.
         baseline: the RMSE of predicting the mean of the training rows.
-        seconds: how long it took.
+        seconds: how long the demo took.
     """
 
     specs: Mapping[tuple[str, str], Path]
@@ -119,100 +113,79 @@ class Result:
     seconds: float
 
 
-def run(out: Path, console: Console) -> Result:
-    """Run the demo.
+def run(out: Path) -> Result:
+    """Run the demo, which prints what it does.
 
     Args:
-        out: the folder to write to; it may be there if it is empty, or one of an earlier demo.
-        console: where to print.
+        out: the folder to write to: a new one, an empty one, or that of an earlier demo.
 
     Raises:
-        PluginLoadError: a package it needs is not installed.
-        StoreExistsError: the folder holds something else.
+        StoreExistsError: the folder contains something else.
+        FileNotFoundError: this build of RDKit does not include the molecules.
         CorruptStoreError: two backends give different tensors, which would be a bug.
     """
     start, threads = time.perf_counter(), torch.get_num_threads()
-    molecules = _molecules()
+    molecules = chembl_demo()
     _prepare(out)
-    torch.set_num_threads(1)  # batches this small gain nothing from more, and lose a lot on a busy machine
+    torch.set_num_threads(1)  # batches this small gain nothing from more threads and lose a lot on a busy machine
     try:
-        return _run(out, molecules, console, start)
+        return _run(out, molecules, start)
     finally:
         torch.set_num_threads(threads)
 
 
-def _run(out: Path, molecules: Mapping[str, Any], console: Console, start: float) -> Result:
-    def heading(text: str) -> None:
-        console.print(f"\n[bold]{text}[/bold]")
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
-
-    heading("1. Molecules")
+def _run(out: Path, molecules: Mapping[str, Any], start: float) -> Result:
+    print("\n1. Molecules")
     _write_csv(out / "molecules.csv", molecules)
     count, low, high = len(molecules["id"]), min(molecules["activity"]), max(molecules["activity"])
-    say(f"{count:,} molecules with an activity of {low} to {high}, from an example that comes with RDKit.")
-    say("The example calls the activity 'Act' and does not say what was measured. ASSUMED here: a pIC50,")
-    say("-log10(IC50 in mol/l), at a substrate concentration of 1e-6 mol/l and Km = 1 mol/l, KinoML's defaults.")
+    print(f"{count:,} molecules with an activity of {low} to {high}, from an example that RDKit includes.")
+    print("The example calls the activity 'Act' and does not say what was measured. ASSUMED here: a pIC50,")
+    print("-log10(IC50 in mol/l), at a substrate concentration of 1e-6 mol/l and Km = 1 mol/l, KinoML's defaults.")
 
-    heading("2. Features, computed by RDKit and stored")
+    print("\n2. Features, computed by RDKit and stored")
     specs: dict[tuple[str, str], Path] = {}
     for features, parts in SPECS.items():
         specs |= _store(out, features, parts)
-        sizes = (f"{features}.{end} {size((out / f'{features}.{end}').stat().st_size)}" for end in STORES)
-        say(", ".join(sizes))
+        print(", ".join(f"{features}.{end} {_size(out / f'{features}.{end}')}" for end in STORES))
 
-    heading("3. The same tensors from every backend")
-    right = ("open", "rows/s", "again", "on disk")
-    listing = table("features", "backend", *right, "tensors", right=right)
+    print("\n3. The same tensors from every backend")
+    print(LINE.format("features", "backend", "open", "rows/s", "again", "on disk", "tensors"))
     for features in SPECS:
         for row in _compare(features, {b: path for (f, b), path in specs.items() if f == features}):
-            listing.add_row(*row)
-    show(console, listing)
-    say(f"rows/s: a first epoch, shuffled, in batches of {BATCH}; it checks checksums, or computes the features.")
-    say("again: a second epoch; features that were computed are remembered.")
-    say("same: X, y, splits and ids are those of featurize-on-access, bit for bit.")
+            print(LINE.format(*row))
+    print(f"rows/s: a first epoch, shuffled, in batches of {BATCH}; it compares checksums, or computes the features.")
+    print("again: a second epoch; features that were computed are remembered.")
+    print("same: X, y, splits and ids are those of featurize-on-access, bit for bit.")
 
-    heading("4. A model of the fingerprints")
-    with load_dataset(specs["fingerprint", "npz-lazy"]) as dataset:
-        say(repr(dataset))
-        say(f"It predicts dG/kT; {dataset.observation_model!r} makes a pIC50 of it.")
+    print("\n4. A model of the fingerprints")
+    with kd.load_dataset(specs["fingerprint", "npz-lazy"]) as dataset:
+        print(dataset)
+        print(f"The model predicts dG/kT; {dataset.observation_model!r} turns it into a pIC50.")
         measured, predicted, baseline = _train(dataset)
     rmse = _rmse(predicted, measured)
     r2 = 1 - float(((predicted - measured) ** 2).sum() / ((measured - measured.mean()) ** 2).sum())
-    say(f"{len(measured)} test rows, never trained on: RMSE {rmse:.2f}, R2 {r2:.2f}")
-    say(f"(predicting the mean of the training rows: RMSE {baseline:.2f}, R2 about 0)")
+    print(f"{len(measured)} test rows, never trained on: RMSE {rmse:.2f}, R2 {r2:.2f}")
+    print(f"(predicting the mean of the training rows: RMSE {baseline:.2f}, R2 about 0)")
     plot = out / "predicted.png"
     _plot(plot, measured, predicted, f"Test rows: RMSE {rmse:.2f}, R² {r2:.2f}")
 
-    heading("5. What next")
-    say(f"{plot} shows the predictions, {out / 'README.md'} says what the other files are.\n")
+    print("\n5. What next")
+    print(f"{plot} shows the predictions, and {out / 'README.md'} explains the other files.\n")
     spec = out / "fingerprint.featurize-on-access.yaml"
-    say(NEXT.format(csv=out / "molecules.csv", spec=shlex.quote(str(spec)), python=json.dumps(str(spec))))
+    print(NEXT.format(csv=out / "molecules.csv", spec=shlex.quote(str(spec)), python=json.dumps(str(spec))))
     seconds = time.perf_counter() - start
-    say(f"Done in {seconds:.0f} s.")
+    print(f"Done in {seconds:.0f} s.")
     return Result(specs, rmse, r2, baseline, seconds)
 
 
 # -- 1
 
 
-def _molecules() -> Mapping[str, Any]:
-    missing = [name for name in (PLUGIN, "rdkit", "matplotlib") if find_spec(name) is None]
-    if missing:
-        raise PluginLoadError(
-            f"the demo needs {' and '.join(missing)}, not installed here. In a checkout of kinoml_data run: "
-            'pip install -e ".[demo]" -e plugins/kinoml-data-rdkit'
-        )
-    found: Mapping[str, Any] = importlib.import_module(PLUGIN).chembl_demo()
-    return found
-
-
 def _prepare(out: Path) -> None:
     about = out / "README.md"
     earlier = about.is_file() and about.read_text("utf-8", "replace").startswith(MARK)
     if out.exists() and not earlier and (not out.is_dir() or any(out.iterdir())):
-        raise StoreExistsError(f"{out} is not empty, and not of an earlier demo; name another folder: --out FOLDER")
+        raise StoreExistsError(f"{out} contains something else than a demo; name another folder: --out FOLDER")
     out.mkdir(parents=True, exist_ok=True)
     about.write_text(ABOUT.format(mark=MARK), "utf-8")
 
@@ -227,6 +200,7 @@ def _write_csv(path: Path, molecules: Mapping[str, Any]) -> None:
 # -- 2
 
 STORES = {"npz": "npz-lazy", "parquet": "parquet-awkward"}
+LINE = "{:<11}  {:<19}  {:>7}  {:>9}  {:>9}  {:>8}  {}"
 
 
 def _store(out: Path, features: str, parts: Mapping[str, str]) -> dict[tuple[str, str], Path]:
@@ -235,13 +209,11 @@ def _store(out: Path, features: str, parts: Mapping[str, str]) -> dict[tuple[str
     specs = {(features, name): out / f"{features}.{name}.yaml" for name in names}
     computed = specs[features, "featurize-on-access"]
     computed.write_text(SPEC.format(name=f"chembl-{features}", **parts), "utf-8")
-    with load_dataset(computed) as dataset:
+    with kd.load_dataset(computed) as dataset:
         for end, backend in STORES.items():
-            with progress(f"{features}.{end}") as report:
-                spec = convert(dataset, out / f"{features}.{end}", overwrite=True, progress=report)
-            spec.to_file(specs[features, backend])
+            kd.convert(dataset, out / f"{features}.{end}", overwrite=True).to_file(specs[features, backend])
     for backend in ("npz-reopen", "in-memory"):
-        with load_dataset(specs[features, "npz-lazy"], backend=backend) as other:
+        with kd.load_dataset(specs[features, "npz-lazy"], backend=backend) as other:
             other.spec.to_file(specs[features, backend])
     return specs
 
@@ -253,23 +225,34 @@ def _compare(features: str, specs: Mapping[str, Path]) -> list[tuple[str, ...]]:
     """A row of the table for each backend.
 
     Raises:
-        CorruptStoreError: one gives other tensors, splits or ids than the first.
+        CorruptStoreError: a backend gives other tensors, splits or ids than the first one.
     """
     rows, expected = [], None
     for backend, path in specs.items():
         start = time.perf_counter()
-        dataset = load_dataset(path)
+        dataset = kd.load_dataset(path)
         opening = time.perf_counter() - start
         with dataset:
             loader = dataset.as_dataloader(batch_size=BATCH, shuffle=True, seed=SEED)
             speeds = [_rows_per_second(loader, len(dataset)) for _ in range(2)]
-            found = _bits((dataset[:], dataset.indices, dataset.column("id")))
-            held = sum(file.stat().st_size for file in files(dataset))
-        expected = expected or found
-        if found != expected:
+            content = _bits((dataset[:], dataset.indices, dataset.column("id")))
+        expected = expected or content
+        if content != expected:
             raise CorruptStoreError(f"{path} does not give the tensors of {next(iter(specs.values()))}")
-        rows.append((features, backend, f"{1e3 * opening:.0f} ms", *speeds, size(held), "same"))
+        rows.append((features, backend, f"{1e3 * opening:.0f} ms", *speeds, _size(_stored_file(path)), "same"))
     return rows
+
+
+def _stored_file(spec: Path) -> Path:
+    """The file at the bottom of a spec's storage."""
+    storage: Any = kd.DatasetSpec.from_file(spec).storage.model_dump(mode="json")
+    while "source" in storage:
+        storage = storage["source"]
+    return spec.parent / str(storage["path"])
+
+
+def _size(file: Path) -> str:
+    return f"{file.stat().st_size / 1e3:,.0f} kB"
 
 
 def _rows_per_second(loader: Iterable[Any], rows: int) -> str:
@@ -280,7 +263,7 @@ def _rows_per_second(loader: Iterable[Any], rows: int) -> str:
 
 
 def _bits(value: Any) -> Any:
-    """Nested tensors as what makes them the same: dtype, shape and bytes."""
+    """What makes nested tensors the same: dtype, shape and bytes."""
     if isinstance(value, Mapping):
         return {name: _bits(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -294,8 +277,8 @@ def _bits(value: Any) -> Any:
 # -- 4
 
 
-def _train(dataset: XyDataset) -> tuple[Tensor, Tensor, float]:
-    """Train on the training rows, keep the weights that are best on the validation rows.
+def _train(dataset: kd.XyDataset) -> tuple[Tensor, Tensor, float]:
+    """Train on the training rows and use the weights that are best on the validation rows.
 
     Returns:
         The measured and the predicted pIC50 of the test rows, float32 `(rows,)`, and the baseline's RMSE.
@@ -303,29 +286,27 @@ def _train(dataset: XyDataset) -> tuple[Tensor, Tensor, float]:
     torch.manual_seed(SEED)
     observe: Callable[..., Tensor] = dataset.observation_model
     train = dataset.split("train").as_dataloader(batch_size=BATCH, shuffle=True, seed=SEED)
-    whole: dict[str, Any] = {name: dataset.split(name)[:] for name in dataset.indices}
-    (X, y), (X_val, y_val), (X_test, y_test) = whole["train"], whole["val"], whole["test"]
+    splits: dict[str, Any] = {name: dataset.split(name)[:] for name in dataset.indices}
+    (X, y), (X_val, y_val), (X_test, y_test) = splits["train"], splits["val"], splits["test"]
     last = nn.Linear(256, 1)
-    # Begin with the mean of what was measured: dG/kT is about -ln(10) pIC50.
+    # The first prediction is the mean of the measurements: dG/kT is about -ln(10) pIC50.
     nn.init.constant_(last.bias, -math.log(10) * float(y.mean()))
     model = nn.Sequential(nn.Linear(X.shape[1], 256), nn.ReLU(), nn.Dropout(0.3), last, nn.Flatten(0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
-    best, kept = math.inf, {}
-    with progress("training") as report:
-        for epoch in range(EPOCHS):
-            model.train()
-            for features, measured in train:
-                optimizer.zero_grad()
-                loss: Any = nn.functional.mse_loss(observe(model(features)), measured)
-                loss.backward()
-                optimizer.step()
-            model.eval()
-            with torch.no_grad():
-                error = float(nn.functional.mse_loss(observe(model(X_val)), y_val))
-            if error < best:
-                best, kept = error, {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            report(epoch + 1, EPOCHS)
-    model.load_state_dict(kept)
+    best, best_weights = math.inf, {}
+    for _ in range(EPOCHS):
+        model.train()
+        for features, measured in train:
+            optimizer.zero_grad()
+            loss: Any = nn.functional.mse_loss(observe(model(features)), measured)
+            loss.backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            error = float(nn.functional.mse_loss(observe(model(X_val)), y_val))
+        if error < best:
+            best, best_weights = error, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(best_weights)
     with torch.no_grad():
         predicted = observe(model(X_test))
     return y_test, predicted, _rmse(y.mean().expand_as(y_test), y_test)
@@ -340,7 +321,7 @@ def _plot(path: Path, measured: Tensor, predicted: Tensor, title: str) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 5), layout="constrained")
-    canvas = FigureCanvasAgg(figure)  # needs no display, and leaves pyplot alone
+    canvas = FigureCanvasAgg(figure)  # needs no display and does not use pyplot
     axes = figure.add_subplot()
     both = torch.cat([measured, predicted])
     ends = math.floor(float(both.min())), math.ceil(float(both.max()))

@@ -96,7 +96,8 @@ def _target(target: Any) -> tuple[Component, Path]:
     path = Path(target)
     name = registry.backend_for(path.suffix.lower())
     if name is None:
-        raise SpecError(f"no backend writes bare {quoted(path.suffix)} files; name one: {{backend: name, path: ...}}")
+        how = "name one: {backend: name, path: ...} (--backend NAME on the command line)"
+        raise SpecError(f"no backend writes bare {quoted(path.suffix)} files; {how}")
     return Component(backend=name, path=path.name), path.absolute().parent
 
 

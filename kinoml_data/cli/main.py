@@ -6,6 +6,7 @@ Each command imports what it needs when it runs: `kinoml-data --help` and errors
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 import warnings
@@ -23,6 +24,7 @@ from kinoml_data.errors import KinomlDataError, PluginLoadError, SpecError, one_
 if TYPE_CHECKING:
     from kinoml_data.dataset.dataset import XyDataset
 
+PROBLEM = re.compile(r"; (?!known: |cast: )(?=[\w.-]+: )")
 SHOWN = 20  # damaged places that `verify` lists without --all
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -234,6 +236,6 @@ def _print_error(error: Exception) -> None:
     expected = isinstance(error, (KinomlDataError, OSError))
     title = type(error).__name__ if expected else f"unexpected {type(error).__name__}, please report it"
     say(f"kinoml-data: {title}", style="red", stderr=True)
-    for line in getattr(error, "problems", ()) or (str(error) or "no message",):
+    for line in PROBLEM.split(str(error) or "no message"):
         say(f"  {line}", stderr=True)
     say("  (--debug shows the traceback)", stderr=True)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from kinoml_data.contracts.hookspecs import hookimpl
     from kinoml_data.contracts.observation_model import ObservationModel
     from kinoml_data.conversion import convert, save_dataset
-    from kinoml_data.dataset.collate import Packed, PadMask
     from kinoml_data.dataset.dataset import XyDataset
+    from kinoml_data.dataset.forms import Packed, PadMask
     from kinoml_data.factory import from_arrays, load_dataset, load_datasets
     from kinoml_data.layouts.flat_arrays import ArrayStorage
     from kinoml_data.registry import list_backends
@@ -34,8 +34,8 @@ _MODULES = {
     "DatasetSpec": "spec.dataset_spec",
     "Featurizer": "contracts.featurizer",
     "ObservationModel": "contracts.observation_model",
-    "Packed": "dataset.collate",
-    "PadMask": "dataset.collate",
+    "Packed": "dataset.forms",
+    "PadMask": "dataset.forms",
     "Ragged": "columns",
     "Storage": "contracts.backend",
     "XyDataset": "dataset.dataset",

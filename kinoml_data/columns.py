@@ -1,4 +1,4 @@
-"""How rows travel inside the library: as numpy, one entry per column."""
+"""How rows travel inside the library: as numpy arrays, one entry per column."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 class Ragged:
     """Rows of different shapes, laid end to end in one flat array.
 
-    It serves `(53, L)`, `(2, E)`, `(N, F)` and `(L, L)` alike, and stores as two flat arrays anywhere.
-    Strings are a `Ragged` of their UTF-8 bytes, with one axis.
+    It represents rows of shape `(53, L)`, `(2, E)`, `(N, F)` and `(L, L)` alike. Strings are a `Ragged` of their
+    UTF-8 bytes, with one axis.
 
     Attributes:
-        values: 1-D, every element of every row in C order.
+        values: 1-D, every element of every row in C order. A tensor if the column is kept on a device.
         shapes: int64 `(rows, ndim)`, the shape of each row.
     """
 
@@ -29,8 +29,17 @@ class Ragged:
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """Where each row begins in `values`, and where the last one ends: int64 `(rows + 1,)`."""
+        """Where each row begins in `values`, and where the last one ends: int64 `(rows + 1,)`.
+
+        They are computed from the shapes on first use and then remembered.
+        """
         return offsets_of(self.shapes)
+
+    def with_values(self, values: Any) -> Ragged:
+        """Rows of the same shapes with other values. The offsets are shared, not computed again."""
+        other = Ragged(values, self.shapes)
+        other.__dict__["offsets"] = self.offsets
+        return other
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -47,7 +56,7 @@ class Ragged:
     def __getitem__(self, row: slice) -> Ragged: ...
 
     def __getitem__(self, row: int | slice) -> NDArray[Any] | Ragged:
-        """One row in its own shape, or a slice of neighbouring rows; a view of `values`."""
+        """One row in its own shape, or a slice of neighbouring rows. Both are views of `values`."""
         if isinstance(row, slice):
             start, stop, _ = row.indices(len(self))
             return Ragged(self.values[self.offsets[start] : self.offsets[max(start, stop)]], self.shapes[start:stop])
@@ -56,33 +65,35 @@ class Ragged:
         return self.values[start:stop].reshape(self.shapes[row])
 
     def take(self, rows: NDArray[np.int64]) -> Ragged:
-        """The given rows in the order given, as new arrays."""
+        """The given rows in the given order, as new arrays."""
         return Ragged(gather(self.values, self.offsets[rows], self.offsets[rows + 1]), self.shapes[rows])
 
     def strings(self) -> list[str]:
         """The rows decoded as UTF-8.
 
         Raises:
-            UnicodeDecodeError: a row is not UTF-8.
+            UnicodeDecodeError: a row is not valid UTF-8.
         """
         data, ends = self.values.tobytes(), self.offsets.tolist()
         return [data[a:b].decode() for a, b in pairwise(ends)]
 
     @classmethod
     def from_strings(cls, strings: Iterable[str]) -> Ragged:
+        """The UTF-8 bytes of each string."""
         encoded = [text.encode() for text in strings]
         shapes = np.fromiter(map(len, encoded), np.int64, len(encoded)).reshape(-1, 1)
         return cls(np.frombuffer(bytearray(b"".join(encoded)), np.uint8), shapes)
 
     @classmethod
     def from_rows(cls, rows: Sequence[NDArray[Any]], dtype: Any, ndim: int) -> Ragged:
-        """Pack arrays of `ndim` axes each; `dtype` and `ndim` are needed for the case of no rows."""
+        """Lay arrays of `ndim` axes each end to end. `dtype` and `ndim` also describe the result for no rows."""
         shapes = np.array([row.shape for row in rows], np.int64).reshape(len(rows), ndim)
         parts = [np.ravel(row) for row in rows]
         return cls(np.concatenate(parts, dtype=dtype) if parts else np.empty(0, dtype), shapes)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Ragged]) -> Ragged:
+        """The rows of all parts, end to end."""
         return cls(np.concatenate([p.values for p in parts]), np.concatenate([p.shapes for p in parts]))
 
 
@@ -91,34 +102,49 @@ Columns = Mapping[str, Column]
 
 
 def offsets_of(shapes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """int64 `(rows + 1,)` from shapes `(rows, ndim)`: where each row begins when laid end to end."""
-    offsets = np.zeros(len(shapes) + 1, np.int64)
-    np.cumsum(sizes_of(shapes), out=offsets[1:])
-    return offsets
+    """Where each row begins if rows of these shapes are laid end to end, and where the last one ends.
+
+    Args:
+        shapes: int64 `(rows, ndim)`.
+
+    Returns:
+        int64 `(rows + 1,)`.
+    """
+    return running_total(sizes_of(shapes))
+
+
+def running_total(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0, and the sum up to and including each length: int64 `(rows + 1,)`."""
+    total = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=total[1:])
+    return total
 
 
 def sizes_of(shapes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """int64 `(rows,)` from shapes `(rows, ndim)`: how many values each row has. May be a view."""
-    # A tenth of the time of `shapes.prod(axis=1)`.
+    """The number of values in each row: int64 `(rows,)` from shapes `(rows, ndim)`. It may be a view of `shapes`."""
+    # This takes a tenth of the time of `shapes.prod(axis=1)`.
     return reduce(np.multiply, shapes.T) if shapes.shape[1] else np.ones(len(shapes), np.int64)
 
 
 def gather(values: NDArray[Any], starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[Any]:
-    """`values[start:stop]` of every pair, end to end in a new array."""
+    """`values[start:stop]` for every pair of a start and a stop, end to end in a new array."""
     if len(starts) == 0:
         return np.empty(0, values.dtype)
     if len(starts) == 1 or np.array_equal(starts[1:], stops[:-1]):
         return values[starts[0] : stops[-1]].copy()
-    # Slices of a memoryview cost half of an array's, and fancy indexing by element 40 times as much.
+    # Slicing a memoryview takes half the time of slicing an array; fancy indexing by element takes 40 times as long.
     data = np.ascontiguousarray(values).data
     parts = [data[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)]
     return np.frombuffer(bytearray().join(parts), values.dtype)
 
 
 def cast(values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int | None]:
-    """`values` as `dtype`, and the flat position of the first that does not fit; None if all do.
+    """Convert values to another dtype.
 
-    An integer fits if it comes out exactly, a floating number if it does not become infinite.
+    An integer fits if it is converted exactly, a floating-point number if a finite value does not become infinite.
+
+    Returns:
+        The converted values, and the flat position of the first value that does not fit; None if all fit.
     """
     with np.errstate(all="ignore"):
         result = values.astype(dtype)
@@ -132,7 +158,10 @@ def cast(values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int 
 
 
 def _inexact(values: NDArray[Any], result: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Where integers did not come out exactly; None if all must. numpy calls int64 to float64 safe, which it is not."""
+    """Where integers were not converted exactly; None if the dtypes rule that out.
+
+    `np.can_cast` cannot tell: it calls int64 to float64 safe, which loses integers beyond 2**53.
+    """
     bits = 8 * values.dtype.itemsize - (values.dtype.kind == "i")
     if result.dtype.kind in "iu":
         low, high = np.iinfo(result.dtype).min, np.iinfo(result.dtype).max
@@ -141,14 +170,14 @@ def _inexact(values: NDArray[Any], result: NDArray[Any]) -> NDArray[np.bool_] | 
     real = result.real
     if bits <= np.finfo(real.dtype).nmant + 1:
         return None
-    # Casting back what left the integers' range is undefined.
+    # Casting a value outside of the integers' range back is undefined behaviour.
     outside = real >= 2.0**bits
     lost: NDArray[np.bool_] = outside | (np.where(outside, 0, real).astype(values.dtype) != values)
     return lost
 
 
 def concatenate(parts: Sequence[Column]) -> Column:
-    """The rows of several columns of one kind, end to end; not copied where one part has them all."""
+    """The rows of several columns of the same kind, end to end. Not copied if one part contains all rows."""
     parts = [part for part in parts if len(part)] or parts[:1]
     if len(parts) == 1:
         return parts[0]

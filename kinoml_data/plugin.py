@@ -55,8 +55,9 @@ if TYPE_CHECKING:
     from kinoml_data.backends.parquet import writer as parquet_writer
 
     # Batches of tensors, and indices as `dataset[...]` takes them.
-    from kinoml_data.dataset.collate import Collater, Packed, PadMask
+    from kinoml_data.dataset.collate import Collater
     from kinoml_data.dataset.dataset import XyDataset
+    from kinoml_data.dataset.forms import Packed, PadMask
     from kinoml_data.dataset.indexing import normalize_index
 
     # Columns in Arrow arrays.
@@ -66,8 +67,8 @@ if TYPE_CHECKING:
 # The names above that need torch or pyarrow: where each is defined.
 _LAZY = {
     "Collater": "dataset.collate:Collater",
-    "Packed": "dataset.collate:Packed",
-    "PadMask": "dataset.collate:PadMask",
+    "Packed": "dataset.forms:Packed",
+    "PadMask": "dataset.forms:PadMask",
     "XyDataset": "dataset.dataset:XyDataset",
     "normalize_index": "dataset.indexing:normalize_index",
     "NOT_SHOWN": "layouts.arrow:NOT_SHOWN",

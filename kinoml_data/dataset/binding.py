@@ -226,7 +226,7 @@ def _adapt(column: Column, plan: _Plan, rows: NDArray[np.int64]) -> Column:
         return column
     values = column.values if isinstance(column, Ragged) else column
     result = _cast(values, plan, column, rows)
-    return Ragged(result, column.shapes) if isinstance(column, Ragged) else result
+    return column.with_values(result) if isinstance(column, Ragged) else result
 
 
 def _shaped(column: Column, shape: tuple[int | None, ...], name: str, rows: NDArray[np.int64]) -> Column:

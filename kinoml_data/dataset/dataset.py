@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from kinoml_data.columns import Column, Ragged, sizes_of
-from kinoml_data.dataset.collate import Batch, Collater, as_tensor
+from kinoml_data.dataset.collate import Batch, Collater
+from kinoml_data.dataset.forms import as_tensor
 from kinoml_data.dataset.indexing import normalize_index
 from kinoml_data.dataset.session import Session, refuse_workers
 from kinoml_data.errors import SampleIndexError, SpecError, SplitError, quoted, unknown
@@ -215,8 +216,7 @@ class XyDataset(Dataset[Any]):
             seed: seeds the order of `shuffle=True`, so that a run can be repeated: another order in each epoch of
                 the loader, the same ones with and without workers.
             prefetch: so many batches are read ahead, in a thread, while the model works.
-            group_by_length: a ragged column; rows of similar size come in one batch, to cut padding. How much is
-                saved is in `loader.batch_sampler.padding`.
+            group_by_length: a ragged column; rows of similar size come in one batch, to reduce padding.
             kwargs: DataLoader's own arguments. Workers, where asked for, live as long as the loader, and one
                 that hangs is an error after `timeout` seconds (300 by default).
 

@@ -1,4 +1,4 @@
-"""Columns kept on a device, as tensors: rows are gathered where they are."""
+"""Columns kept on a device as tensors, from which rows are gathered there."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kinoml_data.columns import Column, Ragged
 
 
 class DeviceColumns:
-    """Whole columns as tensors on a device; shapes and offsets stay with the processor.
+    """Entire columns as tensors on a device. The shapes and offsets of ragged columns stay on the CPU.
 
     Args:
-        columns: what to keep, in the dtypes that are to come out.
-        device: such as "cuda".
+        columns: the columns to keep, in the dtypes in which they are read.
+        device: a name that torch knows, such as "cuda".
     """
 
     def __init__(self, columns: Mapping[str, Column], device: str) -> None:
@@ -27,37 +27,30 @@ class DeviceColumns:
         return name in self._columns
 
     def read(self, rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
-        """As `Storage.read`, with tensors on the device in place of arrays."""
+        """The same as `Storage.read`, but with tensors on the device instead of arrays."""
         return {name: _take(self._columns[name], rows) for name in names}
 
     def read_row(self, row: int, names: Sequence[str]) -> dict[str, Any]:
-        """As `Storage.read_row`, with tensors on the device in place of arrays."""
-        found = {}
-        for name in names:
-            column = self._columns[name]
-            if isinstance(column, Ragged):
-                start, stop = column.offsets[row : row + 2].tolist()
-                found[name] = column.values[start:stop].reshape(column.shapes[row].tolist()).clone()  # type: ignore[attr-defined]
-            else:
-                found[name] = column[row].clone()
-        return found
+        """The same as `Storage.read_row`, but with tensors on the device instead of arrays."""
+        return {name: self._columns[name][row].clone() for name in names}
 
 
 def _moved(column: Column, device: str) -> Any:
     if isinstance(column, Ragged):
-        values: Any = torch.from_numpy(column.values).to(device)
-        return Ragged(values, column.shapes)
+        return column.with_values(torch.from_numpy(column.values).to(device))
     return torch.from_numpy(column).to(device)
 
 
 def _take(column: Any, rows: NDArray[np.int64]) -> Any:
-    values = column.values if isinstance(column, Ragged) else column
     if not isinstance(column, Ragged):
-        return values[torch.from_numpy(rows).to(values.device)]
-    starts = column.offsets[rows]
-    lengths = column.offsets[rows + 1] - starts
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(rows) else 0
-    shift, counts = (torch.from_numpy(a).to(values.device) for a in (starts - (ends - lengths), lengths))
-    index = torch.repeat_interleave(shift, counts, output_size=total) + torch.arange(total, device=values.device)
-    return Ragged(values[index], column.shapes[rows])
+        return column[torch.from_numpy(rows).to(column.device)]
+    values: Any = column.values
+    taken = Ragged(values, column.shapes[rows])  # its values are still those of all rows
+    starts = taken.offsets[:-1]
+    # The distance from each value's place in the batch to its place in the column is the same within a row.
+    distances, sizes = (
+        torch.from_numpy(array).to(values.device) for array in (column.offsets[rows] - starts, np.diff(taken.offsets))
+    )
+    total = int(taken.offsets[-1])
+    index = torch.repeat_interleave(distances, sizes, output_size=total) + torch.arange(total, device=values.device)
+    return taken.with_values(values[index])

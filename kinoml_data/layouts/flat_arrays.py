@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.columns import Column, Columns, Ragged, concatenate, gather, offsets_of, sizes_of
+from kinoml_data.columns import Column, Columns, Ragged, concatenate, gather, offsets_of
 from kinoml_data.contracts.backend import Storage
 from kinoml_data.errors import CorruptStoreError, SpecError, one_line, quoted
 from kinoml_data.spec.array import STRING, Array
@@ -60,7 +60,7 @@ def mismatch(array: Array, column: Column) -> str | None:
     for axis, length in enumerate(axes):
         if length is not None and (wrong := shapes[:, axis] != length).any():
             return f"a row of shape {tuple(shapes[wrong][0].tolist())}, announced was {said}"
-    total = int(sizes_of(shapes).sum())
+    total = int(column.offsets[-1])
     if values.ndim != 1 or shapes.min(initial=0) < 0 or total != len(values):
         return f"{values.shape} values, its shapes add up to {total}"
     return None

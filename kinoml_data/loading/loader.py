@@ -1,4 +1,4 @@
-"""`as_dataloader`: a torch `DataLoader` set up for the way a dataset is stored."""
+"""`as_dataloader`: a torch `DataLoader` with the defaults that suit this library's datasets."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from kinoml_data.errors import SpecError
 from kinoml_data.loading import shared_ring
 from kinoml_data.loading.prefetch import PrefetchLoader
 from kinoml_data.loading.samplers import LengthBatchSampler
+from kinoml_data.loading.workers import WorkerLoader
 
 WORKER_TIMEOUT = 300.0
-SLOT_BYTES = 16 << 20  # of address space; memory is used as far as batches fill it
+SLOT_BYTES = 16 << 20  # of address space; only what batches fill becomes memory
 
 
 def make(
@@ -29,12 +30,13 @@ def make(
     lengths: NDArray[np.int64] | None,
     kwargs: dict[str, Any],
 ) -> DataLoader[Any]:
-    """See `XyDataset.as_dataloader`; `lengths` is int64 `(rows,)`, by which rows are grouped."""
+    """The loader of `XyDataset.as_dataloader`. `lengths` is int64 `(rows,)`, by which rows are grouped."""
     if seed is not None:
         if kwargs.get("generator") is not None:
-            raise SpecError("give either a seed or a generator")
+            raise SpecError("seed and generator exclude each other")
         kwargs["generator"] = torch.Generator().manual_seed(seed)
-        # Of their own, since DataLoader draws from its generator too, at other times with workers than without.
+        # The order has a generator of its own, because DataLoader also draws from its generator, and at other times
+        # with workers than without.
         if kwargs.get("shuffle") and not {"sampler", "batch_sampler"} & {*kwargs} and lengths is None:
             rows = range(len(dataset))  # type: ignore[arg-type]  # torch's Dataset declares no length, ours has one
             kwargs["sampler"] = RandomSampler(rows, generator=torch.Generator().manual_seed(seed))
@@ -42,35 +44,32 @@ def make(
     if lengths is not None:
         kwargs["batch_sampler"] = _length_sampler(lengths, seed, kwargs)
     kwargs = {"collate_fn": collate_fn} | kwargs
-    workers = kwargs.get("num_workers", 0)
-    if workers:
-        kwargs = _for_workers(kwargs)
+    if kwargs.get("num_workers"):
+        if prefetch:
+            raise SpecError("prefetch is for loading without workers; use prefetch_factor with num_workers")
+        return WorkerLoader(dataset, **_with_worker_defaults(kwargs))
     if not prefetch:
         return DataLoader(dataset, **kwargs)
-    if workers:
-        raise SpecError("prefetch is for loading without workers; theirs is prefetch_factor")
     loader = PrefetchLoader(dataset, **kwargs)
     loader.prefetch = prefetch
     return loader
 
 
-def _for_workers(kwargs: dict[str, Any]) -> dict[str, Any]:
-    defaults: dict[str, Any] = {"persistent_workers": True, "timeout": WORKER_TIMEOUT}
-    kwargs = defaults | kwargs
+def _with_worker_defaults(kwargs: dict[str, Any]) -> dict[str, Any]:
+    kwargs = {"persistent_workers": True, "timeout": WORKER_TIMEOUT} | kwargs
     if shared_ring.available():
         context = kwargs.get("multiprocessing_context")
         if context is None or isinstance(context, str):
             context = kwargs["multiprocessing_context"] = multiprocessing.get_context(context)
         slots = kwargs["num_workers"] * ((kwargs.get("prefetch_factor") or 2) + 1)
-        kwargs["collate_fn"] = shared_ring.RingCollate(
-            kwargs["collate_fn"], shared_ring.Ring(slots, SLOT_BYTES, context)
-        )
+        ring = shared_ring.Ring(slots, SLOT_BYTES, context)
+        kwargs["collate_fn"] = shared_ring.RingCollate(kwargs["collate_fn"], ring)
     return kwargs
 
 
 def _length_sampler(lengths: NDArray[np.int64], seed: int | None, kwargs: dict[str, Any]) -> LengthBatchSampler:
-    if other := [name for name in ("sampler", "batch_sampler") if kwargs.pop(name, None) is not None]:
-        raise SpecError(f"group_by_length makes the batches itself; leave out {other[0]}")
+    if samplers := [name for name in ("sampler", "batch_sampler") if kwargs.pop(name, None) is not None]:
+        raise SpecError(f"group_by_length and {samplers[0]} exclude each other")
     return LengthBatchSampler(
         lengths,
         kwargs.pop("batch_size", 1),

@@ -5,19 +5,16 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.utils.data import DataLoader
-
-if TYPE_CHECKING:
-    pass
 
 
 class PrefetchLoader(DataLoader[Any]):
     """A `DataLoader` without workers whose batches are read in a thread while the model works on earlier ones.
 
     Attributes:
-        prefetch: how many batches may be ready at once.
+        prefetch: the number of batches that may be ready at once.
     """
 
     prefetch: int = 2
@@ -27,7 +24,7 @@ class PrefetchLoader(DataLoader[Any]):
 
 
 class _PrefetchIterator:
-    """An iterator run in a thread, which ends when the iterator is dropped."""
+    """Runs an iterator in a thread that ends when this object is garbage-collected."""
 
     def __init__(self, batches: Iterator[Any], size: int) -> None:
         self._ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(size)
@@ -52,7 +49,7 @@ class _PrefetchIterator:
 
 
 def _fill(batches: Iterator[Any], ready: queue.Queue[Any], stop: threading.Event) -> None:
-    # Not a method: the thread must not keep the iterator alive that it works for.
+    # This is not a method, because the thread must not keep the `_PrefetchIterator` alive.
     error: BaseException = StopIteration()
     try:
         for batch in batches:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
@@ -14,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from kinoml_data.backends.npz.storage import row_and_array
 from kinoml_data.columns import Ragged
-from kinoml_data.dataset.collate import Batch, Collater, Form, as_tensor
+from kinoml_data.dataset.collate import Batch, Collater
 from kinoml_data.dataset.dataset import XyDataset
+from kinoml_data.dataset.forms import Form, as_tensor, built_list
 from kinoml_data.dataset.indexing import normalize_index
 from kinoml_data.errors import SpecError
 from kinoml_data.spec.dataset_spec import DatasetSpec
@@ -58,22 +58,6 @@ class ByField(StackIfUniform):
         return [tensors[name] for name in self.names if name != self.y], tensors[str(self.y)]
 
 
-class Systems(list[list[Tensor]]):
-    """A list of tensors per system, which crosses to another process as one tensor per column."""
-
-    def __init__(self, columns: Sequence[Any]) -> None:
-        super().__init__(map(list, zip(*columns, strict=True)))
-        self._columns, self._rows = columns, tuple(map(tuple, self))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if len(self) == len(self._rows) and all(
-            len(now) == len(then) and all(map(operator.is_, now, then))
-            for now, then in zip(self, self._rows, strict=True)
-        ):
-            return _systems, (self._columns,)
-        return list, (list(self),)  # somebody put other tensors in
-
-
 def _systems(columns: Sequence[Any]) -> list[list[Tensor]]:
     return list(map(list, zip(*columns, strict=True)))
 
@@ -89,7 +73,7 @@ class BySystem(ByField):
         one_system = isinstance(X[0], Tensor) and X[0].ndim == len(self.arrays[self.names[0]].shape)
         if one_system:
             return X, y
-        return (Systems if get_worker_info() else _systems)(X), y
+        return built_list(_systems, X), y
 
 
 class Featurize:

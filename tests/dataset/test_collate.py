@@ -348,13 +348,13 @@ WRONG_VALUES = [
 @pytest.mark.parametrize("form", ["pad", "pad-mask"])
 def test_a_padding_value_the_dtype_cannot_hold_is_refused(dtype, value, form):
     rows = [filled((n,), dtype) for n in (2, 0)]
-    with pytest.raises(SpecError, match=rf"collate\.a: the value .* is no {dtype}"):
+    with pytest.raises(SpecError, match=rf"collate\.a: the padding value .* does not fit {dtype}"):
         load(rows, (None,), {"a": {"form": form, "value": value}}, dtype)
 
 
 @pytest.mark.parametrize("form", ["list", "packed", "nested"])
 def test_a_form_that_pads_nothing_takes_no_value(form):
-    with pytest.raises(SpecError, match=f"collate.a: {form} takes no value"):
+    with pytest.raises(SpecError, match=f"collate.a: the form {form} does not take a value"):
         load([filled((2,))], (None,), {"a": {"form": form, "value": 0}})
 
 
@@ -375,9 +375,9 @@ WRONG_FORMS = [
     ({"a": {"form": "pad", "value": True}}, "collate.a.value"),
     ({"a": {"form": "pad", "value": float("nan")}}, "collate.a.value"),
     ({"a": {"form": "pad", "value": float("inf")}}, "collate.a.value"),
-    (5, "collate: 5 is not a form, nor forms by column"),
-    (["pad"], "is not a form, nor forms by column"),
-    (True, "is not a form"),
+    (5, "collate: 5 is neither a form nor a mapping of columns to forms"),
+    (["pad"], "is neither a form nor a mapping"),
+    (True, "is neither a form"),
 ]
 
 
@@ -401,9 +401,9 @@ def test_an_unknown_form_in_the_spec_is_refused_when_it_opens():
 def test_nested_holds_one_ragged_axis_only(shape):
     rows = [filled(tuple(n or 3 for n in shape)), filled(tuple(4 if n is None else n for n in shape))]
     count = shape.count(None)
-    with pytest.raises(SpecError, match=f"collate.a: nested holds one ragged axis, 'a' has {count}"):
+    with pytest.raises(SpecError, match=f"collate.a: the form nested needs exactly one ragged axis; 'a' has {count}"):
         load(rows, shape, "nested")
-    with pytest.raises(SpecError, match="nested holds one ragged axis"):
+    with pytest.raises(SpecError, match="nested needs exactly one ragged axis"):
         load(rows, shape, {"a": "nested"})
     # A column that is neither X nor y is nobody's batch.
     spec = {

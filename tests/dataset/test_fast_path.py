@@ -13,6 +13,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 import kinoml_data as kd
+from kinoml_data import columns
 from kinoml_data.loading import shared_ring as ring
 
 ROWS = 3000
@@ -72,6 +73,23 @@ def test_an_epoch_reads_each_batch_once_and_makes_no_samples(
     assert (reads.calls, samples.calls) == (30, 0)
     assert sum(1 for _ in DataLoader(ds, batch_size=100)) == 30
     assert (reads.calls, samples.calls) == (60, 30)  # torch's own collate function looks at one sample a batch
+
+
+@pytest.mark.parametrize("collate", ["list", "pad", "pad-mask", "packed", "nested"])
+@pytest.mark.parametrize("dtype", [None, {"X": "float64"}], ids=["as stored", "cast"])
+@pytest.mark.parametrize(
+    ("name", "backend"), [("packed.npz", "npz-lazy"), ("packed.npz", "in-memory"), ("kinoml.npz", "npz-lazy")]
+)
+def test_the_sizes_of_the_rows_of_a_batch_are_computed_once(
+    folder: Path, name: str, backend: str, dtype: Any, collate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds = kd.load_dataset(folder / name, backend=backend, collate=collate, dtype=dtype)
+    ds[:]  # the store is open now
+    sizes = Counter(monkeypatch, columns, "sizes_of")
+    assert [len(ds[RNG.permutation(ROWS)[:128]][1]) for _ in range(3)] == [128] * 3
+    assert sizes.calls == 3
+    assert sum(1 for _ in ds.as_dataloader(batch_size=100)) == 30
+    assert sizes.calls == 33
 
 
 @pytest.mark.parametrize("backend", ["npz-lazy", "in-memory"])

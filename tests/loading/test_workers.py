@@ -479,32 +479,73 @@ def test_workers_notice_that_the_file_is_gone(make, tmp_path):
 # -- workers that stop
 
 
-def stopping(act: Callable[[], Any]) -> XyDataset:
-    """Computed in a worker, where row 3 does `act`."""
+class StopAtRow3:
+    """A collate function that any process can import, and that notes the time and then stops the worker at row 3."""
 
-    def featurize(value: int) -> Any:
-        if value == 3:
-            act()
-        return np.array(value, "float32")
+    def __init__(self, how: str, folder: Path) -> None:
+        self.how, self.noted = how, folder / "stopped"
 
-    return over(list(range(8)), featurize)
+    def __call__(self, batch: Any) -> Any:
+        X, y = batch.collater(batch)
+        if 3 in y:
+            self.noted.write_text(str(time.time()))
+            if self.how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.how == "SystemExit":
+                raise SystemExit(0)
+            if self.how == "exited with 0":
+                os._exit(0)
+            time.sleep(600)
+        return X, y
+
+    def loader(self, method: str, timeout: float) -> DataLoader[Any]:
+        ds = from_arrays(np.arange(8.0), np.arange(8))
+        return ds.as_dataloader(
+            batch_size=2, num_workers=2, collate_fn=self, multiprocessing_context=method, timeout=timeout
+        )
 
 
-def test_a_killed_worker_is_an_error_in_seconds():
-    ds = stopping(lambda: os.kill(os.getpid(), signal.SIGKILL))
-    loader = ds.as_dataloader(batch_size=2, num_workers=2, multiprocessing_context="fork")
+def _stops() -> Iterator[Any]:
+    for method in ("fork", *NEW):
+        for how in ("killed", "exited with 0", "SystemExit"):
+            quick = (method, how) in {("fork", "killed"), ("fork", "exited with 0"), ("forkserver", "killed")}
+            yield pytest.param(method, how, marks=[] if quick else [pytest.mark.slow], id=f"{how}-{method}")
+
+
+@pytest.mark.parametrize(("method", "how"), _stops())
+def test_a_worker_that_ended_is_an_error_within_20_seconds(how, method, tmp_path):
+    stop = StopAtRow3(how, tmp_path)
+    failure(stop.loader(method, timeout=300), RuntimeError, r"(?i)worker.*(killed|exited unexpectedly)")
+    assert time.time() - float(stop.noted.read_text()) < 20
+
+
+@pytest.mark.parametrize(
+    ("method", "timeout"),
+    [pytest.param("fork", 2, id="fork"), *(pytest.param(new, 6, marks=pytest.mark.slow, id=new) for new in NEW)],
+)
+def test_a_worker_that_hangs_is_an_error_after_the_timeout(method, timeout, tmp_path):
     start = time.monotonic()
-    with pytest.raises(RuntimeError, match=r"worker.*(killed|exited unexpectedly)"):
-        list(loader)
-    assert time.monotonic() - start <= 10
+    loader = StopAtRow3("hangs", tmp_path).loader(method, timeout)
+    failure(loader, RuntimeError, f"timed out after {timeout} seconds")
+    assert timeout <= time.monotonic() - start < 120
 
 
-def test_a_worker_that_hangs_is_an_error_after_the_timeout():
-    ds = stopping(lambda: time.sleep(600))
-    loader = ds.as_dataloader(batch_size=2, num_workers=1, multiprocessing_context="fork", timeout=2)
-    with pytest.raises(RuntimeError, match="timed out after 2 seconds"):
-        list(loader)
+def test_a_batch_that_takes_longer_than_one_check_of_the_workers_arrives(monkeypatch):
+    monkeypatch.setattr("kinoml_data.loading.workers.POLL_SECONDS", 0.05)
+
+    def slow(batch: Any) -> Any:
+        time.sleep(0.5)
+        return batch.collater(batch)
+
+    ds = from_arrays(np.arange(4.0), np.arange(4))
+    loader = ds.as_dataloader(batch_size=2, num_workers=1, collate_fn=slow, multiprocessing_context="fork")
+    assert torch.cat([y for _, y in loader]).tolist() == [0, 1, 2, 3]
+
+
+def test_the_timeout_of_workers_is_300_seconds_unless_it_is_given(tmp_path):
+    ds = packed_npz(tmp_path)
     assert ds.as_dataloader(num_workers=1).timeout == 300
+    assert ds.as_dataloader(num_workers=1, timeout=7).timeout == 7
 
 
 # -- a storage belongs to one process

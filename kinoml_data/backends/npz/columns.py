@@ -16,6 +16,7 @@ from kinoml_data.layouts.checksums import row_checksums
 from kinoml_data.layouts.flat_arrays import ragged_array, to_native_order
 from kinoml_data.spec.array import Array
 
+_NO_VALUES = np.empty(0, np.uint8)
 SMALL_ROW = 16  # bytes; a column of smaller rows is held in memory once it was read
 
 
@@ -195,10 +196,11 @@ class _PackedColumn(_Column):
         return out
 
     def read(self, rows: NDArray[np.int64]) -> Column:
-        starts, size = self._offsets[rows], self._dtype.itemsize
-        data = self._rows.read(rows, starts * size, (self._offsets[rows + 1] - starts) * size)
+        size = self._dtype.itemsize
+        layout = Ragged(_NO_VALUES, self._shapes[rows])
+        data = self._rows.read(rows, self._offsets[rows] * size, np.diff(layout.offsets) * size)
         values = to_native_order(data.view(self._dtype))
-        column: Column = Ragged(values, self._shapes[rows])
+        column: Column = layout.with_values(values)
         if not self.array.rows_differ:  # stored as ragged, but all rows agree
             column = values.reshape(len(rows), *self.array.row_shape)
         self._rows.check(rows, column, is_string=self.array.is_string)

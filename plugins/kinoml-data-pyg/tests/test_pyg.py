@@ -295,7 +295,9 @@ def test_columns_that_make_no_graph_are_refused_when_the_dataset_opens(columns: 
 
 
 def test_it_is_a_form_for_whole_batches_not_for_a_column() -> None:
-    with pytest.raises(SpecError, match=r"collate\.x: pyg takes the whole batch, not a column: collate: pyg"):
+    with pytest.raises(
+        SpecError, match=r"collate\.x: the form pyg takes the whole batch, not one column; write `collate: pyg`"
+    ):
         kd.from_arrays(pick("edge_index", "x")).as_dataloader(collate={"x": "pyg"})
     assert "pyg" in json_schema()["properties"]["collate"]["anyOf"][0]["enum"]
 

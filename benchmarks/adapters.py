@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, default_collate
-from workloads import Workload
+
+from benchmarks.workloads import Workload
 
 BATCH = 128
 WORKER_TIMEOUT = 60

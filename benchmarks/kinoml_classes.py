@@ -1,6 +1,6 @@
 """KinoML's classes against the core beneath them: the same calls, in turn, in one process.
 
-Run `python benchmarks/kinoml_classes.py`; a ratio of 1 means that the class costs nothing.
+Run `python -m benchmarks.kinoml_classes`; a ratio of 1 means that the class costs nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Single facts: opening, memory, descriptors, growth.
 
-`python benchmarks/limits.py` measures all of them, each in a process of its own, and writes one JSON file;
-`python benchmarks/limits.py NAME` measures one and prints it. It takes about three minutes.
+`python -m benchmarks.limits` measures all of them, each in a process of its own, and writes one JSON file;
+`python -m benchmarks.limits NAME` measures one and prints it. It takes about three minutes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from typing import Any
 import awkward as ak
 import numpy as np
 import torch
-import workloads
 from numpy.typing import NDArray
-from peers.numpy_files import Awkward, write_members
 
 import kinoml_data as kd
+from benchmarks import workloads
+from benchmarks.peers.numpy_files import Awkward, write_members
+from benchmarks.results import FOLDER
 
-RESULTS = Path(__file__).parent / "results"
 MANY, FEWER = 1_000_000, 10_000
 ROUNDS = 7
 Facts = dict[str, list[float]]
@@ -257,7 +257,7 @@ def packed(form: str, *values: int) -> bytes:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", choices=[*FACTS, "all"], default="all")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args()
     if options.name != "all":
         warnings.filterwarnings("ignore")
@@ -268,7 +268,7 @@ def main() -> None:
     results: dict[str, Any] = {}
     for name in FACTS:
         done = subprocess.run(
-            [sys.executable, __file__, name], capture_output=True, text=True, timeout=600, check=False
+            [sys.executable, "-m", "benchmarks.limits", name], capture_output=True, text=True, timeout=600, check=False
         )
         failed = {"error": done.stderr.strip().splitlines()[-1:]}
         results[name] = json.loads(done.stdout) if done.returncode == 0 else failed

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from adapters import BATCH, Adapter, Row
 from numpy.typing import NDArray
-from peers.numpy_files import Awkward, NumpyCompressed, NumpyLazy
-from workloads import Workload
 
 import kinoml_data as kd
+from benchmarks.adapters import BATCH, Adapter, Row
+from benchmarks.peers.numpy_files import Awkward, NumpyCompressed, NumpyLazy
+from benchmarks.workloads import Workload
 from kinoml_data import Packed
 
 

@@ -1,4 +1,4 @@
-"""Put what was measured into `docs/benchmarks.md` and draw its plots: `python benchmarks/report.py`."""
+"""Put what was measured into `docs/benchmarks.md` and draw its plots: `python -m benchmarks.report`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import targets
-from results import FOLDER, Results
+from benchmarks import targets
+from benchmarks.results import FOLDER, Results
 
 DOCS = Path(__file__).parents[1] / "docs"
 COLORS = {"ours": "#1f77b4", "peer": "#c8793a", "limit": "#999999"}

@@ -1,6 +1,6 @@
 """Measure this library and its peers side by side.
 
-`python benchmarks/run.py` takes about ten minutes and writes one JSON file per workload. Each workload runs in one
+`python -m benchmarks.run` takes about ten minutes and writes one JSON file per workload. Each workload runs in one
 process: every competitor stores it and is compared with the source bit for bit, in a process of its own, so that a
 crash is recorded and breaks nobody else; then all are timed in turn, round by round.
 """
@@ -24,14 +24,14 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import timing
 import torch
-import workloads
-from adapters import BATCH, Adapter, same
-from ours import OURS
-from peers import PEERS
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks import timing, workloads
+from benchmarks.adapters import BATCH, Adapter, same
+from benchmarks.ours import OURS
+from benchmarks.peers import PEERS
+from benchmarks.results import FOLDER
+
 FEW = 2  # rounds for those that no goal depends on closely
 SLOW_MS = 300  # what opens slower is opened in these rounds only
 CHECKED = 256  # rows that are compared with the source, besides a batch of each loader
@@ -287,11 +287,11 @@ def main() -> None:
     parser.add_argument("--only", help="names, separated by commas")
     parser.add_argument("--cap", type=float, default=0.2, help="seconds that a slow competitor's epoch may take")
     parser.add_argument("--work", type=Path, help="where to write the stores, and to keep them")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args()
     if options.workload == "all":
         for name in workloads.ROWS:
-            subprocess.run([sys.executable, __file__, *sys.argv[1:], "--workload", name], check=False)
+            subprocess.run([sys.executable, "-m", "benchmarks.run", *sys.argv[1:], "--workload", name], check=False)
         return
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)

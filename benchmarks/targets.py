@@ -1,4 +1,4 @@
-"""The goals, as data, and whether the last run of the benchmarks met them: `python benchmarks/targets.py`."""
+"""The goals, as data, and whether the last run of the benchmarks met them: `python -m benchmarks.targets`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from results import FOLDER, Measured, Results, Value, least
+from benchmarks.results import FOLDER, Measured, Results, Value, least
 
 MAPPED, MEMORY, LAZY = "npz-lazy-mmap", "in-memory", "npz-lazy"
 ON_DISK = (

@@ -13,8 +13,9 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from adapters import BATCH, Adapter
-from workloads import Workload
+
+from benchmarks.adapters import BATCH, Adapter
+from benchmarks.workloads import Workload
 
 ONES, BATCHES = 64, 20
 POOL_BYTES = 1 << 27

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from adapters import Adapter
-
-from peers.array_stores import H5py, Lmdb, TensorDictMemmap, Zarr
-from peers.arrow_tables import HuggingFaceArrow, HuggingFaceTorch, Lance
-from peers.limits import OneTensor, ReadyTensors
-from peers.loaders import Geometric, LitData, WebDataset
-from peers.numpy_files import Awkward, NumpyCompressed, NumpyLazy, NumpyMemmap, NumpyPreload, NumpyReopen
+from benchmarks.adapters import Adapter
+from benchmarks.peers.array_stores import H5py, Lmdb, TensorDictMemmap, Zarr
+from benchmarks.peers.arrow_tables import HuggingFaceArrow, HuggingFaceTorch, Lance
+from benchmarks.peers.limits import OneTensor, ReadyTensors
+from benchmarks.peers.loaders import Geometric, LitData, WebDataset
+from benchmarks.peers.numpy_files import Awkward, NumpyCompressed, NumpyLazy, NumpyMemmap, NumpyPreload, NumpyReopen
 
 PEERS: tuple[type[Adapter], ...] = (
     *(NumpyLazy, NumpyReopen, NumpyPreload, NumpyCompressed, NumpyMemmap, Awkward),

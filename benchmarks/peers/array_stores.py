@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from adapters import Adapter, PerProcess, Row, Samples, collate
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
-from workloads import Workload
+
+from benchmarks.adapters import Adapter, PerProcess, Row, Samples, collate
+from benchmarks.workloads import Workload
 
 
 class Flat(Adapter):

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from adapters import BATCH, Adapter, PerProcess
 from torch import Tensor
 from torch.utils.data import Dataset
-from workloads import Workload
+
+from benchmarks.adapters import BATCH, Adapter, PerProcess
+from benchmarks.workloads import Workload
 
 
 def arrow_batches(data: Workload, rows_per_batch: int) -> Iterator[Any]:

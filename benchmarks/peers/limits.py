@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from adapters import Adapter, Samples
 from torch import Tensor
 from torch.utils.data import Dataset
-from workloads import Workload
 
-from peers.numpy_files import NumpyLazy, NumpyMemmap, write_members
+from benchmarks.adapters import Adapter, Samples
+from benchmarks.peers.numpy_files import NumpyLazy, NumpyMemmap, write_members
+from benchmarks.workloads import Workload
 
 
 class ReadyTensors(Adapter):

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from adapters import Adapter, Row, collate
 from torch import Tensor
-from workloads import Workload
+
+from benchmarks.adapters import Adapter, Row, collate
+from benchmarks.workloads import Workload
 
 
 class Geometric(Adapter):

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from adapters import Adapter, PerProcess, Samples
 from numpy.typing import NDArray
 from torch import Tensor
-from workloads import Workload
+
+from benchmarks.adapters import Adapter, PerProcess, Samples
+from benchmarks.workloads import Workload
 
 
 def member_names(data: Workload, row: int) -> list[str]:

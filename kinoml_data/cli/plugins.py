@@ -121,14 +121,12 @@ def test_backend(
 
 
 TEST_MODULE = """\
-import pytest
 from kinoml_data import list_backends
 from kinoml_data.testing import BackendTests
 
 class TestBackend(BackendTests):
-    @pytest.fixture
-    def backend(self, tmp_path):
-        paths = {{key: tmp_path / value for key, value in {paths}.items()}}
+    def make_backend(self, folder):
+        paths = {{key: folder / value for key, value in {paths}.items()}}
         return list_backends()[{name!r}](**paths | {options})
 """
 

@@ -1,12 +1,14 @@
-"""The conformance suite for backends; `docs/writing-a-backend.md` shows how a plugin uses it. It needs pytest and
-hypothesis."""
+"""The conformance suite for backends, and what tests of a backend need besides. It needs pytest and hypothesis:
+`pip install "kinoml-data[testing]"`. `docs/writing-a-backend.md` shows how a plugin uses it."""
 
 import pytest
 
-for module in ("backend_tests", "comparing", "machine"):
+for module in ("comparing", "dataset_tests", "machine", "reading_tests", "storage_tests", "suite", "writing_tests"):
     pytest.register_assert_rewrite(f"kinoml_data.testing.{module}")
 
-from kinoml_data.testing.backend_tests import BackendTests  # noqa: E402 - only from here on are its asserts rewritten
-from kinoml_data.testing.examples import EXAMPLES, Example  # noqa: E402
+# The imports come second, because pytest rewrites the assert statements of registered modules only.
+from kinoml_data.testing.backend_tests import BackendTests  # noqa: E402
+from kinoml_data.testing.comparing import same_array, same_column, same_rows  # noqa: E402
+from kinoml_data.testing.examples import EXAMPLES, Example, mixed, other  # noqa: E402
 
-__all__ = ["EXAMPLES", "BackendTests", "Example"]
+__all__ = ["EXAMPLES", "BackendTests", "Example", "mixed", "other", "same_array", "same_column", "same_rows"]

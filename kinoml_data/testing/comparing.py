@@ -1,51 +1,117 @@
-"""Comparing what a store gives with rows kept in memory, with nothing but numpy."""
+"""Assertions that compare what a store returns with rows in memory, with nothing but numpy."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from kinoml_data.columns import Column, Ragged
+from kinoml_data.columns import Column, Columns, Ragged
+from kinoml_data.contracts.backend import Storage
 from kinoml_data.spec.array import Array
+from kinoml_data.testing.example import Example
 
 
-def same_column(found: Column, array: Array, expected: Sequence[Any], name: str = "") -> None:
-    """A column as `Storage.read` returns it, against rows kept in memory."""
-    assert len(found) == len(expected), name
+def same_rows(storage: Storage, example: Example, rows: Sequence[int]) -> None:
+    """Read some rows of all columns and compare them bit for bit."""
+    same_columns(storage.read(np.array(rows, np.int64), list(example.columns)), storage, example, rows)
+
+
+def same_columns(columns: Columns, storage: Storage, example: Example, rows: Sequence[int]) -> None:
+    """All columns of some rows, as `Storage.read` returns them."""
+    assert set(columns) == set(example.columns)
+    for name, column in columns.items():
+        same_column(column, storage.columns[name], example.taken(rows, name), name)
+
+
+def same_column(column: Column, array: Array, expected: Sequence[Any], name: str = "") -> None:
+    """One column as `Storage.read` returns it."""
+    assert len(column) == len(expected), name
     if array.is_string:
         expected = [np.frombuffer(text.encode(), np.uint8) for text in expected]
     if array.ragged or array.is_string:
-        assert isinstance(found, Ragged), f"{name}: its rows differ in shape; it is to be Ragged"
-        assert found.shapes.dtype == np.int64 and found.shapes.shape == (len(expected), max(1, len(array.shape))), name
-        assert found.values.dtype == array.numpy and found.values.dtype.isnative and found.values.ndim == 1, name
-        at = 0
-        for shape, row in zip(found.shapes.tolist(), expected, strict=True):
-            end = at + math.prod(shape)
-            same_array(found.values[at:end].reshape(shape), row, name)
-            at = end
-        assert at == len(found.values), f"{name}: {len(found.values) - at} values too many"
+        assert isinstance(column, Ragged), f"{name}: the rows differ in shape, so the column must be a Ragged"
+        assert column.shapes.dtype == np.int64, name
+        assert column.shapes.shape == (len(expected), max(1, len(array.shape))), name
+        assert column.values.dtype == array.numpy and column.values.dtype.isnative and column.values.ndim == 1, name
+        start = 0
+        for shape, row in zip(column.shapes.tolist(), expected, strict=True):
+            end = start + math.prod(shape)
+            same_array(column.values[start:end].reshape(shape), row, name)
+            start = end
+        assert start == len(column.values), f"{name}: there are {len(column.values) - start} values too many"
     else:
-        assert isinstance(found, np.ndarray), f"{name}: its rows have one shape; it is to be an array"
-        assert found.dtype == array.numpy and found.dtype.isnative, name
-        assert found.shape == (len(expected), *array.shape), name
+        assert isinstance(column, np.ndarray), f"{name}: all rows have one shape, so the column must be an array"
+        assert column.dtype == array.numpy and column.dtype.isnative, name
+        assert column.shape == (len(expected), *array.shape), name
         for i, row in enumerate(expected):
-            same_array(found[i], row, name)
+            same_array(column[i], row, name)
 
 
-def same_array(found: NDArray[Any], expected: NDArray[Any], name: str = "") -> None:
-    """Two arrays of one dtype, shape and content, to the bit."""
-    assert found.dtype == expected.dtype, name
-    assert found.shape == expected.shape, name
-    if found.tobytes() != expected.tobytes():
-        raise AssertionError(f"{name}: {found} is not {expected}, to the bit")
+def same_row(row: Any, example: Example, number: int) -> None:
+    """One row as `Storage.read_row` returns it."""
+    assert set(row) == set(example.columns)
+    for name, array in row.items():
+        expected = example.rows[name][number]
+        if isinstance(expected, str):
+            expected = np.frombuffer(expected.encode(), np.uint8)
+        same_array(array, expected, name)
 
 
-def same_list(found: Sequence[Any], expected: Sequence[Any], name: str = "") -> None:
-    """Two lists, told apart at their first difference; pytest itself would look for all of them, in CI for minutes."""
-    assert len(found) == len(expected), name
-    for i, (one, other) in enumerate(zip(found, expected, strict=True)):
+def same_shapes(storage: Storage, example: Example) -> None:
+    """The shapes of all rows of those columns whose shapes the storage knows."""
+    for name, array in example.columns.items():
+        shapes = storage.shapes(name)
+        if shapes is not None and not array.is_string:
+            assert shapes.dtype == np.int64 and shapes.shape == (len(example), len(array.shape)), name
+            same_list([tuple(shape) for shape in shapes.tolist()], [row.shape for row in example.rows[name]], name)
+
+
+def same_sample(X: Any, example: Example, row: int) -> None:
+    """One X of a dataset whose X consists of all columns, `{name: tensor}`."""
+    assert list(X) == example.numeric
+    for name, tensor in X.items():
+        _same_tensor(tensor, example.rows[name][row], name)
+
+
+def same_batch(X: Any, example: Example, rows: Sequence[int]) -> None:
+    """A batch of such X, with ragged columns as lists."""
+    assert list(X) == example.numeric
+    for name, column in X.items():
+        assert len(column) == len(rows), name
+        for i, row in enumerate(rows):
+            _same_tensor(column[i], example.rows[name][row], name)
+
+
+def _same_tensor(tensor: Tensor, expected: NDArray[Any], name: str) -> None:
+    assert not tensor.requires_grad and tensor.is_contiguous(), name
+    same_array(tensor.numpy(), expected, name)
+
+
+def same_array(array: NDArray[Any], expected: NDArray[Any], name: str = "") -> None:
+    """Two arrays with the same dtype, shape and bytes."""
+    assert array.dtype == expected.dtype, name
+    assert array.shape == expected.shape, name
+    if array.tobytes() != expected.tobytes():
+        raise AssertionError(f"{name}: {array} differs from {expected}")
+
+
+def same_list(values: Sequence[Any], expected: Sequence[Any], name: str = "") -> None:
+    """Two lists, compared up to their first difference; pytest looks for all of them, which can take minutes."""
+    assert len(values) == len(expected), name
+    for i, (one, other) in enumerate(zip(values, expected, strict=True)):
         assert one == other, f"{name}, entry {i}"
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file and folder in `folder`, with a digest of its bytes."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in folder.rglob("*")
+    }

@@ -1,121 +1,29 @@
-"""Small datasets in memory, the same every time: what the conformance suite writes and compares with."""
+"""The examples that the conformance suite stores, the same every time."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kinoml_data.columns import Column, Columns, Ragged
-from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.spec.array import DTYPES, STRING, Array
+from kinoml_data.testing.example import Example, Rows, bits, column_of, locked
+
+__all__ = ["EXAMPLES", "NUMERIC", "Example", "bits", "column_of", "mixed", "of_dtype", "other"]
 
 NUMERIC = tuple(name for name in DTYPES if name != STRING)
 
-
-Rows = Mapping[str, Sequence[Any]]
 Shapes = dict[str, Sequence[tuple[int, ...]]]
 
 
-@dataclass(frozen=True)
-class Example:
-    """A dataset as a list of rows per column, which no backend has touched.
-
-    Attributes:
-        name: what tests are called by.
-        columns: what each column holds.
-        rows: by column, one numpy array or str per row.
-        arrays: named arrays that are not per row.
-    """
-
-    name: str
-    columns: Mapping[str, Array]
-    rows: Rows
-    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(next(iter(self.rows.values())))
-
-    @property
-    def numeric(self) -> list[str]:
-        """The columns that become tensors."""
-        return [name for name, array in self.columns.items() if not array.is_string]
-
-    @property
-    def strings(self) -> list[str]:
-        """The other columns."""
-        return [name for name, array in self.columns.items() if array.is_string]
-
-    @property
-    def spec(self) -> str:
-        """What a spec says of it, as JSON, but for the storage: the text to embed in a store."""
-        columns = {name: array.model_dump(mode="json", exclude_defaults=True) for name, array in self.columns.items()}
-        splits = {name.removeprefix("idx_"): name for name in self.arrays if name.startswith("idx_")}
-        said = {"format": 1, "columns": columns, "X": self.numeric, "meta": self.strings, "splits": splits}
-        return json.dumps(said)
-
-    def batches(self, size: int | None = None) -> Iterator[Columns]:
-        """Its rows as a writer takes them, read-only, `size` at a time; by default in two batches or more."""
-        step = size or max(1, len(self) // 2)
-        for start in range(0, len(self), step):
-            yield {name: packed(self.rows[name][start : start + step], array) for name, array in self.columns.items()}
-
-    def only(self, names: Sequence[str]) -> Example:
-        """The same rows of some columns."""
-        return replace(
-            self,
-            columns={name: self.columns[name] for name in names},
-            rows={name: self.rows[name] for name in names},
-        )
-
-    def taken(self, rows: Sequence[int], name: str) -> list[Any]:
-        """The given rows of one column."""
-        return [self.rows[name][row] for row in rows]
-
-
-def packed(rows: Sequence[Any], array: Array) -> Column:
-    """Rows as one column, in read-only arrays."""
-    if array.is_string:
-        rows = [np.frombuffer(text.encode(), np.uint8) for text in rows]
-    if not array.ragged and not array.is_string:
-        stacked = np.empty((len(rows), *[axis or 0 for axis in array.shape]), array.numpy)
-        for i, row in enumerate(rows):
-            stacked[i] = row
-        return _locked(stacked)
-    shapes = np.array([row.shape for row in rows], np.int64).reshape(len(rows), max(1, len(array.shape)))
-    values = np.concatenate([np.empty(0, array.numpy), *(row.reshape(-1) for row in rows)], dtype=array.numpy)
-    return Ragged(_locked(values), _locked(shapes))
-
-
-def _locked(array: NDArray[Any]) -> NDArray[Any]:
-    array.setflags(write=False)
-    return array
-
-
-def bits(dtype: str, shape: tuple[int, ...], seed: int) -> NDArray[Any]:
-    """An array of random bit patterns: for floating types NaNs with payloads, infinities and subnormals too."""
-    kind = np.dtype(dtype)
-    rng = np.random.Generator(np.random.PCG64(seed))
-    count = math.prod(shape)
-    if dtype == "bool":
-        return _locked(rng.integers(0, 2, shape).astype(bool))
-    return _locked(np.frombuffer(bytearray(rng.bytes(count * kind.itemsize)), kind).reshape(shape))
-
-
-def _random(columns: Mapping[str, Array], shapes: Shapes) -> dict[str, list[Any]]:
-    return {
-        name: [bits(array.dtype, shape, 1000 * number + row) for row, shape in enumerate(shapes[name])]
-        for number, (name, array) in enumerate(columns.items())
-    }
-
-
 def _example(name: str, columns: Mapping[str, Array], shapes: Shapes) -> Example:
-    return Example(name, columns, _random(columns, shapes))
+    rows = {
+        column: [bits(array.dtype, shape, 1000 * number + row) for row, shape in enumerate(shapes[column])]
+        for number, (column, array) in enumerate(columns.items())
+    }
+    return Example(name, columns, rows)
 
 
 def _fixed() -> Example:
@@ -208,8 +116,8 @@ def _only_empty_rows() -> Example:
 
 def _one_row() -> Example:
     columns = {"atoms": Array("float32", (None, 4)), "vector": Array("int64", (3,)), "y": Array("float32")}
-    found = _example("one-row", columns, {"atoms": [(2, 4)], "vector": [(3,)], "y": [()]})
-    return replace(found, columns={**columns, "id": Array(STRING)}, rows={**found.rows, "id": ["P00533"]})
+    numeric = _example("one-row", columns, {"atoms": [(2, 4)], "vector": [(3,)], "y": [()]})
+    return replace(numeric, columns={**columns, "id": Array(STRING)}, rows={**numeric.rows, "id": ["P00533"]})
 
 
 def _no_rows() -> Example:
@@ -243,7 +151,7 @@ def _strings() -> Example:
 
 
 def _special_values() -> Example:
-    """What breaks where bytes are not kept: signed zeros, infinities, NaN payloads, the ends of every range."""
+    """Values that only an exact copy of the bytes preserves: signed zeros, infinities, NaN payloads, ends of ranges."""
     patterns = {
         "float16": [0x0000, 0x8000, 0x7C00, 0xFC00, 0x7E00, 0xFE00, 0x7C01, 0x7FFF, 0x0001, 0x7BFF],
         "float32": [0, 1 << 31, 0x7F800000, 0xFF800000, 0x7FC00000, 0xFFC00000, 0x7F800001, 0x7FFFFFFF, 1, 0x7F7FFFFF],
@@ -254,16 +162,16 @@ def _special_values() -> Example:
     }
     columns: dict[str, Array] = {}
     rows: dict[str, list[Any]] = {}
-    for dtype, held in patterns.items():
-        values = np.array(held, np.dtype(f"uint{8 * np.dtype(dtype).itemsize}")).view(dtype)
+    for dtype, integers in patterns.items():
+        values = np.array(integers, np.dtype(f"uint{8 * np.dtype(dtype).itemsize}")).view(dtype)
         columns[dtype] = Array(dtype)
-        rows[dtype] = [_locked(values[i : i + 1].reshape(())) for i in range(len(held))]
+        rows[dtype] = [locked(values[i : i + 1].reshape(())) for i in range(len(integers))]
         columns[f"{dtype}-row"] = Array(dtype, (None,))
-        rows[f"{dtype}-row"] = [_locked(values[: i + 1].copy()) for i in range(len(held))]
+        rows[f"{dtype}-row"] = [locked(values[: i + 1].copy()) for i in range(len(integers))]
     for dtype in ("int8", "int64", "uint16", "uint64"):
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
         columns[dtype] = Array(dtype)
-        rows[dtype] = [_locked(np.array(v, dtype)) for v in (low, high, 0, 1, high - 1, low + 1, high // 2, 5, 6, 7)]
+        rows[dtype] = [locked(np.array(v, dtype)) for v in (low, high, 0, 1, high - 1, low + 1, high // 2, 5, 6, 7)]
     return Example("special-values", columns, rows)
 
 
@@ -279,37 +187,36 @@ def _many_rows(count: int = 5000) -> Example:
 
 
 def _splits() -> Example:
-    found = replace(_ragged(), name="splits")
-    held = {"train": [4, 0, 6], "val": [], "test": [1, 5]}
-    arrays = {f"idx_{name}": _locked(np.array(rows, np.int64)) for name, rows in held.items()}
+    splits = {"train": [4, 0, 6], "val": [], "test": [1, 5]}
+    arrays = {f"idx_{name}": locked(np.array(rows, np.int64)) for name, rows in splits.items()}
     others = {"weights": bits("float32", (3, 2), 8), "order": bits("int64", (4,), 9)}
-    return replace(found, arrays={**arrays, **others})
+    return replace(_ragged(), name="splits", arrays={**arrays, **others})
 
 
 def _names() -> Example:
-    """Column names that a layout may use for itself."""
+    """Column names that a layout may use for its own arrays."""
     names = ("0", "1", "X", "X0", "X_s0_", "X_s1_a0", "idx_train", "values", "shapes", "index", "spec", "-", "_", "Y")
     columns = {name: Array("float32", (None,)) if i % 2 else Array("int64") for i, name in enumerate(names)}
     shapes: Shapes = {name: [(2,), (1,), (3,)] if i % 2 else [()] * 3 for i, name in enumerate(names)}
-    return replace(_example("names", columns, shapes), arrays={"idx_train": _locked(np.array([2, 0], np.int64))})
+    return replace(_example("names", columns, shapes), arrays={"idx_train": locked(np.array([2, 0], np.int64))})
 
 
 def mixed() -> Example:
-    """Fixed, ragged and string columns with splits: for tests of anything but the kinds of columns."""
-    found = _splits()
-    names = [f"kinase {i} \N{GREEK SMALL LETTER ALPHA}" * (i % 3) for i in range(len(found))]
-    columns = {**found.columns, "flag": Array("bool", (3,)), "id": Array(STRING)}
-    rows = {**found.rows, "flag": [bits("bool", (3,), 50 + i) for i in range(len(found))], "id": names}
-    return replace(found, name="mixed", columns=columns, rows=rows)
+    """Fixed, ragged and string columns with splits, for tests that are not about the kinds of columns."""
+    base = _splits()
+    names = [f"kinase {i} \N{GREEK SMALL LETTER ALPHA}" * (i % 3) for i in range(len(base))]
+    columns = {**base.columns, "flag": Array("bool", (3,)), "id": Array(STRING)}
+    rows = {**base.rows, "flag": [bits("bool", (3,), 50 + i) for i in range(len(base))], "id": names}
+    return replace(base, name="mixed", columns=columns, rows=rows)
 
 
 def other() -> Example:
-    """The columns of `mixed` with more rows and other values: what a store is overwritten with."""
-    found = mixed()
+    """The columns of `mixed` with more rows and other values, to overwrite a store with."""
+    base = mixed()
     order = [1, 6, 2, 3, 1, 4, 2, 0, 5, 3, 3]
-    rows = {name: [rows[i] for i in order] for name, rows in found.rows.items()}
+    rows = {name: base.taken(order, name) for name in base.rows}
     rows["y"] = [bits("float32", (), 70 + i) for i in range(len(order))]
-    return replace(found, name="other", rows=rows, arrays={"idx_train": _locked(np.array([9, 10], np.int64))})
+    return replace(base, name="other", rows=rows, arrays={"idx_train": locked(np.array([9, 10], np.int64))})
 
 
 def of_dtype(dtype: str) -> Example:
@@ -335,18 +242,3 @@ EXAMPLES: tuple[Example, ...] = (
     *(_fixed(), _ragged(), _twice_ragged(), _empty_rows(), _only_empty_rows(), _one_row(), _no_rows()),
     *(_strings(), _special_values(), _many_rows(), _splits(), _names(), mixed()),
 )
-
-
-class Size(Featurizer):
-    """The number of elements of a row of any column, or of characters of a string: for testing."""
-
-    name = "size"
-    inputs = ("X",)
-
-    @property
-    def outputs(self) -> Mapping[str, Array]:
-        return {"size": Array("int64")}
-
-    def featurize(self, *raw: Any) -> tuple[NDArray[Any], ...]:
-        (value,) = raw
-        return (np.array(len(value) if isinstance(value, str) else np.size(value), np.int64),)

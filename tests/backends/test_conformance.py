@@ -21,41 +21,36 @@ from kinoml_data.errors import SpecError
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.parts import Named
 from kinoml_data.testing import BackendTests, Example
-from kinoml_data.testing.examples import Size, packed
+from kinoml_data.testing.example import column_of
+from tests.builders import Size
 
 
 class TestNpzLazy(BackendTests):
-    @pytest.fixture
-    def backend(self, tmp_path):
-        return NpzLazy(path=tmp_path / "data.npz")
+    def make_backend(self, folder):
+        return NpzLazy(path=folder / "data.npz")
 
 
 class Variant(BackendTests):
-    """A backend that is tested with spawned workers, which take their time, in another form already."""
+    """Another form of a backend whose spawned workers, which start slowly, are tested already."""
 
     @pytest.mark.parametrize("method", ["fork"])
-    def test_workers_read_what_the_store_holds(self, backend, method):
-        super().test_workers_read_what_the_store_holds(backend, method)
+    def test_workers_read_what_was_stored(self, shared, method):
+        super().test_workers_read_what_was_stored(shared, method)
 
 
 class TestNpzLazyCompressed(Variant):
-    @pytest.fixture
-    def backend(self, tmp_path):
-        return NpzLazy(path=tmp_path / "data.npz", compress=True, verify="always")
+    def make_backend(self, folder):
+        return NpzLazy(path=folder / "data.npz", compress=True, verify="always")
 
 
 class TestNpzReopen(BackendTests):
-    @pytest.fixture
-    def backend(self, tmp_path):
-        return NpzReopen(path=tmp_path / "data.npz")
+    def make_backend(self, folder):
+        return NpzReopen(path=folder / "data.npz")
 
 
 class TestParquetAwkward(BackendTests):
-    unsupported_dtypes = ("complex64", "complex128")
-
-    @pytest.fixture
-    def backend(self, tmp_path):
-        return ParquetAwkward(path=tmp_path / "data.parquet")
+    def make_backend(self, folder):
+        return ParquetAwkward(path=folder / "data.parquet")
 
 
 def values_of(example: Example) -> dict[str, Any]:
@@ -66,23 +61,21 @@ def values_of(example: Example) -> dict[str, Any]:
 def _values(rows: Sequence[Any], array: Array) -> Any:
     if rows and (array.ragged or array.is_string):
         return list(rows)
-    return np.empty(0, "U1") if array.is_string else packed(rows, array)
+    return np.empty(0, "U1") if array.is_string else column_of(rows, array)
 
 
 class OverPythonValues(BackendTests):
-    """`in-memory` or what wraps it, over values that are passed in Python."""
+    """`in-memory`, or what wraps it, over values that are passed in Python."""
 
-    can_write = False
-    keeps_arrays = False
-    keeps_spec = False
+    def can(self, backend: Backend, capability: str) -> bool:
+        return capability not in ("keeps_arrays", "keeps_spec") and super().can(backend, capability)
 
     def dataset(self, stored: Backend, example: Example) -> XyDataset:
         return load_dataset(self.spec(stored, example), data=values_of(example))
 
 
 class TestInMemory(OverPythonValues):
-    @pytest.fixture
-    def backend(self):
+    def make_backend(self, folder):
         return InMemory()
 
     def store(self, backend, example):
@@ -90,11 +83,8 @@ class TestInMemory(OverPythonValues):
 
 
 class TestInMemoryOverNpz(Variant):
-    can_write = False
-
-    @pytest.fixture
-    def backend(self, tmp_path):
-        return InMemory(source=NpzLazy(path=tmp_path / "data.npz"))
+    def make_backend(self, folder):
+        return InMemory(source=NpzLazy(path=folder / "data.npz"))
 
     def store(self, backend, example):
         super().store(backend.source, example)
@@ -102,46 +92,44 @@ class TestInMemoryOverNpz(Variant):
 
 
 class TestFeaturizeOnAccess(OverPythonValues):
-    """Its passed-through columns; it computes one more, from whatever column comes first."""
+    """The columns that are passed through. The backend computes one more, from the first column."""
 
     @pytest.fixture(autouse=True)
     def _featurizer(self, monkeypatch):
         register(monkeypatch, "featurizer", Size)
 
-    @pytest.fixture
-    def backend(self):
+    def make_backend(self, folder):
         return featurizing(InMemory(), "X")
 
     def store(self, backend, example):
         return featurizing(InMemory.over(values_of(example)), next(iter(example.columns)))
 
 
-class TestFeaturizeOnAccessOverNpz(Variant):
-    can_write = False
-    keeps_spec = False  # it speaks of the columns of the source alone
+class WithItsOwnSpec(Variant):
+    """A backend whose spec differs from the spec in the store of its source, which has other columns."""
 
+    def can(self, backend: Backend, capability: str) -> bool:
+        return capability != "keeps_spec" and super().can(backend, capability)
+
+
+class TestFeaturizeOnAccessOverNpz(WithItsOwnSpec):
     @pytest.fixture(autouse=True)
     def _featurizer(self, monkeypatch):
         register(monkeypatch, "featurizer", Size)
 
-    @pytest.fixture
-    def backend(self, tmp_path):
-        return featurizing(NpzLazy(path=tmp_path / "data.npz"), "X")
+    def make_backend(self, folder):
+        return featurizing(NpzLazy(path=folder / "data.npz"), "X")
 
     def store(self, backend, example):
         super().store(backend.source, example)
         return featurizing(backend.source, next(iter(example.columns)))
 
 
-class TestJoinedOverNpz(Variant):
-    """Half of the columns come through an index, from a table whose rows lie in another order."""
+class TestJoinedOverNpz(WithItsOwnSpec):
+    """Half of the columns come through an index, from a table whose rows are in another order."""
 
-    can_write = False
-    keeps_spec = False  # it speaks of the columns of the source alone
-
-    @pytest.fixture
-    def backend(self, tmp_path):
-        return joining(tmp_path, {"X": "X"})
+    def make_backend(self, folder):
+        return joining(folder, {"X": "X"})
 
     def store(self, backend, example):
         names = list(example.columns)[::2]
@@ -176,6 +164,6 @@ def register(monkeypatch: pytest.MonkeyPatch, kind: str, cls: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["_spec", "atoms.values", "atoms.shapes", "id.utf8", "train.index", "y.crc32"])
-def test_a_name_that_the_layout_uses_itself_is_no_column(name):
+def test_a_name_that_the_layout_uses_itself_is_refused_for_a_column(name):
     with pytest.raises(SpecError, match=re.escape(repr(name))):
         from_arrays({name: np.arange(3), "other": np.arange(3)})

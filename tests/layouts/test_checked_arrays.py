@@ -6,7 +6,7 @@ import json
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +21,9 @@ from kinoml_data.errors import (
     UnsupportedStoreError,
 )
 from kinoml_data.layouts.checked_arrays import CheckedArrayStorage, check_names, own_arrays, read_all, write_rows
-from kinoml_data.testing import BackendTests, examples
-from kinoml_data.testing.backend_tests import same_rows
+from kinoml_data.testing import BackendTests, mixed, same_rows
 
-EXAMPLE = examples.mixed()
+EXAMPLE = mixed()
 
 
 class Npy:
@@ -51,6 +50,8 @@ class Folder(Backend):
     """See the module."""
 
     name = "checked-folder"
+    can_write = True
+    can_overwrite = False
     path: DataPath
     verify: str = "first"
 
@@ -82,11 +83,8 @@ class Folder(Backend):
 
 
 class TestCheckedFolder(BackendTests):
-    can_overwrite: ClassVar[bool] = False
-
-    @pytest.fixture
-    def backend(self, tmp_path):
-        return Folder(path=tmp_path / "data")
+    def make_backend(self, folder):
+        return Folder(path=folder / "data")
 
 
 @pytest.fixture

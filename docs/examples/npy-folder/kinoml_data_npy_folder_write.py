@@ -19,6 +19,8 @@ class WritableNpyFolder(NpyFolder):
     """
 
     name = "npy-folder-writable"
+    can_write = True
+    can_overwrite = False
 
     def write(self, columns, batches, *, arrays=None, spec=None, overwrite=False):
         if overwrite:

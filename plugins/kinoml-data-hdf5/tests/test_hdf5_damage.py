@@ -20,13 +20,11 @@ from kinoml_data.errors import (
     UnsafeStoreError,
     UnsupportedStoreError,
 )
-from kinoml_data.testing import examples
-from kinoml_data.testing.backend_tests import same_rows
-from kinoml_data.testing.comparing import same_array
+from kinoml_data.testing import mixed, same_array, same_rows
 
 from kinoml_data_hdf5 import Hdf5
 
-EXAMPLE = examples.mixed()
+EXAMPLE = mixed()
 
 
 def stored(path: Path) -> Hdf5:

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsafeStoreError, UnsupportedStoreError
 from kinoml_data.layouts.flat_arrays import flatten
-from kinoml_data.testing import examples
-from kinoml_data.testing.backend_tests import same_rows
+from kinoml_data.testing import mixed, same_rows
 
 from kinoml_data_hdf5 import Hdf5
 
@@ -139,7 +138,7 @@ def test_strings_that_are_not_text_are_refused(tmp_path):
 
 
 def test_the_flat_layout_and_splits_of_another_program(tmp_path):
-    example = examples.mixed()
+    example = mixed()
     path = file_of(tmp_path / "a.h5", **flatten(example.columns, next(example.batches(100))), idx_train=[0, 2])
     for columns in (None, example.columns):
         with closing(Hdf5(path=path).open(columns)) as storage:

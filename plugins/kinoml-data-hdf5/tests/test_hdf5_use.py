@@ -12,8 +12,7 @@ import kinoml_data as kd
 import numpy as np
 from kinoml_data.backends.npz.backend import NpzLazy
 from kinoml_data.spec import config
-from kinoml_data.testing import examples
-from kinoml_data.testing.backend_tests import same_rows
+from kinoml_data.testing import Example, mixed, same_rows
 from kinoml_data.verify import verify
 
 from kinoml_data_hdf5 import Hdf5
@@ -52,7 +51,7 @@ collate: pad
 
 
 def test_npz_to_hdf5_and_back_is_the_same(tmp_path):
-    example = examples.mixed()
+    example = mixed()
     source = NpzLazy(path=tmp_path / "source.npz")
     source.write(example.columns, example.batches(), arrays=example.arrays, spec=example.spec)
     kd.convert(source.path, tmp_path / "copy.h5")
@@ -68,7 +67,7 @@ def test_npz_to_hdf5_and_back_is_the_same(tmp_path):
 
 
 def test_only_the_columns_asked_for_are_opened(tmp_path):
-    example = examples.mixed()
+    example = mixed()
     backend = Hdf5(path=tmp_path / "data.h5")
     backend.write(example.columns, example.batches(), arrays=example.arrays, spec=example.spec)
     first = next(iter(example.columns))
@@ -81,7 +80,7 @@ def test_rows_over_many_chunks(tmp_path):
     lengths = [0, 1, 300_000, 256, 400_000, 0, 3]
     rows = {"X": [rng.random((2, n), np.float32) for n in lengths], "wide": list(rng.random((7, 70_000)))}
     columns = {"X": kd.Array("float32", (2, None)), "wide": kd.Array("float64", (70_000,))}
-    example = examples.Example("crossing", columns, rows)
+    example = Example("crossing", columns, rows)
     backend = Hdf5(path=tmp_path / "data.h5")
     backend.write(columns, example.batches(1))
     with closing(backend.open(columns)) as storage:

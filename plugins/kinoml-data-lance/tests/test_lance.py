@@ -40,12 +40,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:lance is not fork-safe:UserWarni
 
 
 class TestLance(BackendTests):
-    unsupported_dtypes = ("complex64", "complex128")
-    survives_fork = False
-
-    @pytest.fixture
-    def backend(self, tmp_path: Path) -> Backend:
-        return Lance(path=tmp_path / "data.lance")
+    def make_backend(self, folder: Path) -> Backend:
+        return Lance(path=folder / "data.lance")
 
 
 rng = np.random.default_rng(0)

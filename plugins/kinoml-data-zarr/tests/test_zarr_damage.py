@@ -24,13 +24,11 @@ from kinoml_data.errors import (
     UnsupportedStoreError,
 )
 from kinoml_data.layouts.flat_arrays import flatten
-from kinoml_data.testing import examples
-from kinoml_data.testing.backend_tests import same_rows
-from kinoml_data.testing.comparing import same_array
+from kinoml_data.testing import mixed, other, same_array, same_rows
 
 from kinoml_data_zarr import Zarr
 
-EXAMPLE = examples.mixed()
+EXAMPLE = mixed()
 
 
 def stored(path: Path, **options) -> Zarr:
@@ -142,11 +140,11 @@ def test_a_group_that_was_replaced_is_noticed(tmp_path):
 
 def test_the_identity_is_that_of_the_content(tmp_path):
     one, two = stored(tmp_path / "one.zarr"), stored(tmp_path / "two.zarr", compress=False)
-    other = Zarr(path=tmp_path / "other.zarr")
-    example = examples.other()
-    other.write(example.columns, example.batches())
+    third = Zarr(path=tmp_path / "other.zarr")
+    example = other()
+    third.write(example.columns, example.batches())
     found = []
-    for backend in (one, two, other):
+    for backend in (one, two, third):
         with closing(backend.open(None)) as storage:
             assert storage.has_checksums
             found.append(storage.identity)

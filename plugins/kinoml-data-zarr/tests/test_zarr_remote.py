@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from contextlib import closing
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from uuid import uuid4
 
 import fsspec
 import kinoml_data as kd
 import numpy as np
 import pytest
 from kinoml_data.errors import CorruptStoreError, SpecError, StoreNotFoundError, StoreReadError, UnsupportedStoreError
-from kinoml_data.testing import BackendTests, examples
-from kinoml_data.testing.backend_tests import same_rows
+from kinoml_data.testing import BackendTests, mixed, same_rows
 
 from kinoml_data_zarr import Zarr
 
-EXAMPLE = examples.mixed()
+EXAMPLE = mixed()
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -29,11 +30,10 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def served(tmp_path):
-    """A folder, and the URL it is served at."""
-    folder = tmp_path / "served"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A folder, and the URL at which it is served."""
+    folder = tmp_path_factory.mktemp("served")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
@@ -44,23 +44,33 @@ def served(tmp_path):
 
 
 class TestHttp(BackendTests):
-    can_write = False
     machine_examples = 5
 
+    @pytest.fixture(autouse=True)
+    def _server(self, served):
+        self.served, self.url = served
+
     @pytest.fixture
-    def backend(self, served):
-        self.folder, url = served
-        return Zarr(url=f"{url}/data.zarr")
+    def backend(self, _server, tmp_path):
+        return self.make_backend(tmp_path)
+
+    def can(self, backend, capability):
+        return capability != "can_write" and super().can(backend, capability)
+
+    def make_backend(self, folder):
+        """Every backend is for a folder of its own on the server."""
+        return Zarr(url=f"{self.url}/{uuid4().hex}/data.zarr")
 
     def store(self, backend, example):
-        if not self.folder.exists():
-            self.folder.mkdir()
-        super().store(Zarr(path=self.folder / "data.zarr"), example)
+        folder = self.served / backend.url.split("/")[-2]
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        super().store(Zarr(path=folder / "data.zarr"), example)
         return backend
 
-    def test_closing_lets_go_of_files(self, backend):
+    def test_closing_lets_go_of_files(self, shared):
         """fsspec keeps some connections to a server for its next readers; they must not add up."""
-        stored = self.store(backend, EXAMPLE)
+        _, stored = shared(EXAMPLE)
         held = []
         for _ in range(12):
             with closing(stored.open(EXAMPLE.columns)) as storage:

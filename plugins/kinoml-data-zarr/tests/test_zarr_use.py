@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from kinoml_data.backends.npz.backend import NpzLazy
 from kinoml_data.spec import config
-from kinoml_data.testing import examples
-from kinoml_data.testing.backend_tests import same_rows
+from kinoml_data.testing import Example, mixed, same_rows
 from kinoml_data.verify import verify
 
 from kinoml_data_zarr import Zarr
@@ -52,7 +51,7 @@ collate: pad
 
 
 def test_npz_to_zarr_and_back_is_the_same(tmp_path):
-    example = examples.mixed()
+    example = mixed()
     source = NpzLazy(path=tmp_path / "source.npz")
     source.write(example.columns, example.batches(), arrays=example.arrays, spec=example.spec)
     kd.convert(source.path, tmp_path / "copy.zarr")
@@ -78,7 +77,7 @@ def test_rows_that_cross_chunks_and_fill_them(tmp_path, chunk_bytes):
     lengths = [0, 1, 5000, 256, 255, 257, 0, 1024, 3]
     rows = {"X": [rng.random((2, n), np.float32) for n in lengths], "wide": list(rng.random((9, 700)))}
     columns = {"X": kd.Array("float32", (2, None)), "wide": kd.Array("float64", (700,))}
-    example = examples.Example("crossing", columns, rows)
+    example = Example("crossing", columns, rows)
     backend = Zarr(path=tmp_path / "data.zarr", chunk_bytes=chunk_bytes)
     backend.write(columns, example.batches(1))
     with closing(backend.open(columns)) as storage:
@@ -87,7 +86,7 @@ def test_rows_that_cross_chunks_and_fill_them(tmp_path, chunk_bytes):
 
 
 def test_only_the_columns_asked_for_are_opened(tmp_path):
-    example = examples.mixed()
+    example = mixed()
     backend = Zarr(path=tmp_path / "data.zarr")
     backend.write(example.columns, example.batches(), arrays=example.arrays, spec=example.spec)
     first = next(iter(example.columns))

@@ -14,11 +14,8 @@ from kinoml_data_npy_folder import NpyFolder
 class TestNpyFolder(BackendTests):
     """Every rule of the contract."""
 
-    can_overwrite = False
-
-    @pytest.fixture
-    def backend(self, tmp_path: Path) -> NpyFolder:
-        return NpyFolder(path=tmp_path / "data")
+    def make_backend(self, folder: Path) -> NpyFolder:
+        return NpyFolder(path=folder / "data")
 
 
 def test_an_empty_folder_is_no_dataset(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The manual is true: its code runs, its specs parse, its links lead somewhere, and nothing public is missing."""
+"""The manual is true: its code runs, its specs are valid, its links have targets, and no public name is missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kinoml_data.spec.parts import FORMS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-EXAMPLE = DOCS / "examples" / "npy-folder"
+TEMPLATE = ROOT / "kinoml_data" / "cli" / "plugin_template"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -63,7 +63,7 @@ def specs_of(text: str) -> list[DatasetSpec]:
 
 
 @EACH_PAGE
-def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python blocks run in order, in one namespace; a spec that begins with `# name.yaml` is saved under that name."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": f"docs_{page.stem.replace('-', '_')}"}
@@ -71,13 +71,13 @@ def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         for block in blocks(page):
             if block.language == "yaml" and (name := re.match(r"# ([\w.-]+\.yaml)\n", block.text)):
                 Path(name[1]).write_text(block.text, "utf-8")
-            if block.language == "python" and not is_example(block):
+            if block.language == "python" and not is_template(block):
                 source = "\n" * (block.line - 1) + block.text  # so that a traceback shows the line of the page
                 exec(compile(source, str(page), "exec", dont_inherit=True), namespace)
 
 
 @EACH_PAGE
-def test_specs_parse(page: Path) -> None:
+def test_the_specs_of_a_page_are_valid(page: Path) -> None:
     for block in blocks(page):
         if block.language == "yaml":
             try:
@@ -87,7 +87,7 @@ def test_specs_parse(page: Path) -> None:
 
 
 @EACH_PAGE
-def test_links_lead_somewhere(page: Path) -> None:
+def test_the_links_of_a_page_have_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         if target.startswith(("http://", "https://")):
             continue
@@ -104,7 +104,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_shell_commands_name_what_exists() -> None:
+def test_the_shell_commands_of_the_manual_exist() -> None:
     """Commands of ours have the subcommands that the manual uses."""
     from kinoml_data.cli.main import app
 
@@ -127,7 +127,7 @@ def test_every_backend_has_a_section_with_all_its_options() -> None:
             assert f"`{option}`" in section, f"{cls.name}: {option}"
 
 
-def test_every_observation_model_is_there_with_all_its_options() -> None:
+def test_every_observation_model_has_a_row_with_all_its_options() -> None:
     text = (DOCS / "observation-models.md").read_text("utf-8")
     for cls in OBSERVATION_MODELS:
         row = re.search(rf"^\| `{re.escape(cls.name)}` \|.*$", text, re.MULTILINE)
@@ -136,7 +136,7 @@ def test_every_observation_model_is_there_with_all_its_options() -> None:
             assert f"`{option}`" in row[0], f"{cls.name}: {option}"
 
 
-def test_every_field_of_a_spec_is_there() -> None:
+def test_every_field_of_a_spec_is_in_a_table() -> None:
     text = (DOCS / "spec.md").read_text("utf-8")
     for name in (*DatasetSpec.model_fields, *kd.Array.model_fields):
         assert re.search(rf"^\|.*`{name}`.*\|", text, re.MULTILINE), name
@@ -145,7 +145,7 @@ def test_every_field_of_a_spec_is_there() -> None:
 @pytest.mark.parametrize(
     ("function", "page"), [(kd.load_dataset, "spec.md"), (kd.XyDataset.as_dataloader, "api.md"), (kd.convert, "api.md")]
 )
-def test_every_keyword_is_there(function: Callable[..., Any], page: str) -> None:
+def test_every_keyword_is_in_a_table(function: Callable[..., Any], page: str) -> None:
     text = (DOCS / page).read_text("utf-8")
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
@@ -153,28 +153,28 @@ def test_every_keyword_is_there(function: Callable[..., Any], page: str) -> None
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_collate_form_is_there(form: str) -> None:
+def test_every_collate_form_is_in_a_table(form: str) -> None:
     assert f"\n| `{form}` |" in (DOCS / "spec.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", kd.__all__)
-def test_every_public_name_is_there(name: str) -> None:
+def test_every_public_name_is_in_the_list_of_names(name: str) -> None:
     assert re.search(rf"`{name}\b", (DOCS / "api.md").read_text("utf-8"))
 
 
 @pytest.mark.parametrize("name", [name for name in vars(kd.errors) if name.endswith("Error")])
-def test_every_error_is_there(name: str) -> None:
+def test_every_error_is_in_the_list_of_names(name: str) -> None:
     assert f"`{name}" in (DOCS / "api.md").read_text("utf-8")
 
 
-def test_every_hook_is_there() -> None:
+def test_every_hook_is_explained() -> None:
     hooks = [name for name in vars(hookspecs) if name.startswith("register_")]
     assert hooks
     for hook in hooks:
         assert f"`{hook}`" in (DOCS / "writing-a-backend.md").read_text("utf-8"), hook
 
 
-def test_every_file_of_the_library_is_there() -> None:
+def test_every_file_of_the_library_is_in_the_description_of_the_architecture() -> None:
     text = (DOCS / "architecture.md").read_text("utf-8")
     package = ROOT / "kinoml_data"
     for file in package.rglob("*.py"):
@@ -182,34 +182,31 @@ def test_every_file_of_the_library_is_there() -> None:
             assert f"`{file.relative_to(package).as_posix()}`" in text, file
 
 
-# -- the example plugin
+# -- the template of a plugin, which `kinoml-data plugins new` copies
 
 
-def is_example(block: Block) -> bool:
-    """True for a block that shows a file of the example, which runs on its own."""
-    return block.text.startswith('"""') and any(block.text == file.read_text() for file in EXAMPLE.rglob("*.py"))
+def is_template(block: Block) -> bool:
+    """True for a block that shows a file of the template, which runs on its own."""
+    return any(block.text == file.read_text("utf-8") for file in TEMPLATE.rglob("*.py"))
 
 
-def test_the_page_shows_the_example_as_it_is() -> None:
-    shown = {block.text for block in blocks(DOCS / "writing-a-backend.md")}
-    files = [file for file in EXAMPLE.rglob("*") if file.suffix in (".py", ".toml")]
-    assert len(files) == 4
-    for file in files:
-        assert file.read_text("utf-8") in shown, file
+def test_the_page_about_backends_shows_the_template_as_it_is() -> None:
+    shown = [block for block in blocks(DOCS / "writing-a-backend.md") if block.language == "python"]
+    assert sum(map(is_template, shown)) == len(list(TEMPLATE.rglob("*.py"))) == 2
 
 
-def test_the_example_passes_its_tests_as_an_installed_plugin(tmp_path: Path) -> None:
-    """It is found by its entry point, and passes the conformance suite."""
+def test_the_template_passes_its_tests_as_an_installed_plugin(tmp_path: Path) -> None:
+    """The plugin is found by its entry point, and passes the conformance suite."""
     info = tmp_path / "kinoml_data_npy_folder-0.1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kinoml-data-npy-folder\nVersion: 0.1.0\n")
-    said = config.parse((EXAMPLE / "pyproject.toml").read_bytes(), ".toml")["project"]["entry-points"]
-    lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in found.items()) for group, found in said.items()]
+    groups = config.parse((TEMPLATE / "pyproject.toml").read_bytes(), ".toml")["project"]["entry-points"]
+    lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in names.items()) for group, names in groups.items()]
     (info / "entry_points.txt").write_text("".join(lines))
-    path = os.pathsep.join([str(tmp_path), str(EXAMPLE), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(tmp_path), str(TEMPLATE), str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path}
-    tests = [str(EXAMPLE / "tests"), "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
-    for command in (["-m", "pytest", *tests, f"--rootdir={EXAMPLE}"], ["-m", "kinoml_data", "backends"]):
+    tests = [str(TEMPLATE / "tests"), "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    for command in (["-m", "pytest", *tests, f"--rootdir={TEMPLATE}"], ["-m", "kinoml_data", "backends"]):
         done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^npy-folder +kinoml-data-npy-folder +0\.1\.0", done.stdout, re.MULTILINE)
+    assert re.search(r"^npy-folder +kinoml-data-npy-folder 0\.1\.0 +yes +no ", done.stdout, re.MULTILINE)

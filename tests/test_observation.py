@@ -268,9 +268,11 @@ def test_an_unknown_model_is_an_error_that_suggests_one():
 
 
 def test_a_condition_the_model_has_not_is_a_type_error():
-    with pytest.raises(TypeError, match="pIC50 has no 'inhibitor_conc'; it has: substrate_conc, michaelis_constant"):
+    with pytest.raises(
+        TypeError, match="pIC50 has no condition 'inhibitor_conc'; it has: substrate_conc, michaelis_constant"
+    ):
         PIC50()(torch.zeros(1), inhibitor_conc=1.0)
-    with pytest.raises(TypeError, match="identity has no 'x'; it has: no conditions"):
+    with pytest.raises(TypeError, match="identity has no condition 'x'; it has: no conditions"):
         Identity()(torch.zeros(1), x=1.0)
 
 

@@ -1,1 +1,1 @@
-"""What a plugin author implements: backends, featurizers, observation models, collate forms."""
+"""The classes that the author of a plugin implements: backends, featurizers, observation models, collate forms."""

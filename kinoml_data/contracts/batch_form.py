@@ -1,4 +1,4 @@
-"""The contract for the author of a collate form: the columns of a batch in, whatever training takes out."""
+"""The contract for the author of a collate form: from the columns of a batch to the object that training uses."""
 
 from __future__ import annotations
 
@@ -9,16 +9,29 @@ from kinoml_data.spec.dataset_spec import DatasetSpec
 
 
 class BatchForm(ABC):
-    """Puts all columns of a batch together. One is made for each loader; it goes to worker processes by pickle.
+    """Turns the columns of a batch into one object. Each loader makes one, which goes to workers by pickle.
+
+    For example::
+
+        class RowSums(BatchForm):
+            name = "row-sums"
+
+            def __init__(self, spec):
+                super().__init__(spec)
+                if not isinstance(spec.X, str) or spec.columns[spec.X].ragged:
+                    raise SpecError("collate: row-sums needs X to be a single fixed column")
+
+            def __call__(self, X, y):
+                return X.flatten(1).sum(1), y
 
     Attributes:
-        name: what `collate` calls it.
+        name: the name that `collate` uses.
 
     Args:
         spec: the spec, with its columns.
 
     Raises:
-        SpecError: it cannot hold these columns.
+        SpecError: the form does not suit these columns.
     """
 
     name: ClassVar[str]
@@ -28,12 +41,12 @@ class BatchForm(ABC):
 
     @abstractmethod
     def __call__(self, X: Any, y: Any) -> Any:
-        """What a batch is, from its X and y in the form `packed`.
+        """The batch, made from its X and y in the form `packed`. It has to be picklable.
 
         Args:
-            X, y: where the spec names one column, a tensor `(rows, *shape)`, or a ragged one's `Packed`; where it
-                names a list, these by column. y is None where there is none. The tensors are new: they may be kept.
+            X, y: a tensor `(rows, *shape)`, or a `Packed` if the column is ragged; a mapping of these by column if the
+                spec names a list of columns; y is None if the spec names none. The tensors are new and may be modified.
 
         Raises:
-            SpecError: values that do not fit together.
+            SpecError: the values of the batch do not fit together.
         """

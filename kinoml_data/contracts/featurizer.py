@@ -1,4 +1,4 @@
-"""The contract for the author of a featurizer: raw values of one row in, feature arrays out."""
+"""The contract for the author of a featurizer: from the raw values of one row to its feature arrays."""
 
 from __future__ import annotations
 
@@ -12,11 +12,25 @@ from kinoml_data.spec.array import Array, Model
 
 
 class Featurizer(Model, ABC):
-    """Computes feature columns from the raw columns of one row. Its fields are its options in the config.
+    """Computes feature columns from the raw columns of one row. Its fields are its options in a spec.
+
+    For example::
+
+        class Length(Featurizer):
+            name = "length"
+            inputs = ("smiles",)
+            scale: float = 1.0
+
+            @property
+            def outputs(self):
+                return {"length": Array("float32")}
+
+            def featurize(self, smiles):
+                return (np.float32(self.scale * len(smiles)),)
 
     Attributes:
-        name: what a spec calls it.
-        inputs: the raw columns it reads, unless the spec names others.
+        name: the name that a spec uses.
+        inputs: the raw columns that it reads, unless the spec names others.
     """
 
     name: ClassVar[str]
@@ -25,15 +39,18 @@ class Featurizer(Model, ABC):
     @property
     @abstractmethod
     def outputs(self) -> Mapping[str, Array]:
-        """The columns it computes, by name, in the order `featurize` returns them."""
+        """The columns that it computes, by name, in the order in which `featurize` returns them."""
 
     @abstractmethod
     def featurize(self, *raw: Any) -> tuple[NDArray[Any], ...]:
-        """The feature arrays of one row, one per output.
+        """The feature arrays of one row, one for each of `outputs` and of its dtype and shape.
+
+        The same values always give the same arrays. Several threads may call this at once.
 
         Args:
-            raw: the row's value of each input: str, a numpy scalar or array, or the caller's own object.
+            raw: the value of each input: a str, a numpy scalar or array, or an object of the caller.
 
         Raises:
-            Exception: anything; the row is then reported as `FeaturizationError`.
+            Exception: this row cannot be featurized. The library reports any exception as a `FeaturizationError` that
+                names the row.
         """

@@ -1,4 +1,11 @@
-"""What a plugin may register. Each hook returns classes; the registry finds them by their `name`."""
+"""The hooks of a plugin. Each returns classes, which the registry finds by their `name`.
+
+A module that registers a backend, for example::
+
+    @hookimpl
+    def register_backends():
+        return [NpyFolder]
+"""
 
 from __future__ import annotations
 
@@ -18,19 +25,19 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def register_backends() -> Iterable[type[Backend]]:  # type: ignore[empty-body]
-    """Return the storage backends this plugin adds."""
+    """Return the storage backends that the plugin adds."""
 
 
 @hookspec
 def register_featurizers() -> Iterable[type[Featurizer]]:  # type: ignore[empty-body]
-    """Return the featurizers this plugin adds, for the backend `featurize-on-access`."""
+    """Return the featurizers that the plugin adds, for the backend `featurize-on-access`."""
 
 
 @hookspec
 def register_observation_models() -> Iterable[type[ObservationModel]]:  # type: ignore[empty-body]
-    """Return the observation models this plugin adds."""
+    """Return the observation models that the plugin adds."""
 
 
 @hookspec
 def register_collate_forms() -> Iterable[type[BatchForm]]:  # type: ignore[empty-body]
-    """Return the collate forms this plugin adds."""
+    """Return the collate forms that the plugin adds."""

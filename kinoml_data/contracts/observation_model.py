@@ -1,4 +1,4 @@
-"""The contract for the author of an observation model: free energies in, measured values out."""
+"""The contract for the author of an observation model: from free energies to measured values."""
 
 from __future__ import annotations
 
@@ -12,33 +12,51 @@ if TYPE_CHECKING:
 
 
 class ObservationModel(Model, ABC):
-    """From dG/kT to a measured value. Its fields are its options in the config.
+    """A differentiable function from dG/kT to a measured value. Its fields are its options in a spec.
+
+    For example::
+
+        class Occupancy(ObservationModel):
+            name = "occupancy"
+            inhibitor_conc: float  # mol/L
+
+            def predict(self, dG_over_kT, **conditions):
+                return torch.sigmoid(math.log(conditions["inhibitor_conc"]) - dG_over_kT)
 
     Attributes:
-        name: what a spec calls it.
+        name: the name that a spec uses.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def predict(self, dG_over_kT: Tensor, **conditions: Tensor | float) -> Tensor:
-        """See `__call__`; `conditions` holds every option, from the config or from the caller."""
-
-    def __call__(self, dG_over_kT: Tensor, **conditions: Tensor | float) -> Tensor:
-        """The observable for each predicted free energy.
+        """Compute the measured values; called by `__call__`.
 
         Args:
-            dG_over_kT: binding free energy in units of kT, any shape.
-            conditions: options that differ from the configured ones: numbers, or one tensor per row
-                that broadcasts against `dG_over_kT`.
+            dG_over_kT: binding free energies in units of kT, of any shape.
+            conditions: the value of every option, from the spec or from the caller.
 
         Returns:
-            A tensor of the same shape, differentiable.
+            The measured values, of the same shape.
+        """
+
+    def __call__(self, dG_over_kT: Tensor, **conditions: Tensor | float) -> Tensor:
+        """The measured value for each predicted free energy.
+
+        Args:
+            dG_over_kT: binding free energies in units of kT, of any shape.
+            conditions: options that differ from those in the spec: numbers, or tensors with one entry per row that
+                broadcast against `dG_over_kT`.
+
+        Returns:
+            A differentiable tensor of the same shape.
 
         Raises:
-            TypeError: a condition the model does not have.
+            TypeError: a condition is not an option of this model.
         """
         options = type(self).model_fields
-        if wrong := set(conditions) - set(options):
-            raise TypeError(f"{self.name} has no {min(wrong)!r}; it has: {', '.join(options) or 'no conditions'}")
+        if unknown := set(conditions) - set(options):
+            known = ", ".join(options) or "no conditions"
+            raise TypeError(f"{self.name} has no condition {min(unknown)!r}; it has: {known}")
         return self.predict(dG_over_kT, **{name: conditions.get(name, getattr(self, name)) for name in options})

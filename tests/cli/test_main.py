@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,10 +15,7 @@ import pytest
 
 import kinoml_data as kd
 from kinoml_data.cli import main as cli
-from kinoml_data.cli import terminal
 from kinoml_data.cli.json_schema import json_schema
-from kinoml_data.spec.array import DTYPES
-from kinoml_data.spec.parts import FORMS
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,26 +116,6 @@ def test_inspect_of_a_bare_file_and_of_another_backend_over_it(run: Run, folder:
     assert "in-memory over npz-lazy (path: ligands.npz)" in done.out and "(53, 7-30)" in done.out
 
 
-def test_inspect_samples_what_is_computed_and_says_so(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "raw.csv").write_text("text,y\n" + "\n".join(f"{'x' * (1 + i % 5)},{i}" for i in range(50)))
-    spec = {
-        "columns": {"letters": {"dtype": "uint8", "shape": ["*"]}, "y": {"dtype": "int64"}},
-        "X": "letters",
-        "y": "y",
-        "storage": {"backend": "featurize-on-access", "source": {"backend": "csv", "path": str(tmp_path / "raw.csv")}},
-    }
-    dataset = kd.load_dataset(spec, featurizer=lambda text: np.frombuffer(text.encode(), np.uint8))
-    from kinoml_data.cli import summary
-
-    ((letters, whole), (y, _)) = summary.columns(dataset, 3)
-    assert letters[4:] == ("(1-3)", "~100") and not whole
-    assert y[4:] == ("", "400")
-    ((letters, whole), _) = summary.columns(dataset, 1000)
-    assert letters[4:] == ("(1-5)", "150") and whole
-    ((letters, whole), _) = summary.columns(dataset, 0)
-    assert letters[4] == "(*)" and not whole
-
-
 def test_nothing_is_cut_off_where_the_output_is_no_terminal(run: Run, folder: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     deep = folder / ("very-long-name-" * 10)
@@ -148,16 +124,6 @@ def test_nothing_is_cut_off_where_the_output_is_no_terminal(run: Run, folder: Pa
     done = run("inspect", deep / "bare.npz")
     assert str(deep / "bare.npz") in done.out
     assert not any(line.endswith(" ") for line in done.out.splitlines())
-
-
-def test_on_a_terminal_tables_wrap(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "30")
-    table = terminal.table("a", "b")
-    table.add_row("word" * 10, "other " * 10)
-    terminal.show(terminal.screen(), table)
-    out = capsys.readouterr().out
-    assert out.count("word") + out.count("wor") >= 10 and "…" not in out
 
 
 # -- convert
@@ -315,171 +281,6 @@ def test_schema_is_json_on_stdout(run: Run) -> None:
     done = run("schema")
     assert done.code == 0
     assert json.loads(done.out) == json.loads(json.dumps(json_schema()))
-
-
-def test_schema_knows_the_options_of_every_backend() -> None:
-    schema = json_schema()
-    assert schema["$schema"].endswith("2020-12/schema")
-    assert schema["properties"]["storage"] == {"$ref": "#/$defs/storage"}
-    named = {}
-    for choice in schema["$defs"]["storage"]["anyOf"]:
-        found = resolve(schema, choice)
-        named[found["properties"]["backend"]["const"]] = found
-    assert set(kd.list_backends()) == set(named)
-    for name, cls in kd.list_backends().items():
-        assert set(named[name]["properties"]) == {"backend", *cls.model_fields}
-        assert named[name]["additionalProperties"] is False and "backend" in named[name]["required"]
-        assert named[name]["description"]
-    lazy = named["npz-lazy"]["properties"]
-    assert lazy["verify"]["enum"] == ["first", "always", "never"] and lazy["verify"]["description"]
-    assert {"$ref": "#/$defs/storage"} in named["in-memory"]["properties"]["source"]["anyOf"]
-
-
-def test_every_reference_in_the_schema_leads_somewhere() -> None:
-    schema = json_schema()
-    seen = [0]
-
-    def walk(value: Any) -> None:
-        if isinstance(value, dict):
-            if "$ref" in value:
-                assert resolve(schema, value)
-                seen[0] += 1
-            for item in value.values():
-                walk(item)
-        elif isinstance(value, list):
-            for item in value:
-                walk(item)
-
-    walk(schema)
-    assert seen[0] > 20
-
-
-GOOD: dict[str, Any] = {
-    "format": 1,
-    "columns": {
-        "edge_index": {"dtype": "int64", "shape": [2, "*"], "stored_as": "X0"},
-        "atoms": {"dtype": "float32", "shape": [None, 33], "cast": "same_kind"},
-        "pIC50": {"dtype": "float32"},
-    },
-    "X": ["edge_index", "atoms"],
-    "y": "pIC50",
-    "storage": {"backend": "npz-lazy", "path": "egfr.npz"},
-    "splits": {"train": "idx_train", "val": {"range": [0, 5]}, "test": {"rows": [7]}, "later": {"file": "later.npy"}},
-    "observation_model": {"name": "pIC50", "substrate_conc": 1.0e-6},
-    "collate": {"edge_index": "list", "atoms": {"form": "pad", "value": 0}},
-}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {},
-        {"columns": None, "X": "a"},
-        {"observation_model": "pKd", "collate": "packed"},
-        {"observation_model": None, "splits": None, "collate": None},
-        {"splits": {"ratios": {"train": 0.5, "test": 0.5}, "seed": 3}},
-        {"storage": {"backend": "in-memory", "source": {"backend": "csv", "path": "x.csv", "delimiter": ";"}}},
-        {"storage": {"backend": "in-memory", "source": {"backend": "in-memory", "source": None}}},
-    ],
-)
-def test_the_schema_accepts_what_a_spec_accepts(change: dict[str, Any]) -> None:
-    spec = GOOD | change
-    kd.DatasetSpec.parse(spec)
-    schema = json_schema()
-    assert valid(schema, schema, spec)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"format": 2},
-        {"colums": {}},
-        {"columns": {"a": {"dtype": "float"}}},
-        {"columns": {"a": {"shape": ["?"]}}},
-        {"columns": {"a b": {"dtype": "int64"}}},
-        {"X": 3},
-        {"storage": {"backend": "npz-lazi", "path": "x"}},
-        {"storage": {"backend": "npz-lazy"}},
-        {"storage": {"backend": "npz-lazy", "path": "x", "verify": "sometimes"}},
-        {"storage": {"backend": "in-memory", "source": {"backend": "nope"}}},
-        {"splits": {"train": {"range": [0]}}},
-        {"splits": {"ratios": {"train": "half"}}},
-        {"observation_model": "pIC5O"},
-        {"observation_model": "percent-displacement"},
-        {"observation_model": {"name": "pIC50", "substrate": 1}},
-        {"collate": "stack"},
-        {"collate": {"atoms": {"form": "pad", "fill": 0}}},
-    ],
-)
-def test_the_schema_refuses_what_cannot_be_loaded(change: dict[str, Any]) -> None:
-    schema = json_schema()
-    assert not valid(schema, schema, GOOD | change)
-
-
-def test_the_schema_lists_dtypes_and_forms() -> None:
-    schema = json_schema()
-    assert schema["$defs"]["Array"]["properties"]["dtype"]["enum"] == list(DTYPES)
-    forms = schema["properties"]["collate"]["anyOf"][0]["enum"]
-    assert forms[: len(FORMS)] == list(FORMS)  # then those of plugins that are installed
-
-
-def resolve(schema: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = schema["$defs"][value["$ref"].removeprefix("#/$defs/")]
-    return found
-
-
-TYPES: dict[str, tuple[type, ...]] = {
-    "object": (dict,),
-    "array": (list,),
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "null": (type(None),),
-}
-
-
-def valid(root: dict[str, Any], schema: dict[str, Any], value: Any) -> bool:
-    """As much of a JSON Schema validator as these schemas need; an unknown keyword fails the test."""
-    fields: dict[str, Any] = value if isinstance(value, dict) else {}
-    items: list[Any] = value if isinstance(value, list) else []
-    for keyword, said in schema.items():
-        ok = True
-        if keyword == "$ref":
-            ok = valid(root, resolve(root, schema), value)
-        elif keyword == "type":
-            ok = isinstance(value, TYPES[said]) and isinstance(value, bool) <= (said == "boolean")
-        elif keyword in ("anyOf", "oneOf"):
-            count = sum(valid(root, choice, value) for choice in said)
-            ok = count == 1 if keyword == "oneOf" else count > 0
-        elif keyword in ("enum", "const"):
-            ok = value in (said if keyword == "enum" else [said])
-        elif keyword == "properties":
-            ok = all(valid(root, said[key], item) for key, item in fields.items() if key in said)
-        elif keyword == "additionalProperties":
-            rest = [item for key, item in fields.items() if key not in schema.get("properties", {})]
-            ok = all(valid(root, said, item) for item in rest) if isinstance(said, dict) else said or not rest
-        elif keyword == "required":
-            ok = not isinstance(value, dict) or set(said) <= set(value)
-        elif keyword == "pattern":
-            ok = not isinstance(value, str) or re.search(said, value) is not None
-        elif keyword == "propertyNames":
-            ok = all(valid(root, said, key) for key in fields)
-        elif keyword == "prefixItems":
-            ok = all(valid(root, *pair) for pair in zip(said, items, strict=False))
-        elif keyword == "items":
-            ok = all(valid(root, said, item) for item in items)
-        elif keyword in ("minItems", "minLength"):
-            ok = not isinstance(value, (list, str)) or len(value) >= said
-        elif keyword in ("maxItems", "maxLength"):
-            ok = not isinstance(value, (list, str)) or len(value) <= said
-        elif keyword in ("minimum", "exclusiveMinimum"):
-            ok = not isinstance(value, (int, float)) or (value >= said if keyword == "minimum" else value > said)
-        else:
-            assert keyword in ("$schema", "$defs", "title", "description", "default", "format"), keyword
-        if not ok:
-            return False
-    return True
 
 
 # -- plugins, in a process of their own

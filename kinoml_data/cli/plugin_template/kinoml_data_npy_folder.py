@@ -1,4 +1,4 @@
-"""`npy-folder`: a folder of .npy files, one for each flat array. All rows have to fit in memory to be written."""
+"""The backend `npy-folder`: a folder of .npy files, one for each flat array. Writing needs all rows in memory."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from kinoml_data import Array, ArrayStorage, Backend, Columns, DataPath, Storage, hookimpl
 from kinoml_data.errors import StoreExistsError, StoreNotFoundError, StoreWriteError, UnsupportedStoreError
-from kinoml_data.layouts.flat_arrays import flat_arrays
+from kinoml_data.plugin import Array, ArrayStorage, Backend, Columns, DataPath, Storage, flat_arrays, hookimpl
 from numpy.typing import NDArray
 
 
@@ -27,10 +26,7 @@ class NpyFolder(Backend):
     path: DataPath
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
-        files = sorted(self.path.glob("*.npy"))
-        if not files:
-            raise StoreNotFoundError(f"there are no .npy files in {str(self.path)!r}")
-        return ArrayStorage({file.stem: np.load(file, mmap_mode="r") for file in files})
+        return open_folder(self.path)
 
     def write(
         self,
@@ -48,15 +44,26 @@ class NpyFolder(Backend):
             raise StoreExistsError(f"{str(self.path)!r} exists")
         flat = flat_arrays(columns, batches, arrays=arrays, spec=spec)
         try:
-            # Whatever fails, the folder is there with everything or not at all.
+            # The folder is renamed at the end: whatever fails, it is complete or does not exist.
             with TemporaryDirectory(dir=self.path.parent) as temporary:
                 folder = Path(temporary) / "folder"
                 folder.mkdir()
                 for name, array in flat.items():
                     np.save(folder / f"{name}.npy", array)
+                if check is not None:
+                    with open_folder(folder) as storage:
+                        check(storage)
                 folder.rename(self.path)
         except OSError as error:
             raise StoreWriteError(f"cannot write {str(self.path)!r}: {error}") from error
+
+
+def open_folder(folder: Path) -> Storage:
+    """The flat arrays of a folder as a storage."""
+    files = sorted(folder.glob("*.npy"))
+    if not files:
+        raise StoreNotFoundError(f"there are no .npy files in {str(folder)!r}")
+    return ArrayStorage({file.stem: np.load(file, mmap_mode="r") for file in files})
 
 
 @hookimpl

@@ -2,7 +2,6 @@
 
 from kinoml_data import Featurizer, hookimpl
 
-from kinoml_data_rdkit.chembl_demo import chembl_demo
 from kinoml_data_rdkit.featurizers import (
     ATOM_FEATURES,
     N_ATOM_FEATURES,
@@ -12,6 +11,7 @@ from kinoml_data_rdkit.featurizers import (
     OneHotSmiles,
     smiles_symbols,
 )
+from kinoml_data_rdkit.molecules import chembl_demo
 
 __all__ = [
     "ATOM_FEATURES",

@@ -20,7 +20,7 @@ import torch
 from kinoml_data.errors import CorruptStoreError, StoreExistsError
 from torch import Tensor, nn
 
-from kinoml_data_rdkit.chembl_demo import chembl_demo
+from kinoml_data_rdkit.molecules import chembl_demo
 
 MARK = "# Made by `kinoml-data demo`"
 BATCH, EPOCHS, SEED = 64, 60, 0

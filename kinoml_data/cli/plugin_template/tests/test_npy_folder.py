@@ -1,4 +1,4 @@
-"""The contract of a storage backend, and what is special about this one."""
+"""The contract of a storage backend, and what is particular to this one."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ class TestNpyFolder(BackendTests):
         return NpyFolder(path=folder / "data")
 
 
-def test_an_empty_folder_is_no_dataset(tmp_path: Path) -> None:
+def test_an_empty_folder_is_not_a_dataset(tmp_path: Path) -> None:
     with pytest.raises(StoreNotFoundError, match=r"no \.npy files"):
         NpyFolder(path=tmp_path).open(None)

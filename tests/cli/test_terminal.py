@@ -1,0 +1,73 @@
+"""What the command prints with, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import kinoml_data as kd
+from kinoml_data.cli import terminal
+from kinoml_data.errors import SpecError
+
+
+def test_on_a_terminal_tables_wrap(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "30")
+    table = terminal.table("a", "b")
+    table.add_row("word" * 10, "other " * 10)
+    terminal.show(terminal.screen(), table)
+    out = capsys.readouterr().out
+    assert out.count("word") + out.count("wor") >= 10 and "…" not in out
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: clock[0])
+    with terminal.progress("copying") as report:
+        for seconds, done in ((1.0, 10), (11.0, 1_500), (12.0, 2_000), (25.0, 3_000)):
+            clock[0] = seconds
+            report(done, 3_000)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "kinoml-data: copying, 1,500 of 3,000",
+        "kinoml-data: comparing, 3,000 of 3,000",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (12_345, "12.3 kB"), (1_234_567_890, "1,234.6 MB")]
+)
+def test_sizes_are_printed_in_decimal_units(count: int, text: str) -> None:
+    assert terminal.format_size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        ("collate=pad", ("collate", "pad")),
+        ("storage.memory_budget=10", ("storage.memory_budget", 10)),
+        ("splits={train: {range: [0, 2]}}", ("splits", {"train": {"range": [0, 2]}})),
+    ],
+)
+def test_a_setting_is_a_key_and_a_value_in_yaml(text: str, setting: tuple[str, object]) -> None:
+    assert terminal.parse_setting(text) == setting
+
+
+@pytest.mark.parametrize("text", ["collate", "=pad", "storage.=x", ".a=1"])
+def test_a_setting_of_another_form_is_an_error(text: str) -> None:
+    with pytest.raises(SpecError, match="write KEY=VALUE"):
+        terminal.parse_setting(text)
+
+
+def test_a_setting_below_a_value_is_an_error(tmp_path) -> None:
+    np.savez(tmp_path / "x.npz", X=np.zeros((3, 2)), y=np.zeros(3))
+    with kd.load_dataset(tmp_path / "x.npz") as dataset:
+        dataset.spec.to_file(tmp_path / "x.yaml")
+    with (
+        pytest.raises(SpecError, match="which has no keys"),
+        terminal.open_dataset(str(tmp_path / "x.yaml"), ["X.y=1"]),
+    ):
+        pass

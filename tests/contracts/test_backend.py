@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from kinoml_data.contracts import backend as contract
+from kinoml_data.errors import SpecError, UnsupportedStoreError
+from kinoml_data.plugin import AnyBackend, Array, ArrayStorage, Backend, DataPath
+
+
+class Numbers(Backend):
+    name = "numbers"
+    path: DataPath
+
+    def open(self, columns):
+        return ArrayStorage({"X": np.arange(10), "y": np.arange(20.0).reshape(10, 2)})
+
+
+class Around(Backend):
+    name = "around"
+    source: AnyBackend
+
+    def open(self, columns):
+        return self.source.open(columns)
+
+
+def test_the_example_of_a_backend_reads_a_folder(example, tmp_path):
+    np.save(tmp_path / "X.npy", np.arange(6).reshape(3, 2))
+    with example(contract, "NpyFolder")(path=tmp_path).open(None) as storage:
+        assert storage.read(np.array([2, 0]), ["X"])["X"].tolist() == [[4, 5], [0, 1]]
+
+
+def test_a_storage_closes_itself_at_the_end_of_a_with_block():
+    calls = []
+    with ArrayStorage({"X": np.zeros(2)}, close=lambda: calls.append("closed")) as storage:
+        assert len(storage) == 2 and calls == []
+    assert calls == ["closed"]
+
+
+def test_batches_give_all_rows_of_the_requested_columns_in_order(tmp_path):
+    storage = Numbers(path=tmp_path).open(None)
+    parts = list(storage.batches(["y"], size=4))
+    assert [len(part["y"]) for part in parts] == [4, 4, 2] and all(list(part) == ["y"] for part in parts)
+    assert np.concatenate([part["y"] for part in parts]).tolist() == np.arange(20.0).reshape(10, 2).tolist()
+    assert list(next(storage.batches())) == ["X", "y"]
+
+
+def test_read_row_gives_a_new_array_of_the_rows_own_shape(tmp_path):
+    storage = Numbers(path=tmp_path).open(None)
+    row = storage.read_row(3, ["X", "y"])
+    row["y"][:] = -1
+    assert row["X"].shape == () and storage.read_row(3, ["y"])["y"].tolist() == [6, 7]
+
+
+def test_a_backend_that_does_not_define_write_refuses_to_write(tmp_path):
+    with pytest.raises(UnsupportedStoreError, match="'numbers' cannot write"):
+        Numbers(path=tmp_path).write({"X": Array("int64")}, [])
+    assert not Numbers.can_write
+
+
+def test_a_backend_serializes_with_its_name_and_that_of_its_source(tmp_path):
+    dumped = Around(source=Numbers(path=tmp_path)).model_dump(mode="json")
+    assert dumped == {"backend": "around", "source": {"backend": "numbers", "path": str(tmp_path)}}
+
+
+def test_a_source_given_by_name_outside_a_spec_is_an_error():
+    with pytest.raises(ValidationError, match="names are looked up only in a spec"):
+        Around(source={"backend": "numbers", "path": "x"})
+    with pytest.raises(ValidationError, match="is not a backend"):
+        Around(source="numbers")
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_an_empty_path_or_one_with_a_nul_character_is_an_error(path):
+    with pytest.raises(ValidationError, match="NUL"):
+        Numbers(path=path)
+
+
+def test_a_path_that_leaves_the_root_is_an_error(tmp_path):
+    contract.check_inside(tmp_path / "a" / "b", tmp_path)
+    contract.check_inside(tmp_path, None)
+    with pytest.raises(SpecError, match="leaves the dataset's folder"):
+        contract.check_inside(tmp_path / ".." / "b", tmp_path)

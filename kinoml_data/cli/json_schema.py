@@ -1,146 +1,111 @@
-"""The JSON Schema of a spec file, for editors: with the options of everything that is installed.
+"""The JSON Schema of a spec file, for editors, with the options of every class that is installed.
 
-It says more than the models alone: backends, featurizers and observation models are looked up by name, and
-a name that is not installed is an error, as it is when the dataset is loaded.
+A name that is not installed does not match the schema, just as it is an error when the dataset is loaded.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.json_schema import models_json_schema
 
+from kinoml_data.contracts.backend import Backend
 from kinoml_data.registry import COLLATE_FORM, registry
 from kinoml_data.spec.array import DTYPES, NAME_PATTERN, Array
 from kinoml_data.spec.dataset_spec import DatasetSpec
-from kinoml_data.spec.parts import FORMS, CollateForm
+from kinoml_data.spec.parts import FORMS, CollateForm, Component, Named
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-STORAGE, FEATURIZER, OBSERVATION = "storage", "featurizer", "observation_model"
 Schema = dict[str, Any]
+Variants = dict[type[BaseModel], Any]  # a model to describe, and the class that documents it
 
 
 def json_schema() -> Schema:
-    """A JSON Schema (2020-12) that accepts the spec files this installation can load.
+    """A JSON Schema (2020-12) of the spec files that this installation can load.
 
-    Plugins are imported. One that cannot be loaded is left out; a class whose options have no schema is
-    accepted with any options.
+    Plugins are imported, and broken ones are left out. If the options of a class have no schema, any options match.
     """
-    defs: Schema = {}
-    for kind, key, label in (("backend", "backend", STORAGE), ("featurizer", "name", FEATURIZER)):
-        # Whatever a backend looks up by name is a featurizer or another backend.
-        defs[label] = _choice(kind, key, defs, {"Backend": STORAGE, "Named": FEATURIZER})
-    models = _choice("observation model", "name", defs, {})
-    schema = DatasetSpec.model_json_schema(ref_template="#/$defs/{model}")
-    defs |= schema.pop("$defs")
-    for unused in ("Component", "Named"):
-        defs.pop(unused, None)
-    _column(defs["Array"])
-    _form(defs["CollateForm"])
-    bare = [name for name, options in _options("observation model").items() if not options.get("required")]
-    fields = schema["properties"]
-    fields["columns"] = _or_null({**_mapping_of("Array"), "propertyNames": {"pattern": NAME_PATTERN}})
-    fields["storage"] = {"$ref": f"#/$defs/{STORAGE}"}
-    fields["observation_model"] = _or_null({"enum": sorted(bare)}, models)
-    each = {"type": "object", "additionalProperties": {"anyOf": [{"enum": list(FORMS)}, _ref("CollateForm")]}}
-    fields["collate"] = _or_null({"enum": [*FORMS, *sorted(registry().all(COLLATE_FORM))]}, each)
+    backends, featurizers = _variants("backend", "backend"), _variants("featurizer", "name")
+    observation_models = _variants("observation model", "name")
+    documented = backends | featurizers | observation_models
+    documented |= {cls: cls for cls in (Array, CollateForm)}
+    models: list[type[BaseModel]] = [DatasetSpec, Backend, Component, Named, *documented]
+    all_refs, schema = models_json_schema([(model, "validation") for model in models], ref_template="#/$defs/{model}")
+    refs = {model: ref for (model, _), ref in all_refs.items()}
+    defs: Schema = schema["$defs"]
+
+    def definition(model: type[BaseModel]) -> Schema:
+        result: Schema = defs[refs[model]["$ref"].removeprefix("#/$defs/")]
+        return result
+
+    for model, cls in documented.items():
+        _add_docs(definition(model), cls)
+    # A field that contains a backend or a featurizer accepts each of those that are installed.
+    for model, choices in ((Backend, backends), (Named, featurizers)):
+        definition(model).clear()
+        definition(model).update(_any_of([refs[choice] for choice in choices]))
+    definition(Array)["properties"]["dtype"]["enum"] = list(DTYPES)
+    axis = {"anyOf": [{"type": "integer", "minimum": 0}, {"const": "*"}, {"type": "null"}]}
+    definition(Array)["properties"]["shape"]["items"] = axis
+    definition(CollateForm)["properties"]["form"]["enum"] = list(FORMS)
+
+    root = definition(DatasetSpec)
+    fields = root["properties"]
+    fields["storage"] = refs[Backend]
+    fields["columns"]["anyOf"][0]["propertyNames"] = {"pattern": NAME_PATTERN}
+    names = [cls.name for model, cls in observation_models.items() if not _required(definition(model)) - {"name"}]
+    fields["observation_model"] = _any_of(
+        [{"enum": names}, *(refs[model] for model in observation_models), {"type": "null"}]
+    )
+    forms = {"enum": [*FORMS, *sorted(registry().all(COLLATE_FORM))]}
+    by_column = {"type": "object", "additionalProperties": _any_of([{"enum": list(FORMS)}, refs[CollateForm]])}
+    fields["collate"] = _any_of([forms, by_column, {"type": "null"}])
     fields["datasets"] = _several(fields)
-    required = [*schema.pop("required", ()), "storage"]
-    one_or_several = [{"required": sorted({*required})}, {"required": ["datasets"]}]
-    return {"$schema": DIALECT, **schema, "anyOf": one_or_several, "title": "kinoml_data dataset spec", "$defs": defs}
+    one_or_several = [{"required": sorted({*root.pop("required", ()), "storage"})}, {"required": ["datasets"]}]
+    defs = {name: each for name, each in defs.items() if each is not root and each is not definition(Component)}
+    return {"$schema": DIALECT, **root, "anyOf": one_or_several, "title": "kinoml_data dataset spec", "$defs": defs}
 
 
 def _several(fields: Schema) -> Schema:
-    """The key `datasets`, for `load_datasets`: a glob, or by name what differs from what stands beside it."""
-    said = {**fields, "storage": {"anyOf": [fields["storage"], {"type": "object", "required": ["path"]}]}}
-    each = {"type": "object", "properties": said, "additionalProperties": False}
-    about = "Several datasets: by name what differs from what stands beside, or a glob of data files."
-    return {"description": about, "anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": each}]}
+    """The key `datasets`, for `load_datasets`."""
+    storage = _any_of([fields["storage"], {"type": "object", "required": ["path"]}])
+    each = {"type": "object", "properties": {**fields, "storage": storage}, "additionalProperties": False}
+    about = "Several datasets: a glob of data files, or by name the fields that differ from those beside this key."
+    return {"description": about, **_any_of([{"type": "string"}, {"type": "object", "additionalProperties": each}])}
 
 
-def _choice(kind: str, key: str, defs: Schema, known: Mapping[str, str]) -> Schema:
-    """`anyOf` over all registered classes of a kind, told apart by `key`; their definitions go to `defs`."""
-    names = []
-    for name, options in _options(kind).items():
-        label = f"{kind.replace(' ', '-')}.{name}"
-        for inner, definition in options.pop("$defs", {}).items():
-            if inner not in known:
-                defs[f"{label}.{inner}"] = _renamed(definition, label, known)
-        options = _renamed(options, label, known)
-        options["properties"] = {key: {"const": name}, **options.get("properties", {})}
-        options["required"] = [key, *options.get("required", ())]
-        defs[label] = options
-        names.append(label)
-    return {"anyOf": [_ref(label) for label in names]} if names else {"not": {}}
+def _variants(kind: str, key: str) -> Variants:
+    """For each registered class of a kind, sorted by name: a model of its options, and of its name under `key`."""
+    return {_variant(name, cls, key): cls for name, (cls, _) in sorted(registry().all(kind).items())}
 
 
-def _options(kind: str) -> dict[str, Schema]:
-    """The schema of each registered class of a kind by its name."""
-    found: dict[str, Schema] = {}
-    for name, (cls, _) in sorted(registry().all(kind).items()):
-        assert issubclass(cls, BaseModel)
-        try:
-            found[name] = _with_docs(cls, cls.model_json_schema())
-        except Exception:  # somebody else's field may have no schema at all; its author sees that elsewhere
-            found[name] = {"type": "object", "description": _summary(cls)}
-    return found
+def _variant(name: str, cls: Any, key: str) -> type[BaseModel]:
+    fields: Any = {"registered_name": (Literal[name], Field(alias=key))}
+    with suppress(Exception):  # a field of another author's class may have no schema
+        variant: type[BaseModel] = create_model(name, __base__=cls, **fields)
+        variant.model_json_schema()
+        return variant
+    return create_model(name, __config__=ConfigDict(extra="allow"), **fields)
 
 
-def _renamed(schema: Schema, label: str, known: Mapping[str, str]) -> Schema:
-    """`schema` with its references pointing to the shared definitions, or to its own under `label`."""
-
-    def rename(reference: str) -> str:
-        inner = reference.removeprefix("#/$defs/")
-        return f"#/$defs/{known.get(inner, f'{label}.{inner}')}"
-
-    found: Schema = _walk(schema, lambda key, value: rename(value) if key == "$ref" else value)
-    return found
-
-
-def _walk(value: Any, change: Callable[[str, Any], Any]) -> Any:
-    if isinstance(value, dict):
-        return {key: _walk(change(key, item), change) for key, item in value.items()}
-    return [_walk(item, change) for item in value] if isinstance(value, list) else value
+def _add_docs(schema: Schema, cls: type) -> None:
+    """Describe a class by the first paragraph of its docstring, and its fields by the section `Attributes`."""
+    docstring = inspect.cleandoc(cls.__doc__ or "")
+    schema["description"] = docstring.partition("\n\n")[0]
+    attributes = docstring.partition("\nAttributes:\n")[2]
+    for names, text in re.findall(r"^    ([\w, ]+): (.*(?:\n {5,}.*)*)", attributes, re.MULTILINE):
+        for name in names.split(", "):
+            if name in schema["properties"]:
+                schema["properties"][name].setdefault("description", " ".join(text.split()))
 
 
-def _column(schema: Schema) -> None:
-    schema.update(_with_docs(Array, schema))
-    fields = schema["properties"]
-    fields["dtype"] |= {"enum": list(DTYPES)}
-    fields["shape"]["items"] = {"anyOf": [{"type": "integer", "minimum": 0}, {"const": "*"}, {"type": "null"}]}
+def _required(schema: Schema) -> set[str]:
+    return set(schema.get("required", ()))
 
 
-def _form(schema: Schema) -> None:
-    schema.update(_with_docs(CollateForm, schema))
-    schema["properties"]["form"] |= {"enum": list(FORMS)}
-
-
-def _with_docs(cls: type, schema: Schema) -> Schema:
-    """`schema` with the class's docstring cut up: its first part, and what it says of each field."""
-    section = inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:\n")[2]
-    said = re.findall(r"^    ([\w, ]+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
-    texts = {name: " ".join(text.split()) for names, text in said for name in names.split(", ")}
-    fields = {
-        name: {"description": texts[name], **field} if name in texts else field
-        for name, field in schema.get("properties", {}).items()
-    }
-    return {**schema, "description": _summary(cls), "properties": fields}
-
-
-def _summary(cls: type) -> str:
-    return inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0]
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/$defs/{name}"}
-
-
-def _mapping_of(name: str) -> Schema:
-    return {"type": "object", "additionalProperties": _ref(name)}
-
-
-def _or_null(*schemas: Schema) -> Schema:
-    return {"anyOf": [*schemas, {"type": "null"}], "default": None}
+def _any_of(choices: list[Schema]) -> Schema:
+    return {"anyOf": choices} if choices else {"not": {}}

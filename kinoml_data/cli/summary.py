@@ -1,4 +1,4 @@
-"""What a dataset holds, as text: for `kinoml-data inspect`."""
+"""What a dataset contains, as text for `kinoml-data inspect`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS_PER_READ = 256
 
 
 def facts(dataset: XyDataset) -> list[tuple[str, str]]:
-    """What there is to say of a dataset as a whole."""
+    """Pairs of a label and a text about the dataset as a whole."""
     spec = dataset.spec
     return [
         ("dataset", spec.name or "(no name)"),
@@ -35,23 +35,23 @@ def facts(dataset: XyDataset) -> list[tuple[str, str]]:
 
 
 def columns(dataset: XyDataset, sample: int) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """A row of `COLUMNS` for each column, and whether it speaks of all rows.
+    """A line of the table `COLUMNS` for each column, and whether it describes all rows.
 
     Args:
         dataset: the dataset.
-        sample: how many rows to read where the store does not know the shapes of a column.
+        sample: the number of rows to read if the store does not know the shapes of a column.
     """
     spec = dataset.spec
     for name, array in (spec.columns or {}).items():
         role = "X" if name in spec.X_names else "y" if name in spec.y_names else "meta" if name in spec.meta else ""
         stored = dataset.stored_columns()[name]
-        shapes, whole = _shapes(dataset, name, stored, sample)
-        differs = [array.stored_as or "", stored.dtype if stored.dtype != array.dtype else ""]
-        differs.append("packed bits" if array.packbits else "")
-        held = _bytes(stored, shapes, len(dataset))
-        text = _shape(array, stored, shapes)
-        row = name, role, array.dtype, " ".join(filter(None, differs)), text, held if whole else f"~{held}"
-        yield row, whole
+        shapes, complete = _shapes(dataset, name, stored, sample)
+        stored_as = [array.stored_as or "", stored.dtype if stored.dtype != array.dtype else ""]
+        stored_as.append("packed bits" if array.packbits else "")
+        nbytes = _bytes(stored, shapes, len(dataset))
+        shape = _shape(array, stored, shapes)
+        line = name, role, array.dtype, " ".join(filter(None, stored_as)), shape, nbytes if complete else f"~{nbytes}"
+        yield line, complete
 
 
 def _plain(value: Any) -> str:
@@ -60,20 +60,20 @@ def _plain(value: Any) -> str:
 
 def _chain(storage: Mapping[str, Any]) -> str:
     """`in-memory over npz-lazy (path: x.npz)`."""
-    said = ", ".join(f"{k}: {_plain(value)}" for k, value in storage.items() if k not in ("backend", "source"))
-    text = storage["backend"] + (f" ({said})" if said else "")
+    options = ", ".join(f"{k}: {_plain(value)}" for k, value in storage.items() if k not in ("backend", "source"))
+    text = storage["backend"] + (f" ({options})" if options else "")
     source = storage.get("source")
     return f"{text} over {_chain(source)}" if isinstance(source, Mapping) else text
 
 
 def _splits(dataset: XyDataset) -> str:
-    found = {name: len(rows) for name, rows in dataset.indices.items()}
-    if not found:
+    counts = {name: len(rows) for name, rows in dataset.indices.items()}
+    if not counts:
         return "none"
-    said = ", ".join(f"{name} {count:,}" for name, count in found.items())
-    rest = len(dataset) - sum(found.values())
+    splits = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    rest = len(dataset) - sum(counts.values())
     computed = f" (computed, seed {dataset.spec.splits.seed})" if isinstance(dataset.spec.splits, RatioSplits) else ""
-    return said + (f"; {rest:,} rows in none" if rest else "") + computed
+    return splits + (f"; {rest:,} rows in none" if rest else "") + computed
 
 
 def _model(dataset: XyDataset) -> str:
@@ -84,14 +84,14 @@ def _model(dataset: XyDataset) -> str:
 
 
 def _shapes(dataset: XyDataset, name: str, stored: Array, sample: int) -> tuple[Any, bool]:
-    """int64 `(rows, ndim)` of a column whose rows differ, and whether these are all rows; None if they do not."""
-    if not (stored.ragged or stored.is_string):
+    """int64 `(rows, ndim)`, and whether these are all rows; None if the rows of the column do not differ in shape."""
+    if not stored.rows_differ:
         return None, True
     known = dataset._session.binding.shapes(name)
     if known is not None:
         return known, True
     stop = min(sample, len(dataset))
-    parts = [np.empty((0, max(1, len(stored.shape))), np.int64)]
+    parts = [np.empty((0, len(stored.axes)), np.int64)]
     with progress(f"reading {name}") as report:
         for start in range(0, stop, ROWS_PER_READ):
             rows = np.arange(start, min(start + ROWS_PER_READ, stop))
@@ -103,15 +103,15 @@ def _shapes(dataset: XyDataset, name: str, stored: Array, sample: int) -> tuple[
 
 
 def _shape(array: Array, stored: Array, shapes: Any) -> str:
-    """`(53, 24-96)`: of a ragged axis the shortest and the longest."""
+    """`(53, 24-96)`: the shortest and the longest length of a ragged axis."""
     known = shapes is not None and len(shapes) > 0
     if array.is_string:
         return f"{_range(shapes)} bytes" if known else ""
     axes = []
     for axis, length in enumerate(array.shape):
-        held = stored.shape[axis]
-        ends = _range(shapes[:, axis]) if known else "*" if held is None else f"{held}-{held}"
-        axes.append(ends if length is None else str(length))
+        fixed = stored.shape[axis]
+        lengths = _range(shapes[:, axis]) if known else "*" if fixed is None else f"{fixed}-{fixed}"
+        axes.append(lengths if length is None else str(length))
     return f"({', '.join(axes)})" if axes else ""
 
 
@@ -120,11 +120,9 @@ def _range(lengths: Any) -> str:
 
 
 def _bytes(stored: Array, shapes: Any, rows: int) -> str:
-    """The bytes of a column's values, before any compression; of a sample, extrapolated."""
+    """The size of a column's values before compression, extrapolated if `shapes` is a sample."""
     if shapes is None:
-        items = rows * math.prod(axis or 0 for axis in stored.shape)
-    elif len(shapes):
-        items = round(int(sizes_of(shapes).sum()) * rows / len(shapes))
+        items = rows * math.prod(stored.row_shape)
     else:
-        items = 0
+        items = round(int(sizes_of(shapes).sum()) * rows / max(1, len(shapes)))
     return f"{items * stored.numpy.itemsize:,}"

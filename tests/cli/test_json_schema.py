@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import kinoml_data as kd
 from kinoml_data.cli.json_schema import json_schema
+from kinoml_data.registry import BUILT_IN
 from kinoml_data.spec.array import DTYPES
 from kinoml_data.spec.parts import FORMS
 
@@ -16,9 +18,9 @@ from kinoml_data.spec.parts import FORMS
 def test_schema_knows_the_options_of_every_backend() -> None:
     schema = json_schema()
     assert schema["$schema"].endswith("2020-12/schema")
-    assert schema["properties"]["storage"] == {"$ref": "#/$defs/storage"}
+    assert schema["properties"]["storage"] == {"$ref": "#/$defs/Backend"}
     named = {}
-    for choice in schema["$defs"]["storage"]["anyOf"]:
+    for choice in schema["$defs"]["Backend"]["anyOf"]:
         found = resolve(schema, choice)
         named[found["properties"]["backend"]["const"]] = found
     assert set(kd.list_backends()) == set(named)
@@ -28,7 +30,7 @@ def test_schema_knows_the_options_of_every_backend() -> None:
         assert named[name]["description"]
     lazy = named["npz-lazy"]["properties"]
     assert lazy["verify"]["enum"] == ["first", "always", "never"] and lazy["verify"]["description"]
-    assert {"$ref": "#/$defs/storage"} in named["in-memory"]["properties"]["source"]["anyOf"]
+    assert {"$ref": "#/$defs/Backend"} in named["in-memory"]["properties"]["source"]["anyOf"]
 
 
 def test_every_reference_in_the_schema_leads_somewhere() -> None:
@@ -176,3 +178,18 @@ def valid(root: dict[str, Any], schema: dict[str, Any], value: Any) -> bool:
         if not ok:
             return False
     return True
+
+
+def test_a_class_whose_options_have_no_schema_accepts_any_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Odd(kd.ObservationModel):
+        name = "odd"
+        convert: Any = None
+        function: Callable[[int], int]
+
+        def predict(self, dG_over_kT: Any, **conditions: Any) -> Any:
+            return dG_over_kT
+
+    monkeypatch.setitem(BUILT_IN["observation model"], "odd", Odd)
+    schema = json_schema()
+    assert valid(schema, schema, GOOD | {"observation_model": {"name": "odd", "function": "anything"}})
+    assert not valid(schema, schema, GOOD | {"observation_model": {"name": "even", "function": "anything"}})

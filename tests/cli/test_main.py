@@ -354,8 +354,8 @@ def test_the_schema_has_a_plugin_and_lacks_a_broken_one(tmp_path: Path) -> None:
     plugin(tmp_path, "broken", "raise SystemExit(3)")
     done = process("schema", path=tmp_path)
     assert done.code == 0
-    options = json.loads(done.out)["$defs"]["backend.one"]["properties"]
-    assert options["backend"] == {"const": "one"} and options["count"]["default"] == 1
+    options = json.loads(done.out)["$defs"]["one"]["properties"]
+    assert options["backend"]["const"] == "one" and options["count"]["default"] == 1
 
 
 def test_debug_prints_a_traceback(tmp_path: Path) -> None:

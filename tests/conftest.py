@@ -1,4 +1,4 @@
-"""The option `--run-slow`, and what several test files need."""
+"""The option `--all`, and several processes for a run of the whole suite."""
 
 from __future__ import annotations
 
@@ -6,11 +6,27 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--run-slow", action="store_true", help="run the tests marked slow too")
+    parser.addoption("--all", action="store_true", help="also run the tests marked slow, and more random examples")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Plain `pytest` uses every CPU core, if pytest-xdist is installed; `pytest FILE` and `--pdb` use one process."""
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if everything and getattr(config.option, "numprocesses", 0) is None and not config.option.collectonly:
+        config.option.numprocesses = "auto"  # pytest-xdist turns this into 0 for --pdb
+        config.option.dist = "worksteal"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--all"):
+        from kinoml_data.testing import BackendTests
+
+        BackendTests.machine_examples = 100
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--run-slow"):
+    if not config.getoption("--all"):
         for item in items:
             if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow; run with --run-slow"))
+                item.add_marker(pytest.mark.skip(reason="slow; run with --all"))

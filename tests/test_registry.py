@@ -184,7 +184,7 @@ def form_spec(**more):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_collate_form_of_a_plugin_makes_whole_batches_with_and_without_workers(site, workers, method):
     install(site, "dist", {"graphs": "p_form"}, p_form=FORM.format(name="graphs"))
     dataset = kd.load_dataset(form_spec(collate="graphs"), data=FORM_ROWS)

@@ -284,7 +284,9 @@ def test_a_lazy_sequence_is_read_only_where_needed():
     assert lazy.read == [4, 1]
 
 
-@pytest.mark.parametrize("values", [5, None, {"a": "C"}, {"C", "CC"}, "CCO", b"CCO"], ids=repr)
+@pytest.mark.parametrize(
+    "values", [5, None, {"a": "C"}, {"C", "CC"}, "CCO", b"CCO"], ids=lambda values: type(values).__name__
+)
 def test_what_is_no_sequence_of_rows_is_refused(values):
     with pytest.raises(SpecError, match="column 'smiles' of data is no sequence of rows"):
         load(codes, {"smiles": values, "y": Y})

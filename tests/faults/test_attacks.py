@@ -38,6 +38,7 @@ def test_what_is_harmless_is_read_as_it_was_written(attack: Attack, tmp_path):
     assert X.numpy().dtype == expected.dtype and np.array_equal(X.numpy(), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("protection", "found"),
     [

@@ -24,25 +24,27 @@ def test_each_store_holds_what_is_kept_in_memory(held, tmp_path):
         assert seed.mismatch(seed.backend(path)) is None, seed.name
 
 
-def test_damaged_npz_files_are_errors_or_right():
-    npz_mutants.run(cases=6000, seed=1).check()
+def test_damaged_npz_files_are_errors_or_right(scaled):
+    npz_mutants.run(cases=scaled(6000), seed=1).check()
 
 
-def test_damaged_parquet_files_are_errors_or_right():
-    parquet_mutants.run(cases=3000, seed=1).check()
+def test_damaged_parquet_files_are_errors_or_right(scaled):
+    parquet_mutants.run(cases=scaled(3000), seed=1).check()
 
 
-def test_single_flipped_bits_are_errors_or_harmless():
-    bits.run(cases=5000).check()
+def test_single_flipped_bits_are_errors_or_harmless(scaled):
+    bits.run(cases=scaled(5000)).check()
 
 
 # -- canaries
 
 
+@pytest.mark.slow
 def test_without_checksums_of_members_the_proofs_find_wrong_tensors():
     assert npz_mutants.run(cases=1000, verify="never").problems
 
 
+@pytest.mark.slow
 def test_without_the_digest_of_the_footer_the_proof_finds_wrong_tensors(monkeypatch):
     monkeypatch.setattr(parquet_layout, "digest", lambda footer, mark: mark)
     assert parquet_mutants.run(cases=6000).problems

@@ -28,12 +28,13 @@ def strace():
 
 
 @pytest.mark.usefixtures("strace")
-def test_a_writer_stopped_anywhere_leaves_the_old_or_the_new_store_whole():
-    report = writers.run(cases=150)
+def test_a_writer_stopped_anywhere_leaves_the_old_or_the_new_store_whole(scaled):
+    report = writers.run(cases=scaled(150))
     report.check()
-    assert report.executed == 150
+    assert report.executed == scaled(150)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize(
     ("weaken", "only", "found"),
@@ -51,12 +52,13 @@ def test_the_proof_of_the_writers_fails_without_one_protection(weaken, only, fou
 
 
 @pytest.mark.usefixtures("strace")
-def test_a_power_loss_at_any_moment_leaves_the_old_or_the_new_store_whole():
-    report = power_loss.run(cases=150)
+def test_a_power_loss_at_any_moment_leaves_the_old_or_the_new_store_whole(scaled):
+    report = power_loss.run(cases=scaled(150))
     report.check()
-    assert report.executed >= 120
+    assert report.executed >= scaled(120)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize(
     ("weaken", "found"), [("no flush", "corrupt"), ("no flush of folders", "success was returned, and the target is")]

@@ -149,8 +149,14 @@ def test_grouping_needs_a_ragged_column(dataset: kd.XyDataset) -> None:
         dataset.as_dataloader(group_by_length="X", sampler=[1, 2])
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-@pytest.mark.parametrize("form", ["list", "packed", "pad", "pad-mask", "nested"])
+@pytest.mark.parametrize(
+    ("form", "context"),
+    [
+        *[(form, "fork") for form in ("list", "packed", "pad", "pad-mask", "nested")],
+        *[pytest.param(form, "spawn", marks=pytest.mark.slow) for form in ("list", "packed", "pad", "nested")],
+        ("pad-mask", "spawn"),
+    ],
+)
 def test_batches_that_went_through_the_ring_equal_those_read_here(
     dataset: kd.XyDataset, form: str, context: str
 ) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import operator
 import pickle
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +101,7 @@ def test_prefeaturized_refuses_different_lengths() -> None:
         PrefeaturizedTorchDataset(FIXED, Y[:-1])
 
 
-@pytest.mark.parametrize("context", [None, "fork", "spawn"])
+@pytest.mark.parametrize("context", [None, "fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_prefeaturized_loads_with_its_own_and_a_plain_dataloader(context: str | None) -> None:
     ds = PrefeaturizedTorchDataset(FIXED, Y)
     workers = {"num_workers": 2, "multiprocessing_context": context} if context else {}
@@ -329,7 +332,13 @@ def test_every_class_pickles(tmp_path: Path) -> None:
         assert same(ds[3], copy[3]), name
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_every_class_reads_in_a_new_process(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        for name, ds in every_class(tmp_path).items():
+            assert same(pool.submit(operator.getitem, ds, [3, 1]).result(), ds[[3, 1]]), name
+
+
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_every_class_gives_the_same_from_workers(context: str, tmp_path: Path) -> None:
     for name, ds in every_class(tmp_path).items():
         alone = list(DataLoader(ds, batch_size=4))

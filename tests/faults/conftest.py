@@ -1,0 +1,13 @@
+"""How many cases of each proof run: a fifth by default, all of them with `--all`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.fixture
+def scaled(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """Takes the number of cases for `--all`; returns the number to run."""
+    return lambda count: count if request.config.getoption("--all") else count // 5

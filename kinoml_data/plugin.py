@@ -50,19 +50,15 @@ from kinoml_data.spec.array import DTYPES, STRING, Array, Model
 from kinoml_data.spec.dataset_spec import DatasetSpec
 
 if TYPE_CHECKING:
-    # The Parquet layout, which Lance shares.
-    from kinoml_data.backends.parquet import layout as parquet_layout
-    from kinoml_data.backends.parquet import writer as parquet_writer
-
     # Batches of tensors, and indices as `dataset[...]` takes them.
     from kinoml_data.dataset.collate import Collater
     from kinoml_data.dataset.dataset import XyDataset
     from kinoml_data.dataset.forms import Packed, PadMask
     from kinoml_data.dataset.indexing import normalize_index
 
-    # Columns in Arrow arrays.
-    from kinoml_data.layouts.arrow import NOT_SHOWN, NULL, column_of, dtype_of, select_columns
-    from kinoml_data.layouts.arrow import rows_of as arrow_rows
+    # Columns in Arrow arrays, and the library's own layout of rows in Arrow tables, with a checksum for each row.
+    from kinoml_data.layouts.arrow import arrow_array, arrow_column, select_columns
+    from kinoml_data.layouts.arrow_rows import ArrowLayout
 
 # The names above that need torch or pyarrow: where each is defined.
 _LAZY = {
@@ -71,22 +67,16 @@ _LAZY = {
     "PadMask": "dataset.forms:PadMask",
     "XyDataset": "dataset.dataset:XyDataset",
     "normalize_index": "dataset.indexing:normalize_index",
-    "NOT_SHOWN": "layouts.arrow:NOT_SHOWN",
-    "NULL": "layouts.arrow:NULL",
-    "arrow_rows": "layouts.arrow:rows_of",
-    "column_of": "layouts.arrow:column_of",
-    "dtype_of": "layouts.arrow:dtype_of",
+    "ArrowLayout": "layouts.arrow_rows:ArrowLayout",
+    "arrow_array": "layouts.arrow:arrow_array",
+    "arrow_column": "layouts.arrow:arrow_column",
     "select_columns": "layouts.arrow:select_columns",
-    "parquet_layout": "backends.parquet.layout",
-    "parquet_writer": "backends.parquet.writer",
 }
 
 __all__ = [
     "CRC",
     "DTYPES",
     "INDEX",
-    "NOT_SHOWN",
-    "NULL",
     "SHAPES",
     "SPEC",
     "STRING",
@@ -95,6 +85,7 @@ __all__ = [
     "AnyBackend",
     "Array",
     "ArrayStorage",
+    "ArrowLayout",
     "Backend",
     "BatchForm",
     "CheckedArrayStorage",
@@ -112,18 +103,15 @@ __all__ = [
     "Ragged",
     "Storage",
     "XyDataset",
-    "arrow_rows",
+    "arrow_array",
+    "arrow_column",
     "check_names",
-    "column_of",
-    "dtype_of",
     "flat_arrays",
     "gather",
     "hookimpl",
     "mismatch",
     "normalize_index",
     "own_arrays",
-    "parquet_layout",
-    "parquet_writer",
     "read_all",
     "replacing",
     "rows_of",

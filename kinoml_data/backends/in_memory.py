@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -12,7 +13,7 @@ from pydantic import PrivateAttr
 from kinoml_data.columns import Column, Ragged, cast, concatenate
 from kinoml_data.contracts.backend import AnyBackend, Backend, Storage
 from kinoml_data.errors import SpecError, one_line, quoted
-from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, ArrayStorage, flatten, ragged_array
+from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, flatten, ragged_array
 from kinoml_data.layouts.memory_storage import MemoryStorage
 from kinoml_data.spec.array import DTYPES, STRING, Array
 
@@ -148,12 +149,11 @@ def _column_of(name: str, values: Any, wanted: Array | None) -> tuple[Array, Col
 def _awkward_column(name: str, values: Any, wanted: Array | None) -> tuple[Array, Column]:
     import awkward as ak
 
-    from kinoml_data.layouts.arrow import flat_column, rows_of
+    from kinoml_data.layouts.arrow import column_from_arrow
 
-    where = f"column {quoted(name)}"
     array = ak.to_arrow(values, extensionarray=False)
-    flat = ArrayStorage(flat_column(name, array.type, [rows_of(array, where)], where, wanted))
-    return flat.columns[name], flat.read(np.arange(len(flat)), [name])[name]
+    described, column = column_from_arrow(name, array.type, [array], f"column {quoted(name)}", wanted)
+    return described, copy.deepcopy(column)  # the values may be those of the caller
 
 
 def _row(name: str, row: int, value: Any) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Arrow columns as the flat arrays of `arrays.py`: through offsets, with no Python object per row."""
+"""Arrow arrays as columns: lists of any depth become flat values and shapes, without a Python object per row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kinoml_data.errors import (
     one_line,
     unknown,
 )
-from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, flatten
+from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES
 from kinoml_data.spec.array import DTYPES, STRING, Array
 
 NULL = "null"
@@ -32,8 +32,8 @@ NOT_SHOWN = -1
 
 
 @contextmanager
-def arrow_errors(path: Path) -> Iterator[None]:
-    """Arrow's errors as the library's, on one line and naming the file."""
+def arrow_errors(path: Path | str) -> Iterator[None]:
+    """Turn the errors of Arrow into errors of this library, on one line and with the name of the file."""
     try:
         yield
     except KinomlDataError:
@@ -41,41 +41,46 @@ def arrow_errors(path: Path) -> Iterator[None]:
     except pa.ArrowNotImplementedError as error:
         raise UnsupportedStoreError(f"{path}: {one_line(error)}") from None
     except pa.ArrowMemoryError as error:
-        raise UnsafeStoreError(f"{path} asks for more memory than there is: {one_line(error)}") from None
+        raise UnsafeStoreError(f"{path} needs more memory than there is: {one_line(error)}") from None
     except (pa.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:
         raise CorruptStoreError(f"{path}: {one_line(error)}") from None
 
 
-def select_columns(path: Path, held: Sequence[str], columns: Mapping[str, Array] | None) -> list[str]:
-    """The columns to decode: those of `held` that are asked for, or all.
+def select_columns(path: Path | str, stored: Sequence[str], requested: Mapping[str, Array] | None) -> list[str]:
+    """The stored columns that are requested; all of them if `requested` is None.
 
     Raises:
-        SpecError: none of them is asked for.
+        SpecError: columns are requested, and none of them is stored.
     """
-    names = [name for name in held if columns is None or name in columns]
-    if not names and columns:
-        raise SpecError(f"{path}: {unknown(next(iter(columns)), held, 'stored column')}")
+    names = [name for name in stored if requested is None or name in requested]
+    if not names and requested:
+        raise SpecError(f"{path}: {unknown(next(iter(requested)), stored, 'stored column')}")
     return names
 
 
 def dtype_of(type_: Any, where: str) -> tuple[int, str]:
-    """How deep an Arrow type nests lists, and the dtype inside: one of `spec.DTYPES`, or `NULL` for none.
+    """The depth of the lists in an Arrow type, and the dtype of their values: one of `DTYPES`, or `NULL`.
+
+    Args:
+        where: the file and the column, for the error.
 
     Raises:
-        UnsupportedStoreError: it is no type that a tensor or a string can have; `where` begins the text.
+        UnsupportedStoreError: neither a tensor nor a string can have this type.
     """
-    depth, leaf = 0, type_
-    while _is_list(leaf):
-        depth, leaf = depth + 1, leaf.value_type
-    dtype = DTYPE_OF.get(str(leaf))
+    depth, value_type = 0, type_
+    while is_list(value_type):
+        depth, value_type = depth + 1, value_type.value_type
+    dtype = DTYPE_OF.get(str(value_type))
     if dtype is None or (dtype == STRING and depth):
         raise UnsupportedStoreError(
-            f"{where} has the type {one_line(type_, 120)}, which is not read; list the others in a spec's `columns`"
+            f"{where} has the type {one_line(type_, 120)}, which is not supported; list the other columns in the "
+            "spec's `columns` to leave this one out"
         )
     return depth, dtype
 
 
-def _is_list(type_: Any) -> bool:
+def is_list(type_: Any) -> bool:
+    """True for a list, a large list and a fixed-size list."""
     return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
 
 
@@ -84,8 +89,8 @@ class ArrowRows:
     """Some rows of one column.
 
     Attributes:
-        values: 1-D, every element of every row in C order; the UTF-8 bytes of strings.
-        shapes: int64 `(rows, ndim)`; `NOT_SHOWN` where a row ends before it gets to an axis.
+        values: 1-D, every element of every row in C order; for strings their UTF-8 bytes.
+        shapes: int64 `(rows, ndim)`; `NOT_SHOWN` for an axis that a row does not show because an outer list is empty.
     """
 
     values: NDArray[Any]
@@ -93,29 +98,29 @@ class ArrowRows:
 
 
 def rows_of(array: Any, where: str, first: int = 0) -> ArrowRows:
-    """The rows of an Arrow array of numbers, of strings, or of lists of any depth of numbers.
+    """The rows of an Arrow array of numbers, of strings, or of lists of numbers of any depth.
 
     Args:
-        array: a `pyarrow.Array`, sliced or not; the values are a view of it where they can be.
+        array: a `pyarrow.Array`, sliced or not. The values are a view of it if possible.
         where: the file and the column, for errors.
         first: the number of the array's first row, for errors.
 
     Raises:
-        CorruptStoreError: a null, or a row that is not rectangular.
-        UnsupportedStoreError: as `dtype_of`.
+        CorruptStoreError: a value is null, or the lists of a row do not form a rectangular array.
+        UnsupportedStoreError: neither a tensor nor a string can have this type.
     """
     depth, dtype = dtype_of(array.type, where)
     count = len(array)
     shapes = np.empty((count, depth), np.int64)
-    bounds = np.arange(count + 1)  # where each row's items begin and end, at the depth reached
+    bounds = np.arange(count + 1)  # where the items of each row begin and end, at the depth that was reached
     for axis in range(depth):
         _refuse_nulls(array, bounds, where, first)
-        offsets, array = _items(array)
+        offsets, array = _list_items(array)
         lengths, items = np.diff(offsets), np.diff(bounds)
         shapes[:, axis] = NOT_SHOWN
         shapes[items > 0, axis] = lengths[bounds[:-1][items > 0]]
         if axis and (uneven := lengths != np.repeat(shapes[:, axis], items)).any():
-            row = first + _row_of(uneven, bounds)
+            row = first + _row_of_item(uneven, bounds)
             raise CorruptStoreError(f"{where}, row {row}: its lists on axis {axis} differ in length")
         bounds = offsets[bounds]
     _refuse_nulls(array, bounds, where, first)
@@ -126,8 +131,22 @@ def rows_of(array: Any, where: str, first: int = 0) -> ArrowRows:
     return ArrowRows(array.to_numpy(zero_copy_only=False), shapes)
 
 
-def _items(array: Any) -> tuple[NDArray[np.int64], Any]:
-    """Where the lists of `array` begin and end in their items, from 0, and these items."""
+def rows_of_chunks(chunks: Sequence[Any], where: str, first: int = 0) -> list[ArrowRows]:
+    """The rows of several chunks of one column, of which `first` is the number of the first row; raises as `rows_of`.
+
+    Raises:
+        CorruptStoreError: a value is null, or the lists of a row do not form a rectangular array.
+        UnsupportedStoreError: neither a tensor nor a string can have the type of the column.
+    """
+    parts = []
+    for chunk in chunks:
+        parts.append(rows_of(chunk, where, first))
+        first += len(chunk)
+    return parts
+
+
+def _list_items(array: Any) -> tuple[NDArray[np.int64], Any]:
+    """Where each list of `array` begins and ends among the items, counted from 0, and the items."""
     if pa.types.is_fixed_size_list(array.type):
         size = array.type.list_size
         return np.arange(len(array) + 1) * size, array.values.slice(array.offset * size, len(array) * size)
@@ -137,13 +156,13 @@ def _items(array: Any) -> tuple[NDArray[np.int64], Any]:
 
 def _refuse_nulls(array: Any, bounds: NDArray[np.int64], where: str, first: int) -> None:
     if array.null_count:
-        row = first + _row_of(array.is_null().to_numpy(zero_copy_only=False), bounds)
+        row = first + _row_of_item(array.is_null().to_numpy(zero_copy_only=False), bounds)
         raise CorruptStoreError(f"{where}, row {row}: a value is missing (null)")
 
 
-def _row_of(found: NDArray[np.bool_], bounds: NDArray[np.int64]) -> int:
-    """The row that the first item marked in `found` belongs to."""
-    return int(np.searchsorted(bounds, np.argmax(found), side="right")) - 1
+def _row_of_item(marked: NDArray[np.bool_], bounds: NDArray[np.int64]) -> int:
+    """The row that contains the first marked item."""
+    return int(np.searchsorted(bounds, np.argmax(marked), side="right")) - 1
 
 
 def _strings(array: Any) -> ArrowRows:
@@ -152,78 +171,123 @@ def _strings(array: Any) -> ArrowRows:
     array = array.cast(pa.large_string())
     _, offsets, data = array.buffers()
     bounds = np.frombuffer(offsets, np.int64, len(array) + 1, array.offset * 8)
-    held = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
-    return ArrowRows(held[bounds[0] : bounds[-1]], np.diff(bounds).reshape(-1, 1))
+    text = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
+    return ArrowRows(text[bounds[0] : bounds[-1]], np.diff(bounds).reshape(-1, 1))
 
 
 def infer_array(
-    name: str, type_: Any, parts: Sequence[ArrowRows], where: str, wanted: Array | None = None
-) -> tuple[Array, NDArray[np.int64]]:
-    """What a column holds, and the shapes of all its rows, int64 `(rows, ndim)`.
+    name: str, type_: Any, shapes: Sequence[NDArray[np.int64]], where: str, declared: Array | None = None
+) -> Array:
+    """The `Array` of a column of another program.
 
-    An axis is fixed where all rows that show it agree. A row that does not show it has that length, or 0 where
-    the axis is ragged; one that no row shows has the length `wanted` says, or 0.
+    An axis is fixed if all rows that show it agree. An axis that no row shows has the length that `declared`
+    specifies, or 0.
 
     Args:
-        name: of the column.
+        name: the name of the column.
         type_: its Arrow type.
-        parts: its rows, in order; their values are not looked at.
+        shapes: the shapes of all its rows, in parts.
         where: the file and the column, for errors.
-        wanted: what the spec says of it, for what the rows do not show.
+        declared: the column as the spec declares it, for what the rows do not show.
 
     Raises:
-        SpecError: the values have no type, and `wanted` is not given.
-        UnsupportedStoreError: as `dtype_of`; or the name ends as one of the layout's.
+        SpecError: the rows do not show the type of the values, and `declared` does not specify it.
+        UnsupportedStoreError: neither a tensor nor a string can have this type, or the name is reserved.
     """
     if name.endswith((VALUES, UTF8, SHAPES, INDEX, CRC)) or name == SPEC:
-        raise UnsupportedStoreError(f"{where}: names that end so have a meaning of their own; rename the column")
+        raise UnsupportedStoreError(f"{where}: this name is reserved for the library's own layout; rename the column")
     depth, dtype = dtype_of(type_, where)
     axes: tuple[int | None, ...] = (None,) * depth
-    if wanted is not None and (dtype == NULL or len(wanted.shape) == depth):
-        axes = wanted.shape
-        if wanted.packbits and axes[-1] is not None:
+    if declared is not None and (dtype == NULL or len(declared.shape) == depth):
+        axes = declared.shape
+        if declared.packbits and axes[-1] is not None:
             axes = (*axes[:-1], -(-axes[-1] // 8))
     if dtype == NULL:
-        if wanted is None or len(wanted.shape) < depth:
-            raise SpecError(f"{where}: no row shows its type; say its dtype and shape in `columns`")
-        dtype = "uint8" if wanted.packbits else wanted.dtype
+        if declared is None or len(declared.shape) < depth:
+            raise SpecError(f"{where}: no row shows its type; specify its dtype and shape in `columns`")
+        dtype = "uint8" if declared.packbits else declared.dtype
     if dtype == STRING:
-        return Array(STRING), np.concatenate([np.empty((0, 1), np.int64), *(part.shapes for part in parts)])
-    shapes = np.full((sum(len(part.shapes) for part in parts), max(depth, len(axes))), NOT_SHOWN, np.int64)
-    shapes[:, :depth] = np.concatenate([np.empty((0, depth), np.int64), *(part.shapes for part in parts)])
-    row: list[int | None] = []
-    for axis, asked in enumerate(axes):
-        lengths = shapes[:, axis]
-        shown = np.unique(lengths[lengths != NOT_SHOWN])
-        length = int(shown[0]) if len(shown) == 1 else None if len(shown) or not len(shapes) else asked or 0
-        row.append(asked if not len(shapes) else length)
-        lengths[lengths == NOT_SHOWN] = length or 0
-    return Array(dtype, tuple(row)), shapes
+        return Array(STRING)
+    lengths = np.concatenate([np.empty((0, depth), np.int64), *shapes])
+    if len(lengths):
+        axes = tuple(_axis(lengths[:, i] if i < depth else lengths[:0], axis) for i, axis in enumerate(axes))
+    return Array(dtype, axes)
 
 
-def column_of(array: Array, parts: Sequence[ArrowRows]) -> Column:
-    """Some rows of a column that was `described` as `array`; the values of a single part are not copied."""
-    filled = [part.values for part in parts if len(part.values)]
-    one = len(filled) == 1 and filled[0].dtype == array.numpy
-    values = filled[0] if one else np.concatenate([np.empty(0, array.numpy), *filled], dtype=array.numpy)
-    depth = max(1, len(array.shape)) if array.is_string or array.shape else 0
-    shapes = np.full((sum(len(part.shapes) for part in parts), depth), NOT_SHOWN, np.int64)
-    held = [part.shapes for part in parts]
-    if held:
-        shapes[:, : held[0].shape[1]] = np.concatenate(held)
-    for axis, length in enumerate(array.shape):
-        shapes[shapes[:, axis] == NOT_SHOWN, axis] = length or 0
-    if array.ragged or array.is_string:
-        return Ragged(values, shapes)
-    return values.reshape(len(shapes), *(axis or 0 for axis in array.shape))
+def _axis(lengths: NDArray[np.int64], declared: int | None) -> int | None:
+    """The length of an axis: None if rows differ, and `declared` or 0 if no row shows it."""
+    shown = np.unique(lengths[lengths != NOT_SHOWN])
+    if len(shown) == 0:
+        return declared or 0
+    return int(shown[0]) if len(shown) == 1 else None
 
 
-def flat_column(
-    name: str, type_: Any, parts: Sequence[ArrowRows], where: str, wanted: Array | None = None
-) -> dict[str, NDArray[Any]]:
-    """One column as flat arrays, by the names of the layout in `arrays.py`; arguments and errors as `described`.
+def column_of(array: Array, parts: Sequence[ArrowRows], declared: Array | None = None) -> Column:
+    """The rows of a column in one piece. If only one part has values, they are not copied and may not be writable.
 
-    They may be views of `parts`, and not writable.
+    If a row does not show an axis, its length there is that of `declared`, or of `array` by default; 0 if it is ragged.
     """
-    array, _ = infer_array(name, type_, parts, where, wanted)
-    return flatten({name: array}, {name: column_of(array, parts)})
+    filled = [part.values for part in parts if len(part.values)]
+    if len(filled) == 1 and filled[0].dtype == array.numpy:
+        values = filled[0]
+    else:
+        values = np.concatenate([np.empty(0, array.numpy), *filled], dtype=array.numpy)
+    shapes = np.full((sum(len(part.shapes) for part in parts), len(array.axes)), NOT_SHOWN, np.int64)
+    if parts:
+        shapes[:, : parts[0].shapes.shape[1]] = np.concatenate([part.shapes for part in parts])
+    for axis, length in enumerate((declared or array).axes):
+        shapes[shapes[:, axis] == NOT_SHOWN, axis] = length or 0
+    return Ragged(values, shapes) if array.rows_differ else values.reshape(len(shapes), *array.row_shape)
+
+
+def column_from_arrow(
+    name: str, type_: Any, chunks: Sequence[Any], where: str, declared: Array | None = None
+) -> tuple[Array, Column]:
+    """A whole column of another program, and its `Array`. The values may be a view of Arrow's memory.
+
+    Args:
+        chunks: all rows, as `pyarrow.Array`s in order.
+        name, type_, where, declared: as for `infer_array`.
+
+    Raises:
+        CorruptStoreError: a value is null, or the lists of a row do not form a rectangular array.
+        SpecError: the rows do not show the type of the values, and `declared` does not specify it.
+        UnsupportedStoreError: neither a tensor nor a string can have this type, or the name is reserved.
+    """
+    parts = rows_of_chunks(chunks, where)
+    array = infer_array(name, type_, [part.shapes for part in parts], where, declared)
+    return array, column_of(array, parts)
+
+
+def arrow_array(type_: Any, where: str) -> Array:
+    """The `Array` of an Arrow type: a fixed-size list is a fixed axis, any other list a ragged one.
+
+    Raises:
+        UnsupportedStoreError: neither a tensor nor a string can have this type; `where` begins the text.
+    """
+    _, dtype = dtype_of(type_, where)
+    if dtype == NULL:
+        raise UnsupportedStoreError(f"{where} contains only nulls, which are not supported")
+    axes: list[int | None] = []
+    while is_list(type_):
+        axes.append(type_.list_size if pa.types.is_fixed_size_list(type_) else None)
+        type_ = type_.value_type
+    return Array(dtype, tuple(axes))
+
+
+def arrow_column(
+    array: Array, chunks: Sequence[Any], where: str, first: int = 0, declared: Array | None = None
+) -> Column:
+    """Some rows of a column that `arrow_array` describes. The values may be a view of Arrow's memory.
+
+    Args:
+        array: what `arrow_array` returned.
+        chunks: the rows, as `pyarrow.Array`s in order.
+        where: the file and the column, for errors.
+        first: the number of the first row, for errors.
+        declared: the column as the spec declares it: the length of an axis that a row does not show.
+
+    Raises:
+        CorruptStoreError: a value is null, or the lists of a row do not form a rectangular array.
+    """
+    return column_of(array, rows_of_chunks(chunks, where, first), declared)

@@ -82,7 +82,7 @@ def test_what_only_looks_like_a_number_stays_text(tmp_path: Path, texts: list[st
 
 def test_integers_that_fit_no_int64_are_not_rounded(tmp_path: Path) -> None:
     text = "x\n1\n18446744073709551615\n"
-    with pytest.raises(SpecError, match="column 'x', row 1: '18446744073709551615' is no int64"):
+    with pytest.raises(SpecError, match="column 'x', row 1: '18446744073709551615' is not a valid int64"):
         read_all(tmp_path, text)
     assert_same(read_all(tmp_path, text, {"x": Array("uint64")})["x"], np.array([1, 2**64 - 1], "u8"))
 
@@ -138,7 +138,7 @@ def test_columns_without_a_header_are_numbered(tmp_path: Path) -> None:
 
 def test_names_replace_those_of_the_header(tmp_path: Path) -> None:
     assert list(read_all(tmp_path, "IC50 (nM),a,a\n1,2,3\n", names=("y", "p", "q"))) == ["y", "p", "q"]
-    with pytest.raises(SpecError, match="has 3 columns, `names` has 2"):
+    with pytest.raises(SpecError, match="has 3 columns, but `names` has 2"):
         read_all(tmp_path, "a,b,c\n1,2,3\n", names=("y", "p"))
 
 
@@ -159,13 +159,13 @@ def test_only_the_columns_asked_for_are_checked_and_read(tmp_path: Path) -> None
 )
 def test_text_that_is_not_of_the_dtype_asked_for_is_named(tmp_path: Path, dtype: str, text: str) -> None:
     rows = ["1"] * 700 + [text] + ["1"] * 100 + [text]
-    with pytest.raises(SpecError, match=f"column 'x', row 700: '{text}' is no {dtype}"):
+    with pytest.raises(SpecError, match=f"column 'x', row 700: '{text}' is not a valid {dtype}"):
         read_all(tmp_path, "\n".join(["x", *(f'"{row}"' for row in rows)]), {"x": Array(dtype)})
 
 
 def test_a_file_of_no_rows_needs_a_spec(tmp_path: Path) -> None:
     for text in ("a,b\n", "a,b"):
-        with pytest.raises(SpecError, match="say its dtype"):
+        with pytest.raises(SpecError, match="specify its dtype"):
             read_all(tmp_path, text)
         found = read_all(tmp_path, text, {"a": Array("str"), "b": Array("float32")})
         assert found["a"] == []

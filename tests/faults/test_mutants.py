@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from kinoml_data.backends.parquet import layout as parquet_layout
+from kinoml_data.backends.parquet.container import ParquetContainer
+from kinoml_data.layouts import arrow_rows
 from tests.faults import bits, mutants, npz_mutants, parquet_mutants
 from tests.faults.stores import Seed, seeds
 
@@ -45,8 +46,9 @@ def test_without_checksums_of_members_the_proofs_find_wrong_tensors():
 
 
 @pytest.mark.slow
-def test_without_the_digest_of_the_footer_the_proof_finds_wrong_tensors(monkeypatch):
-    monkeypatch.setattr(parquet_layout, "digest", lambda footer, mark: mark)
+def test_without_digests_of_the_footer_and_the_metadata_the_proof_finds_wrong_tensors(monkeypatch):
+    monkeypatch.setattr(ParquetContainer, "sealed", property(lambda _: True, lambda *_: None), raising=False)
+    monkeypatch.setattr(arrow_rows, "_digest", lambda metadata: "")
     assert parquet_mutants.run(cases=6000).problems
 
 

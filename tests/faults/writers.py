@@ -32,10 +32,10 @@ import numpy as np
 import yaml
 
 import kinoml_data as kd
-from kinoml_data import files
+from kinoml_data import conversion, files
 from kinoml_data.backends.npz import writer as npz_write
 from kinoml_data.backends.parquet import backend as parquet_awkward
-from kinoml_data.backends.parquet import writer as parquet_write
+from kinoml_data.layouts import arrow_rows
 from tests.faults.report import Report
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,8 @@ ROWS, ROUNDS, SECONDS = 48, 100, 60
 VERSIONS = ("old", "new", "other")
 # Python code that Ctrl-C may interrupt before any line.
 LINES = {
-    f"{ROOT}/kinoml_data/{name}.py" for name in ("files", "convert", "backends/npz_write", "backends/parquet_write")
+    f"{ROOT}/kinoml_data/{name}.py"
+    for name in ("files", "conversion", "backends/npz/writer", "backends/parquet/layout")
 }
 SYSTEM = ("kill", "ENOSPC", "ENOSPC from there on", "EIO", "Ctrl-C")  # what strace does at a call
 
@@ -541,8 +542,8 @@ def in_processes(report: Report, module: str, given: list[Any], jobs: int) -> Re
 def warm(place: Path, only: str = "") -> dict[str, Writer]:
     """The writers, ready: what is imported or opened only once is no boundary."""
     # Small parts, so that little data is read and written in many calls.
-    sys.modules["kinoml_data.conversion"].ROWS_PER_BATCH = ROWS // BATCHES  # type: ignore[attr-defined]
-    npz_write.CHUNK, npz_write.ROWS_PER_READ, parquet_write.ROW_GROUP_BYTES = 2048, ROWS // BATCHES, 4096
+    conversion.ROWS_PER_BATCH = ROWS // BATCHES
+    npz_write.CHUNK, npz_write.ROWS_PER_READ, arrow_rows.TABLE_BYTES = 2048, ROWS // BATCHES, 4096
     every = {name: writer for name, writer in writers().items() if name.startswith(only)}
     for writer in every.values():
         writer.prepare(place / "warm")

@@ -1,21 +1,19 @@
-"""`parquet-awkward`: a Parquet file, decoded once into memory, or by row group where that is too large.
+"""`parquet-awkward`: a Parquet file, decoded once into memory, or by row group if it is too large for that.
 
-It reads KinoML's files, tables of any origin and the layout that it writes, see `parquet_layout.py`.
+It reads KinoML's files, tables of other programs, and the files that it writes, see `layout.py`.
 """
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 from pydantic import Field
 
-from kinoml_data.columns import Column, Columns, concatenate
+from kinoml_data.columns import Columns, concatenate
 from kinoml_data.contracts.backend import Backend, DataPath, Storage
-from kinoml_data.errors import CorruptStoreError, StoreWriteError, quoted
 from kinoml_data.files import replacing
 from kinoml_data.layouts.flat_arrays import flatten
 from kinoml_data.layouts.memory_storage import MemoryStorage
@@ -23,18 +21,15 @@ from kinoml_data.spec.array import Array
 
 if TYPE_CHECKING:
     from kinoml_data.backends.parquet.container import ParquetContainer
-    from kinoml_data.backends.parquet.layout import Layout
-    from kinoml_data.layouts.arrow import ArrowRows
-
-PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 
 class ParquetAwkward(Backend):
-    """Columns in a Parquet file, nested lists or flat.
+    """Columns in a Parquet file.
 
     Attributes:
         path: the file.
-        memory_budget: bytes; a file that is larger decoded is read by row group, with so much of it kept.
+        memory_budget: bytes; a file that is larger when decoded is read by row group, and up to this many bytes of
+            decoded row groups are remembered.
     """
 
     name = "parquet-awkward"
@@ -48,33 +43,24 @@ class ParquetAwkward(Backend):
         """See `Backend.open`.
 
         Raises:
-            UnsafeStoreError: the file names an Arrow extension type; none is ever built.
-            SpecError: a column whose type no row shows; or the file has no column that is asked for.
+            StoreNotFoundError: there is no such regular file.
+            CorruptStoreError: the file is damaged, or contains a null.
+            UnsafeStoreError: the file names an Arrow extension type, or needs unbounded memory.
+            UnsupportedStoreError: the file is encrypted, or has a type that is not supported.
+            StoreReadError: the operating system failed to read.
+            SpecError: no row shows the type of a column, or none of `columns` is in the file.
         """
-        from kinoml_data.backends.parquet.container import ParquetContainer
-        from kinoml_data.backends.parquet.layout import Layout
-        from kinoml_data.layouts.arrow import arrow_errors
-
-        file = ParquetContainer(self.path)
-        storage: Storage | None = None
-        try:
-            with arrow_errors(self.path):
-                layout = Layout(file) if Layout.claims(file) else None
-                names = _names(file, layout, columns)
-                if file.decoded_size(names) > self.memory_budget:
-                    storage = _by_group(file, layout, names, columns, self.memory_budget)
-                elif layout is None:
-                    storage = MemoryStorage(_nested(file, names, columns), identity=file.identity)
-                else:
-                    flat = _own(file, layout, names)
-                    storage = MemoryStorage(flat, arrays=layout.arrays, spec=layout.spec, identity=file.identity)
-                storage.has_checksums = layout is not None
-                if layout is None:
-                    _say_once(f"{file.path} has no checksums by row: its integrity is unknown")
-                return storage
-        finally:
-            if storage is None or isinstance(storage, MemoryStorage):
-                file.close()
+        storage = self._open(columns)
+        if not storage.has_checksums:
+            warnings.warn(f"{self.path} has no checksums of its rows: its integrity is unknown", stacklevel=2)
+        if not isinstance(storage, MemoryStorage):
+            warnings.warn(
+                f"{self.path} is larger than its memory_budget of {self.memory_budget} bytes when decoded. Its row "
+                "groups are decoded as rows are read, which is slow for shuffled rows. Convert the file to npz-lazy, "
+                "or raise the budget.",
+                stacklevel=2,
+            )
+        return storage
 
     def write(
         self,
@@ -89,114 +75,61 @@ class ParquetAwkward(Backend):
         """See `Backend.write`.
 
         Raises:
-            SpecError: a batch does not hold what `columns` says.
+            StoreExistsError: the file exists and `overwrite` is False.
+            StoreWriteError: the operating system refused; the old file is unchanged.
+            UnsupportedStoreError: a dtype is not supported, or the arrays and the spec are too large.
+            SpecError: the name of a column is not valid, or a batch is not what `columns` announces.
         """
-        from kinoml_data.backends.parquet import writer as parquet_write
-        from kinoml_data.backends.parquet.container import ParquetContainer
-        from kinoml_data.backends.parquet.layout import Layout
+        from kinoml_data.backends.parquet.layout import write_table
+        from kinoml_data.layouts.arrow_rows import ArrowLayout
 
-        schema = parquet_write.schema_of(columns, self.name)
-        metadata = parquet_write.metadata_of(columns, arrays or {}, spec, self.name)
+        layout = ArrowLayout(columns, arrays or {}, spec)
+        layout.schema(), layout.metadata()  # whether all this can be stored shows before a file is created
         with replacing(self.path, overwrite=overwrite) as temporary:
-            parquet_write.write(temporary, columns, batches, schema, metadata)
-            try:
-                file = ParquetContainer(temporary)
-                try:
-                    layout = Layout(file)
-                    for group in range(len(file.groups)):
-                        layout.read(group, layout.columns)
-                finally:
-                    file.close()
-            except CorruptStoreError as error:
-                raise StoreWriteError(f"{quoted(str(self.path))} was not written well: {error}") from error
+            write_table(temporary, layout, batches)
+            if check is not None:
+                with self.model_copy(update={"path": temporary, "memory_budget": 0})._open(None) as storage:
+                    check(storage)
+
+    def _open(self, columns: Mapping[str, Array] | None) -> Storage:
+        from kinoml_data.backends.parquet.container import ParquetContainer
+        from kinoml_data.layouts.arrow import arrow_errors
+        from kinoml_data.layouts.arrow_rows import ArrowLayout
+
+        file = ParquetContainer(self.path)
+        storage: Storage | None = None
+        try:
+            with arrow_errors(self.path):
+                own = ArrowLayout.claims(file.metadata, file.types)
+                storage = (_open_own if own else _open_foreign)(file, columns, self.memory_budget)
+                storage.has_checksums = own
+                return storage
+        finally:
+            if storage is None or isinstance(storage, MemoryStorage):
+                file.close()
 
 
-_said: set[str] = set()
-
-
-def _say_once(text: str) -> None:
-    if text not in _said:
-        _said.add(text)
-        warnings.warn(text, stacklevel=3)
-
-
-def _names(file: ParquetContainer, layout: Layout | None, columns: Mapping[str, Array] | None) -> list[str]:
-    """The columns to read."""
-    from kinoml_data.layouts.arrow import dtype_of, select_columns
-
-    if layout is not None:
-        return select_columns(file.path, list(layout.columns), columns)
-    # What pandas numbered its rows with is no feature; it is read where a spec asks for it.
-    held = [name for name in file.types if columns is not None or not PANDAS_INDEX.fullmatch(name)]
-    names = select_columns(file.path, held, columns)
-    for name in names:
-        dtype_of(file.types[name], f"{file.path}: column {quoted(name)}")
-    return names
-
-
-def _own(file: ParquetContainer, layout: Layout, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    parts = {name: [layout.empty(name)] for name in names}
-    for group in range(len(file.groups)):
-        for name, column in layout.read(group, names).items():
-            parts[name].append(column)
-    held = {name: layout.columns[name] for name in names}
-    return flatten(held, {name: concatenate(parts.pop(name)) for name in names})
-
-
-def _nested(
-    file: ParquetContainer, names: Sequence[str], columns: Mapping[str, Array] | None
-) -> dict[str, NDArray[Any]]:
-    """The flat arrays of a file of another origin: KinoML's nested lists, or a table of any program."""
-    from kinoml_data.layouts.arrow import flat_column
-
-    parts: dict[str, list[ArrowRows]] = {name: [] for name in names}
-    for group in range(len(file.groups)):
-        for name, rows in _rows_of_group(file, group, names).items():
-            parts[name] += rows
-    flat: dict[str, NDArray[Any]] = {}
-    for name in names:
-        where, wanted = f"{file.path}: column {quoted(name)}", None if columns is None else columns[name]
-        flat |= flat_column(name, file.types[name], parts.pop(name), where, wanted)
-    return flat
-
-
-def _rows_of_group(file: ParquetContainer, group: int, names: Sequence[str]) -> dict[str, list[ArrowRows]]:
-    from kinoml_data.layouts.arrow import rows_of
-
-    found: dict[str, list[ArrowRows]] = {}
-    for name, chunks in file.read(group, names).items():
-        start = sum(file.groups[:group])
-        found[name] = []
-        for chunk in chunks:
-            found[name].append(rows_of(chunk, f"{file.path}: column {quoted(name)}", start))
-            start += len(chunk)
-    return found
-
-
-def _by_group(
-    file: ParquetContainer,
-    layout: Layout | None,
-    names: Sequence[str],
-    columns: Mapping[str, Array] | None,
-    budget: int,
-) -> Storage:
-    """The storage that decodes row groups when they are read; a file of another origin is read once for its shapes."""
+def _open_own(file: ParquetContainer, requested: Mapping[str, Array] | None, budget: int) -> Storage:
+    from kinoml_data.backends.parquet.layout import ParquetTable
     from kinoml_data.backends.parquet.row_groups import RowGroups
-    from kinoml_data.layouts.arrow import ArrowRows, column_of, infer_array
+    from kinoml_data.layouts.arrow import select_columns
 
-    if layout is not None:
-        held = {name: layout.columns[name] for name in names}
-        return RowGroups(file, layout.read, held, budget=budget, arrays=layout.arrays, spec=layout.spec)
-    shapes: dict[str, list[ArrowRows]] = {name: [] for name in names}
-    for group in range(len(file.groups)):
-        for name, rows in _rows_of_group(file, group, names).items():
-            shapes[name] += [ArrowRows(part.values[:0], part.shapes) for part in rows]
-    held = {}
-    for name in names:
-        where, wanted = f"{file.path}: column {quoted(name)}", None if columns is None else columns[name]
-        held[name] = infer_array(name, file.types[name], shapes.pop(name), where, wanted)[0]
+    table = ParquetTable(file)
+    columns = {name: table.columns[name] for name in select_columns(file.path, list(table.columns), requested)}
+    if file.decoded_size(columns) > budget:
+        return RowGroups(file, table.read, columns, budget=budget, arrays=table.arrays, spec=table.spec)
+    groups = [table.read(group, list(columns)) for group in range(len(file.groups))]
+    data = {
+        name: concatenate([array.empty(), *(group.pop(name) for group in groups)]) for name, array in columns.items()
+    }
+    return MemoryStorage(flatten(columns, data), arrays=table.arrays, spec=table.spec, identity=file.identity)
 
-    def decode(group: int, some: Sequence[str]) -> Mapping[str, Column]:
-        return {name: column_of(held[name], rows) for name, rows in _rows_of_group(file, group, some).items()}
 
-    return RowGroups(file, decode, held, budget=budget)
+def _open_foreign(file: ParquetContainer, requested: Mapping[str, Array] | None, budget: int) -> Storage:
+    from kinoml_data.backends.parquet.foreign import ForeignTable
+    from kinoml_data.backends.parquet.row_groups import RowGroups
+
+    table = ForeignTable(file, requested)
+    if file.decoded_size(table.names) > budget:
+        return RowGroups(file, table.read, table.infer_columns(), budget=budget)
+    return MemoryStorage(flatten(*table.read_all()), identity=file.identity)

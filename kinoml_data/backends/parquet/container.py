@@ -1,4 +1,4 @@
-"""A Parquet file opened with care: no type it names is built, and its footer can be sealed by a digest."""
+"""A Parquet file opened with care: no extension type is built, and a digest may protect the footer."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from kinoml_data.files import PositionedFile
 from kinoml_data.layouts.arrow import arrow_errors
 
 MAGIC, ENCRYPTED = b"PAR1", b"PARE"
+DIGEST_BYTES = 16
 MAX_FOOTER_BYTES = 64 << 20
 MAX_GROUP_BYTES = 1 << 34  # a row group is decoded whole
-# Arrow builds whatever types are registered under the names in these two. With one letter changed they are
-# only text, and Arrow falls back to Parquet's own types, which hold everything that is read here.
+# Arrow builds every registered extension type that the values of these two keys name. With one letter changed, the keys
+# mean nothing to Arrow, which then uses Parquet's own types. These suffice for everything that is read here.
 SCHEMA, HIDDEN_SCHEMA = b"ARROW:schema", b"_RROW:schema"
 EXTENSION, HIDDEN_EXTENSION = b"ARROW:extension:name", b"_RROW:extension:name"
 
@@ -30,17 +31,19 @@ class ParquetContainer:
     """A Parquet file: its columns, its metadata and its row groups as Arrow arrays.
 
     Attributes:
-        types: the Arrow type of every column; those of a single struct at the root are the columns.
+        types: the Arrow type of every column. If the root is a single struct, its fields are the columns.
         metadata: the key-value metadata.
         groups: the number of rows in each row group.
-        footer: the footer's bytes.
-        identity: changes when the footer does.
+        sealed: True if the footer is the one that `seal` found. Arrow may end the process if it reads rows by a damaged
+            footer, so this comes first for files that should be sealed.
+        identity: a text that changes when the footer changes.
 
     Raises:
         StoreNotFoundError: there is no such regular file.
-        CorruptStoreError: it is not a Parquet file, or damaged.
-        UnsafeStoreError: it holds an extension type, or a footer over 64 MiB.
-        UnsupportedStoreError: it is encrypted.
+        CorruptStoreError: the file is not a Parquet file, or is damaged.
+        UnsafeStoreError: the file contains an extension type, or a footer of more than 64 MiB.
+        UnsupportedStoreError: the file is encrypted.
+        StoreReadError: the operating system failed to read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,22 +57,23 @@ class ParquetContainer:
             raise
 
     def _open(self) -> None:
-        start, self.footer = read_footer(self._file)
-        self.identity = f"{self._file.size}-{hashlib.blake2b(self.footer, digest_size=16).hexdigest()}"
+        start, footer = read_footer(self._file)
+        self.sealed = bytes(self._file.read(max(0, start - DIGEST_BYTES), min(start, DIGEST_BYTES))) == digest(footer)
+        self.identity = f"{self._file.size}-{digest(footer).hex()}"
         self._parquet = pq.ParquetFile(
-            _FooterOverride(self._file, start, self.footer.replace(SCHEMA, HIDDEN_SCHEMA)),
+            _FooterOverride(self._file, start, footer.replace(SCHEMA, HIDDEN_SCHEMA)),
             memory_map=False,
             pre_buffer=False,
             page_checksum_verification=True,
             arrow_extensions_enabled=False,
-            list_type=pa.LargeListType,  # 64-bit offsets: a row group may hold more than 2**31 values
+            list_type=pa.LargeListType,  # 64-bit offsets: a row group may contain more than 2**31 values
             binary_type=pa.large_binary(),
         )
-        about = self._parquet.metadata
-        self.metadata: Mapping[bytes, bytes] = about.metadata or {}
-        self.groups = [about.row_group(i).num_rows for i in range(about.num_row_groups)]
-        if sum(self.groups) != about.num_rows or min(self.groups, default=0) < 0:
-            raise CorruptStoreError(f"{self.path}: its row groups do not add up to its {about.num_rows} rows")
+        footer_metadata = self._parquet.metadata
+        self.metadata: Mapping[bytes, bytes] = footer_metadata.metadata or {}
+        self.groups = [footer_metadata.row_group(i).num_rows for i in range(footer_metadata.num_row_groups)]
+        if sum(self.groups) != footer_metadata.num_rows or min(self.groups, default=0) < 0:
+            raise CorruptStoreError(f"{self.path}: its row groups do not add up to its {footer_metadata.num_rows} rows")
         schema = self._parquet.schema_arrow
         self._root = schema.field(0).name if len(schema) == 1 and pa.types.is_struct(schema.field(0).type) else None
         fields = _columns(schema)
@@ -89,45 +93,46 @@ class ParquetContainer:
 
         Raises:
             CorruptStoreError: the file is damaged.
-            StoreChangedError, StoreReadError: as `PositionedFile.read`.
+            StoreChangedError: the file was altered or replaced after it was opened.
+            StoreReadError: the operating system failed to read.
         """
         names = list(columns)
         paths = [path for name in names for path in self._leaves[name]]
         with arrow_errors(self.path):
-            # Threads of a parent process are not relied on in its workers.
+            # In a forked worker, the threads of the parent process do not exist.
             threads = multiprocessing.parent_process() is None
             table = self._parquet.read_row_group(group, columns=paths, use_threads=threads)
             self._file.check()
-            found = {}
+            arrays = {}
             for name in names:
                 chunks = table.column(self._root if self._root is not None else name).chunks
                 if self._root is not None:
-                    # `flatten` hands a missing struct down as missing fields.
+                    # `flatten` turns a missing struct into missing fields.
                     chunks = [chunk.flatten()[chunk.type.get_field_index(name)] for chunk in chunks]
                 for chunk in chunks:
                     chunk.validate(full=True)
                 if sum(map(len, chunks)) != self.groups[group]:
                     raise CorruptStoreError(f"{self.path}: column {quoted(name)} lacks rows in row group {group}")
-                found[name] = chunks
-        return found
+                arrays[name] = chunks
+        return arrays
 
     def decoded_size(self, columns: Iterable[str]) -> int:
-        """Bytes that the values of some columns take in memory, as the footer tells; 16 for a string.
+        """The bytes that the values of some columns take in memory according to the footer, 16 for each string.
 
         Raises:
-            UnsafeStoreError: a row group would take more memory than any needs.
+            UnsafeStoreError: a row group would take more than 16 GiB.
         """
-        about, size = self._parquet.metadata, 0
+        footer, size = self._parquet.metadata, 0
         leaves = {path for name in columns for path in self._leaves[name]}
         widths = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
-        for group in range(about.num_row_groups):
-            chunks = (about.row_group(group).column(i) for i in range(about.num_columns))
-            held = sum(c.num_values * widths.get(c.physical_type, 16) for c in chunks if c.path_in_schema in leaves)
-            if held > MAX_GROUP_BYTES:
+        for group in range(footer.num_row_groups):
+            chunks = (footer.row_group(group).column(i) for i in range(footer.num_columns))
+            nbytes = sum(c.num_values * widths.get(c.physical_type, 16) for c in chunks if c.path_in_schema in leaves)
+            if nbytes > MAX_GROUP_BYTES:
                 raise UnsafeStoreError(
-                    f"{self.path}: row group {group} is {held} bytes decoded, at most {MAX_GROUP_BYTES} are read"
+                    f"{self.path}: row group {group} takes {nbytes} bytes decoded; the limit is {MAX_GROUP_BYTES}"
                 )
-            size += held
+            size += nbytes
         return size
 
     def close(self) -> None:
@@ -135,52 +140,46 @@ class ParquetContainer:
 
 
 def read_footer(file: PositionedFile) -> tuple[int, bytes]:
-    """Where the footer begins, and its bytes.
+    """The offset of the footer in the file, and its bytes.
 
     Raises:
-        CorruptStoreError: there is none.
-        UnsafeStoreError: it is over 64 MiB.
-        UnsupportedStoreError: it is encrypted.
+        CorruptStoreError: the file has no footer.
+        UnsafeStoreError: the footer is larger than 64 MiB.
+        UnsupportedStoreError: the footer is encrypted.
     """
     if file.size < 12:
-        raise CorruptStoreError(f"{file.path} is {file.size} bytes, which is no Parquet file")
+        raise CorruptStoreError(f"{file.path} has {file.size} bytes, which is too short for a Parquet file")
     tail = bytes(file.read(file.size - 8, 8))
     if tail[4:] == ENCRYPTED:
-        raise UnsupportedStoreError(f"{file.path} is encrypted, which is not read")
+        raise UnsupportedStoreError(f"{file.path} is encrypted, which is not supported")
     size = int.from_bytes(tail[:4], "little")
     if tail[4:] != MAGIC or file.read(0, 4) != MAGIC or size > file.size - 12:
-        raise CorruptStoreError(f"{file.path} does not begin and end as a Parquet file")
+        raise CorruptStoreError(f"{file.path} does not begin and end like a Parquet file")
     if size > MAX_FOOTER_BYTES:
-        raise UnsafeStoreError(f"{file.path}: its footer is {size} bytes, at most {MAX_FOOTER_BYTES} are read")
+        raise UnsafeStoreError(f"{file.path}: its footer is {size} bytes; the limit is {MAX_FOOTER_BYTES}")
     start = file.size - 8 - size
     return start, bytes(file.read(start, size))
 
 
-def digest(footer: bytes, mark: str) -> str:
-    """The digest over a footer without the one place where `mark` stands in it.
-
-    Raises:
-        CorruptStoreError: it stands nowhere, or more than once.
-    """
-    if not mark or footer.count(mark.encode()) != 1:
-        raise CorruptStoreError("the footer's digest is not in the footer once")
-    return hashlib.blake2b(footer.replace(mark.encode(), b""), digest_size=16).hexdigest()
-
-
-def seal(path: Path, mark: str) -> None:
-    """Put the footer's digest in the place of `mark`, which is in the footer once and as long."""
+def seal(path: Path) -> None:
+    """Write a digest of the footer in front of it, where readers of Parquet files do not look."""
     file = PositionedFile(path)
     try:
         start, footer = read_footer(file)
     finally:
         file.close()
     with path.open("r+b") as target:
-        target.seek(start + footer.index(mark.encode()))
-        target.write(digest(footer, mark).encode())
+        target.seek(start)
+        target.write(digest(footer) + footer + len(footer).to_bytes(4, "little") + MAGIC)
+
+
+def digest(footer: bytes) -> bytes:
+    """BLAKE2b of 16 bytes."""
+    return hashlib.blake2b(footer, digest_size=DIGEST_BYTES).digest()
 
 
 class _FooterOverride(io.RawIOBase):
-    """The file as Arrow sees it: with another footer of the same length."""
+    """The file as Arrow sees it, with another footer of the same length."""
 
     def __init__(self, file: PositionedFile, start: int, footer: bytes) -> None:
         self._file, self._start, self._footer, self._at = file, start, footer, 0
@@ -209,19 +208,19 @@ class _FooterOverride(io.RawIOBase):
 
 
 def _columns(schema: Any) -> list[Any]:
-    """The fields that are columns: of the schema, or of the one struct it holds."""
+    """The fields that are columns: those of the schema, or those of the struct that is its only field."""
     if len(schema) == 1 and pa.types.is_struct(schema.field(0).type):
         return [schema.field(0).type.field(i) for i in range(schema.field(0).type.num_fields)]
     return list(schema)
 
 
 def _leaves(type_: Any) -> int:
-    """How many of Parquet's columns an Arrow type takes."""
+    """The number of Parquet columns that an Arrow type takes."""
     return sum(_leaves(type_.field(i).type) for i in range(type_.num_fields)) if type_.num_fields else 1
 
 
 def _declared(schema: bytes | None, path: Path, types: Mapping[str, Any]) -> dict[str, Any]:
-    """Types that the Arrow schema says and Parquet cannot: a duration is to Parquet an integer.
+    """The types that the Arrow schema specifies and Parquet cannot express: a duration is an integer in Parquet.
 
     Raises:
         UnsafeStoreError: the schema names an extension type.

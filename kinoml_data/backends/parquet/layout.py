@@ -1,200 +1,99 @@
-"""The library's own Parquet layout, version 1: the values of a row, beside them its shape and its checksum.
+"""The library's own Parquet files: the tables of `layouts/arrow_rows.py`, each a row group.
 
-| column | in the file | `<column>.crc32`: uint32, the CRC-32 over |
-| --- | --- | --- |
-| scalar | `<column>`: the value | the value's bytes |
-| fixed | `<column>`: fixed-size list of the row's values in C order | the values' bytes |
-| fixed, of no elements | `<column>`: large list, always empty | nothing |
-| ragged | `<column>`: large list; `<column>.shape`: fixed-size list of int64 | the values', then the shape's bytes |
-| strings | `<column>`: large string | the UTF-8 bytes |
-
-Bytes are little-endian, a bool is one byte, nothing is null. The file's key-value metadata holds:
-
-| key | value |
-| --- | --- |
-| `kinoml_data.format` | `1` |
-| `kinoml_data.columns` | JSON: `{column: {"dtype": "float32", "shape": [2, "*"]}}` |
-| `kinoml_data.arrays` | JSON: `{array: {"dtype": "<i8", "shape": [800], "data": base64 of the bytes in C order}}` |
-| `kinoml_data.spec` | the embedded spec, where there is one |
-| `kinoml_data.content` | hex: BLAKE2b, 16 bytes, over the checksums by row group, column and row, as bytes |
-| `kinoml_data.digest` | hex: BLAKE2b, 16 bytes, over the file's footer with this value cut out of it |
-
-The page checksums of Parquet are written too. The digest covers what they leave open.
+The metadata has one more key, `kinoml_data.row_groups`: JSON, `{column: [the CRC-32 of the row checksums of each row
+group, as little-endian uint32]}`. The 16 bytes in front of the footer are its BLAKE2b, because a damaged footer can end
+the process in Arrow. So the footer is covered by its digest, the row checksums are covered by the footer, and the rows
+by their checksums. The page checksums of Parquet are written too.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-import math
-import sys
-import zlib
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import pyarrow.parquet as pq
 
-from kinoml_data.backends.parquet.container import ParquetContainer, digest
-from kinoml_data.columns import Column, Ragged, sizes_of
-from kinoml_data.errors import CorruptStoreError, UnsupportedStoreError, one_line, quoted
-from kinoml_data.layouts.arrow import ArrowRows, dtype_of, rows_of
-from kinoml_data.layouts.flat_arrays import CRC
+from kinoml_data.backends.parquet.container import ParquetContainer, seal
+from kinoml_data.columns import Column, Columns
+from kinoml_data.errors import CorruptStoreError, quoted
+from kinoml_data.layouts.arrow import arrow_errors
+from kinoml_data.layouts.arrow_rows import CRC, ArrowLayout
+from kinoml_data.layouts.checksums import zlib
 from kinoml_data.spec.array import Array
 
-VERSION, SHAPE, PREFIX = "1", ".shape", "kinoml_data."
-FORMAT, COLUMNS, ARRAYS, SPEC = PREFIX + "format", PREFIX + "columns", PREFIX + "arrays", PREFIX + "spec"
-CONTENT, DIGEST = PREFIX + "content", PREFIX + "digest"
+ROW_GROUPS = "row_groups"
 
 
-def parts_of(name: str, array: Array) -> list[str]:
-    """The names in the file of one column's values, shape and checksums."""
-    return [name, *([name + SHAPE] if array.ragged else []), name + CRC]
-
-
-class Layout:
-    """What a file of this layout says of itself.
+class ParquetTable:
+    """A file that this library wrote.
 
     Attributes:
-        columns: by name, in order.
-        arrays: those that are not per row.
+        columns: the columns of the dataset, by name.
+        arrays: the arrays that are not per row.
         spec: the embedded spec, as JSON.
 
     Raises:
-        CorruptStoreError: the footer is not as it was written.
-        UnsupportedStoreError: a later version wrote the file.
+        CorruptStoreError: the footer is not what was written.
+        UnsupportedStoreError: a later version of the library wrote the file.
     """
 
     def __init__(self, file: ParquetContainer) -> None:
         self._file = file
-        said = {
-            key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in file.metadata.items()
-        }
-        if FORMAT not in said:
-            what = "columns with checksums, but not the metadata that goes with them"
-            raise CorruptStoreError(f"{file.path} holds {what}; it is damaged, or another program rewrote it")
-        if said[FORMAT] != VERSION:
-            raise UnsupportedStoreError(
-                f"{file.path} has the layout {quoted(said[FORMAT])}; this version reads {VERSION!r}"
-            )
-        if digest(file.footer, said.get(DIGEST, "")) != said.get(DIGEST):
+        self._layout = ArrowLayout.parse(file.metadata, file.types, str(file.path))
+        if not file.sealed:
             raise CorruptStoreError(
-                f"{file.path}: its footer is not as it was written; it is damaged, or another program rewrote it"
+                f"{file.path}: its footer is not what was written; it is damaged, or another program rewrote it"
             )
-        try:
-            self.columns = {name: Array(a["dtype"], a["shape"]) for name, a in json.loads(said[COLUMNS]).items()}
-            self.arrays = {name: stored_array(held) for name, held in json.loads(said[ARRAYS]).items()}
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            raise CorruptStoreError(f"{file.path}: its metadata cannot be read: {one_line(error)}") from None
-        self.spec = said.get(SPEC)
-        for name, array in self.columns.items():
-            if missing := [part for part in parts_of(name, array) if part not in file.types]:
-                raise CorruptStoreError(f"{file.path}: column {quoted(missing[0])} is missing")
+        self._checksums: Mapping[str, list[int]] = json.loads(self._layout.extra[ROW_GROUPS])
+        self.columns: Mapping[str, Array] = self._layout.columns
+        self.arrays, self.spec = self._layout.arrays, self._layout.spec
 
-    @staticmethod
-    def claims(file: ParquetContainer) -> bool:
-        """True if a file is of this layout, or was before it was damaged."""
-        marked = any(key.startswith(PREFIX.encode()) for key in file.metadata)
-        return marked or any(name + CRC in file.types for name in file.types)
-
-    def empty(self, name: str) -> Column:
-        """No rows of a column."""
-        array = self.columns[name]
-        if array.ragged or array.is_string:
-            return Ragged(np.empty(0, array.numpy), np.empty((0, max(1, len(array.shape))), np.int64))
-        return np.empty((0, *(axis or 0 for axis in array.shape)), array.numpy)
-
-    def read(self, group: int, columns: Iterable[str]) -> dict[str, Column]:
-        """Columns of one row group, every row checked.
+    def read(self, group: int, columns: Sequence[str]) -> dict[str, Column]:
+        """Some columns of one row group, with every row compared with its checksum.
 
         Raises:
-            CorruptStoreError: naming the file, the column and the row that is not what was written.
+            CorruptStoreError: a row is not what was written; the text names the file, the column and the row.
+            StoreChangedError: the file was altered or replaced after it was opened.
+            StoreReadError: the operating system failed to read.
         """
-        wanted = {name: self.columns[name] for name in columns}
-        first = sum(self._file.groups[:group])
-        chunks = self._file.read(group, [part for name, array in wanted.items() for part in parts_of(name, array)])
-        return {name: self._column(name, array, chunks, first) for name, array in wanted.items()}
-
-    def _column(self, name: str, array: Array, chunks: dict[str, list[Any]], first: int) -> Column:
-        where = f"{self._file.path}: column {quoted(name)}"
-        for part in parts_of(name, array):
-            expected = (1, "int64") if part == name + SHAPE else (0, "uint32")
-            expected = (int(bool(array.shape)), array.dtype) if part == name else expected
-            if any(dtype_of(chunk.type, where) not in (expected, (1, "int32")) for chunk in chunks[part]):
-                raise CorruptStoreError(f"{where}: {quoted(part)} has another type than was written")
-        rows, stored = _joined(chunks[name], where, first), _joined(chunks[name + CRC], where, first).values
-        lengths = sizes_of(rows.shapes)
-        column: Column
-        if array.is_string:
-            column = Ragged(rows.values, rows.shapes)
-        elif array.ragged:
-            shape = _joined(chunks[name + SHAPE], where, first)
-            if (shape.shapes != len(array.shape)).any():
-                raise CorruptStoreError(f"{where}: its shapes have another rank than {len(array.shape)}")
-            column = Ragged(rows.values, shape.values.astype(np.int64).reshape(len(lengths), -1))
-            _check_shapes(column.shapes, lengths, array, where, first)
-        else:
-            axes = [axis or 0 for axis in array.shape]
-            if (wrong := lengths != math.prod(axes)).any():
-                raise CorruptStoreError(
-                    f"{where}, row {first + int(np.argmax(wrong))}: its values do not fill its shape"
-                )
-            column = rows.values.reshape(len(lengths), *axes)
-        found = checksums(column, is_string=array.is_string)
-        if (wrong := found != stored).any():
-            row = int(np.argmax(wrong))
-            said = f"its CRC-32 is {found[row]:#010x}, stored {stored[row]:#010x}; the file is damaged"
-            raise CorruptStoreError(f"{where}, row {first + row}: {said}")
-        return column
+        path, first = self._file.path, sum(self._file.groups[:group])
+        rows = np.arange(first, first + self._file.groups[group])
+        chunks = self._file.read(group, self._layout.stored_names(columns))
+        with arrow_errors(path):
+            data = self._layout.read(chunks, columns, rows, str(path))
+            for name in columns:
+                if _checksum(chunks[name + CRC]) != self._checksums[name][group]:
+                    raise CorruptStoreError(
+                        f"{path}: column {quoted(name)}, rows {first} to {first + len(rows) - 1}: their checksums are "
+                        "not those that were written; the file is damaged"
+                    )
+        return data
 
 
-def _joined(chunks: Sequence[Any], where: str, first: int) -> ArrowRows:
-    parts = []
+def write_table(path: Path, layout: ArrowLayout, batches: Iterable[Columns]) -> None:
+    """Write the rows of `batches` to a new file.
+
+    Raises:
+        UnsupportedStoreError: Arrow has no type for a dtype, or the arrays and the spec are too large.
+        SpecError: a batch is not what the layout announces.
+    """
+    schema = layout.schema()
+    checksums: dict[str, list[int]] = {name: [] for name in layout.columns}
+    strings = [name for name, array in layout.columns.items() if array.is_string]
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=strings, write_page_checksum=True) as writer:
+        for table in layout.tables(batches):
+            writer.write_table(table, row_group_size=len(table))
+            for name in checksums:
+                checksums[name].append(_checksum(table.column(name + CRC).chunks))
+        writer.add_key_value_metadata(layout.metadata({ROW_GROUPS: json.dumps(checksums)}))
+    seal(path)
+
+
+def _checksum(chunks: Sequence[Any]) -> int:
+    checksum = 0
     for chunk in chunks:
-        parts.append(rows_of(chunk, where, first))
-        first += len(chunk)
-    if len(parts) == 1:
-        return parts[0]
-    return ArrowRows(np.concatenate([p.values for p in parts]), np.concatenate([p.shapes for p in parts]))
-
-
-def _check_shapes(shapes: NDArray[np.int64], lengths: NDArray[np.int64], array: Array, where: str, first: int) -> None:
-    # In floating point the product of made-up lengths does not wrap around.
-    wrong = (shapes < 0).any(axis=1) | (shapes.prod(axis=1, dtype=np.float64) != lengths)
-    for axis, length in enumerate(array.shape):
-        if length is not None:
-            wrong |= shapes[:, axis] != length
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        said = quoted(tuple(shapes[row].tolist()))
-        raise CorruptStoreError(f"{where}, row {first + row}: its shape {said} does not fit its {lengths[row]} values")
-
-
-def checksums(column: Column, *, is_string: bool = False) -> NDArray[np.uint32]:
-    """uint32 `(rows,)`: the CRC-32 over each row, as the layout says."""
-    values = column.values if isinstance(column, Ragged) else column
-    view = _bytes(values)
-    if isinstance(column, Ragged):
-        ends = (column.offsets * values.itemsize).tolist()
-    else:
-        size = values.itemsize * math.prod(values.shape[1:])
-        ends = [size * row for row in range(len(column) + 1)]
-    found = [zlib.crc32(view[a:b]) for a, b in pairwise(ends)]
-    if isinstance(column, Ragged) and not is_string:
-        shapes, step = _bytes(column.shapes), 8 * column.shapes.shape[1]
-        found = [zlib.crc32(shapes[step * row : step * (row + 1)], crc) for row, crc in enumerate(found)]
-    return np.array(found, np.uint32)
-
-
-def _bytes(array: NDArray[Any]) -> memoryview:
-    if sys.byteorder == "big":
-        array = array.astype(array.dtype.newbyteorder("<"))
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def stored_array(held: dict[str, Any]) -> NDArray[Any]:
-    """An array that is not per row, from the metadata."""
-    dtype = np.dtype(held["dtype"])
-    array = np.frombuffer(base64.b64decode(held["data"], validate=True), dtype).reshape(held["shape"])
-    return array.astype(dtype.newbyteorder("="))
+        checksum = zlib.crc32(chunk.to_numpy().astype("<u4", copy=False), checksum)
+    return checksum

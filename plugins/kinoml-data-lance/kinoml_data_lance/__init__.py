@@ -1,6 +1,6 @@
 """The plugin `kinoml-data-lance`: the backend `lance`."""
 
-from kinoml_data import Backend, hookimpl
+from kinoml_data.plugin import Backend, hookimpl
 
 from kinoml_data_lance.backend import Lance
 

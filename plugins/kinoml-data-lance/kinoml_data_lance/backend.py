@@ -1,9 +1,7 @@
-"""The backend `lance`: Lance datasets, of which a batch is one `take`.
+"""The backend `lance`: Lance datasets, from which each batch is read by one `take`.
 
-A dataset that it writes holds the columns of the library's Parquet layout, with a colon where that has a dot, which
-Lance refuses in names: `<column>`, `<column>:shape` of ragged ones, `<column>:crc32`. Its checksums go on over the
-row's number, as int64: a damaged manifest could give a whole row as another one. Lance and Arrow are imported when a
-dataset is opened or written, not with this module.
+The datasets that it writes contain tables of the library's own Arrow layout, as Parquet files do. Lance and Arrow are
+imported when a dataset is opened or written, not with this module.
 """
 
 from __future__ import annotations
@@ -11,22 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from kinoml_data import Array, Backend, DataPath, Storage
-from kinoml_data.columns import Columns
 from kinoml_data.errors import SpecError, StoreNotFoundError, UnsupportedStoreError, quoted
+from kinoml_data.plugin import Array, Backend, Columns, DataPath, Storage
 from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from kinoml_data_lance.dataset import lance_errors, lance_here
+from kinoml_data_lance.dataset import import_lance, lance_errors
 
 
 class Lance(Backend):
-    """Columns in a Lance dataset: our layout, or numbers, strings and lists of numbers of any origin.
+    """Columns in a Lance dataset: those that this backend wrote, and datasets of other programs.
 
     Attributes:
         path: the folder.
-        uri: instead of `path`: where it lies on a remote store, such as `s3://bucket/data.lance`. For reading only.
-        storage_options: what Lance needs to get there, as its own argument of that name.
+        uri: instead of `path`, a dataset on a remote store, such as `s3://bucket/data.lance`. It can only be read.
+        storage_options: passed to Lance, which needs them for some remote stores.
         version: the version to read, instead of the latest.
     """
 
@@ -44,7 +41,7 @@ class Lance(Backend):
     @classmethod
     def _remote(cls, uri: str | None, info: ValidationInfo) -> str | None:
         if uri is not None and ("://" not in uri or uri.lower().startswith("file")):
-            raise ValueError("a uri names a remote store, as s3://bucket/data.lance does; `path` is for folders")
+            raise ValueError("a uri names a remote store, such as s3://bucket/data.lance; use `path` for a folder")
         if uri is not None and (info.context or {}).get("root") is not None:
             raise ValueError("a uri leaves the dataset's folder")
         return uri
@@ -59,16 +56,19 @@ class Lance(Backend):
         """See `Backend.open`.
 
         Raises:
-            UnsupportedStoreError: a column of another type; or this process was forked from one that uses Lance.
-            SpecError: none of the columns asked for is there.
+            StoreNotFoundError: there is no such folder, no Lance dataset in it, or no such version.
+            CorruptStoreError: the dataset is damaged, or another program changed the rows that this backend wrote.
+            UnsupportedStoreError: neither a tensor nor a string can have the type of a column, a later version of the
+                library wrote the dataset, or this process was forked from one that uses Lance.
+            SpecError: none of `columns` is stored.
         """
         from kinoml_data_lance.read import LanceStorage
 
-        lance = lance_here()
+        lance = import_lance()
         where = self.uri or str(self.path)
         if self.path is not None and not self.path.is_dir():
             raise StoreNotFoundError(f"there is no folder {quoted(where)}")
-        with lance_errors(f"{where}: it cannot be read"):
+        with lance_errors(f"{where}: cannot open the dataset"):
             try:
                 dataset = lance.dataset(where, version=self.version, storage_options=self.storage_options)
             except ValueError as error:
@@ -88,16 +88,23 @@ class Lance(Backend):
         overwrite: bool = False,
         check: Callable[[Storage], object] | None = None,
     ) -> None:
-        """See `Backend.write`. To overwrite is to add a version; the older ones stay.
+        """See `Backend.write`. Overwriting adds a version; the older versions stay.
 
         Raises:
-            SpecError: a batch does not hold what `columns` says; or the options name a version.
-            UnsupportedStoreError: a dtype that is not stored bit for bit; or a `uri`.
+            StoreExistsError: the folder exists and `overwrite` is False, or it is not a Lance dataset.
+            StoreWriteError: the dataset cannot be written; what was there is unchanged.
+            SpecError: the options name a version, the name of a column is not valid, or a batch is not what `columns`
+                announces.
+            UnsupportedStoreError: the options name a `uri`, a dtype is not supported, or the arrays and the spec are
+                too large.
         """
+        from kinoml_data.plugin import ArrowLayout
+
         from kinoml_data_lance.write import write_dataset
 
         if self.path is None:
-            raise UnsupportedStoreError("lance writes to a folder, not to a uri: give a `path`, and copy it there")
+            raise UnsupportedStoreError("lance cannot write to a uri; give a `path`, and copy the folder there")
         if self.version is not None:
-            raise SpecError("lance: `version` is for reading; leave it out to write")
-        write_dataset(self.path, columns, batches, arrays=arrays or {}, spec=spec, overwrite=overwrite)
+            raise SpecError("lance: `version` selects a version to read; leave it out to write")
+        layout = ArrowLayout(columns, arrays or {}, spec)
+        write_dataset(self.path, layout, batches, overwrite=overwrite, check=check)

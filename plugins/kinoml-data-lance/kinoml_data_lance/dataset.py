@@ -1,32 +1,28 @@
-"""What reading and writing a Lance dataset share: Lance itself, its errors, and what our layout says of its files."""
+"""What reading and writing share: Lance itself, its errors, and a digest of the end of each data file."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import struct
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from kinoml_data.errors import CorruptStoreError, KinomlDataError, UnsupportedStoreError, format_error
-from numpy.typing import NDArray
 
-# In the metadata, besides what a Parquet file has there: the number of rows; and by the name of a data file, where its
-# metadata begins and the BLAKE2b of it. Lance trusts the counts there, and ends the process where memory is too small.
-ROWS, FILES = "kinoml_data.rows", "kinoml_data.files"
-FOOTER = struct.Struct("<QQQ16x")  # of a data file: where the metadata of the columns and the tables after it begin
-CHANGED = "it is damaged, or another program changed it"
-_used_in: int | None = None  # the process in which Lance has threads
+# Two keys that this backend adds to the metadata of the layout. ROWS is the number of rows. FILES contains for each
+# data file the offset of its own metadata and the digest of the file from there on: Lance trusts the counts in there,
+# and ends the process if they need more memory than there is.
+ROWS, FILES = "rows", "files"
+FOOTER = struct.Struct("<QQQ16x")  # of a data file: the offsets of its column metadata and of the tables after it
+_lance_pid: int | None = None  # the process in which Lance has threads
 
 
 @contextmanager
 def lance_errors(what: str, raised: type[KinomlDataError] = CorruptStoreError) -> Iterator[None]:
-    """Whatever Lance and Arrow raise as one of the library's errors, on one line; a panic of Rust too."""
+    """Turn whatever Lance and Arrow raise, panics of Rust included, into an error of the library, on one line."""
     try:
         yield
     except (KinomlDataError, MemoryError):
@@ -38,51 +34,39 @@ def lance_errors(what: str, raised: type[KinomlDataError] = CorruptStoreError) -
         raise raised(f"{what}: {format_error(error)}") from None
 
 
-def lance_here() -> Any:
-    """Lance, where it is safe to use.
+def import_lance() -> Any:
+    """The module `lance`, if this process can use it.
 
     Raises:
-        UnsupportedStoreError: in a process forked from one that used it: its threads are not there, and it may wait
-            for them for ever.
+        UnsupportedStoreError: this process was forked from one that used Lance. The threads of Lance do not exist here,
+            and it might wait for them for ever.
     """
-    global _used_in
-    if _used_in not in (None, os.getpid()):
+    global _lance_pid
+    if _lance_pid not in (None, os.getpid()):
         raise UnsupportedStoreError(
             "Lance cannot be used in a forked process; pass multiprocessing_context='spawn' (or 'forkserver')"
         )
-    _used_in = os.getpid()
+    _lance_pid = os.getpid()
     import lance
 
     return lance
 
 
-def files_of(dataset: Any) -> set[str]:
-    """The names of the data files of a version, under `data`."""
+def file_names(dataset: Any) -> set[str]:
+    """The names of the data files of a version, which are in the folder `data`."""
     return {file.path for fragment in dataset.get_fragments() for file in fragment.data_files()}
 
 
-def tail(path: Path, start: int | None = None) -> list[Any]:
-    """Where the metadata at the end of a data file begins, and the BLAKE2b of it; at `start` if that is given."""
+def file_digest(path: Path, start: int | None = None) -> list[Any]:
+    """The offset of the metadata of a data file, and the BLAKE2b of the file from there on.
+
+    Args:
+        path: the data file.
+        start: the offset, if it is known.
+    """
     with path.open("rb") as file:
         if start is None:
             file.seek(-FOOTER.size, os.SEEK_END)
             start = min(FOOTER.unpack(file.read()))
         file.seek(start)
         return [start, hashlib.blake2b(file.read(), digest_size=16).hexdigest()]
-
-
-def colon(part: str) -> str:
-    """What a part of a column, such as `X.crc32`, is called in Lance."""
-    return part.replace(".", ":")
-
-
-def digest(said: Mapping[str, str]) -> str:
-    """Hex: BLAKE2b, 16 bytes, over the metadata but this digest, as JSON with sorted keys."""
-    rest = {key: value for key, value in said.items() if not key.endswith(".digest")}
-    return hashlib.blake2b(json.dumps(rest, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def numbered(crcs: NDArray[np.uint32], rows: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """The CRC-32 of each row, continued over the row's number."""
-    numbers = rows.astype("<i8").view("V8").tolist()
-    return np.array([zlib.crc32(row, crc) for row, crc in zip(numbers, crcs.tolist(), strict=True)], np.uint32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,33 +11,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from kinoml_data import Array, Storage
-from kinoml_data.backends.parquet import layout as layout
-from kinoml_data.columns import Column, Columns, Ragged
-from kinoml_data.errors import CorruptStoreError, UnsupportedStoreError, quoted
-from kinoml_data.layouts.arrow import NOT_SHOWN, NULL, column_of, dtype_of, rows_of, select_columns
-from kinoml_data.layouts.flat_arrays import CRC, mismatch
+from kinoml_data.errors import CorruptStoreError, quoted
+from kinoml_data.plugin import (
+    Array,
+    ArrowLayout,
+    Column,
+    Columns,
+    Ragged,
+    Storage,
+    arrow_array,
+    arrow_column,
+    select_columns,
+)
 from numpy.typing import NDArray
 
-from kinoml_data_lance.dataset import CHANGED, FILES, ROWS, colon, digest, files_of, lance_errors, numbered, tail
+from kinoml_data_lance.dataset import FILES, ROWS, file_digest, file_names, lance_errors
 
-_kept: list[Any] = []  # see `LanceStorage.__del__`
-_said: set[str] = set()
+_not_freed: list[Any] = []  # see `LanceStorage.__del__`
 
 
 class LanceStorage(Storage):
-    """One version of a Lance dataset, whatever versions come later.
+    """One version of a Lance dataset, whatever versions are added later.
 
     Args:
         dataset: a `lance.LanceDataset`.
-        where: its place, for errors.
-        columns: what is asked for, or None for everything.
-        folder: the place, where it is a local one.
+        where: the folder or the uri, for errors.
+        columns: the columns that the spec asks for; None for all.
+        folder: the folder, if it is a local one.
 
     Raises:
-        CorruptStoreError: our layout, but not as it was written.
-        UnsupportedStoreError: a later layout, or a column of a type that is not read.
+        CorruptStoreError: this backend wrote the dataset, and it is not what was written.
+        UnsupportedStoreError: a later version of the library wrote the dataset, or neither a tensor nor a string can
+            have the type of a column.
+        SpecError: none of `columns` is stored.
     """
 
     def __init__(
@@ -46,46 +51,40 @@ class LanceStorage(Storage):
     ) -> None:
         self._dataset, self._where, self._pid = dataset, where, os.getpid()
         self._length: int = dataset.count_rows()
-        self._lengths: dict[str, NDArray[np.int64]] = {}
-        self._asked = columns or {}
-        schema = dataset.schema
-        text = {k.decode("utf-8", "replace"): v.decode("utf-8", "replace") for k, v in (schema.metadata or {}).items()}
-        said = {key: value for key, value in text.items() if key.startswith(layout.PREFIX)}
-        self.has_checksums = bool(said) or any(colon(name + CRC) in schema.names for name in schema.names)
-        if self.has_checksums:
-            held = self._own(said, schema.names, folder)
-            names = select_columns(Path(where), list(held), columns)
+        self._shapes: dict[str, NDArray[np.int64]] = {}
+        schema, metadata = dataset.schema, dataset.schema.metadata or {}
+        self.has_checksums = ArrowLayout.claims(metadata, schema.names)
+        self._layout = ArrowLayout.parse(metadata, schema.names, where) if self.has_checksums else None
+        stored: Sequence[str] = schema.names
+        if self._layout is not None:
+            self._check_files(self._layout.extra, folder)
+            stored, self.arrays, self.spec = list(self._layout.columns), self._layout.arrays, self._layout.spec
+        names = select_columns(where, stored, columns)
+        if self._layout is not None:
+            self.columns = {name: self._layout.columns[name] for name in names}
         else:
-            names = select_columns(Path(where), schema.names, columns)
-            held = {name: _array(schema.field(name).type, f"{where}: column {quoted(name)}") for name in names}
-            self._asked = {n: a for n, a in self._asked.items() if n in held and len(a.shape) == len(held[n].shape)}
-            _say_once(f"{where} has no checksums by row: its integrity is unknown")
-        self.columns = {name: held[name] for name in names}
-        state = [dataset.version, [(field.name, str(field.type)) for field in schema], text]
+            self.columns = {name: arrow_array(schema.field(name).type, self._column(name)) for name in names}
+            warnings.warn(f"{where} has no checksums of its rows: its integrity is unknown", stacklevel=3)
+        requested = {name: array for name, array in (columns or {}).items() if name in self.columns}
+        self._declared = {n: a for n, a in requested.items() if len(a.axes) == len(self.columns[n].axes)}
+        state = [dataset.version, [(field.name, str(field.type)) for field in schema]]
+        state += [sorted((repr(key), repr(value)) for key, value in metadata.items())]
         state += [fragment.metadata.to_json() for fragment in dataset.get_fragments()]
         self.identity = hashlib.blake2b(json.dumps(state, sort_keys=True).encode(), digest_size=16).hexdigest()
 
-    def _own(self, said: Mapping[str, str], names: Sequence[str], folder: Path | None) -> dict[str, Array]:
-        """The columns of our layout, once what the metadata says has been checked."""
-        if said.get(layout.FORMAT, layout.VERSION) != layout.VERSION:
-            held = quoted(said[layout.FORMAT])
-            raise UnsupportedStoreError(f"{self._where} has the layout {held}; this version reads {layout.VERSION!r}")
-        if said.get(layout.DIGEST) != digest(said):
-            raise CorruptStoreError(f"{self._where}: its metadata is not as it was written; {CHANGED}")
-        if int(said[ROWS]) != self._length:
-            raise CorruptStoreError(f"{self._where} has {self._length} rows, {said[ROWS]} were written; {CHANGED}")
-        files = json.loads(said[FILES])
-        for name in files_of(self._dataset) if folder is not None else ():
-            # What Lance has rewritten, as when it joins small files, is not among them.
-            if folder is not None and name in files and tail(folder / "data" / name, files[name][0]) != files[name]:
-                raise CorruptStoreError(f"{folder / 'data' / name} is not as it was written; it is damaged")
-        columns = {name: Array(a["dtype"], a["shape"]) for name, a in json.loads(said[layout.COLUMNS]).items()}
-        self.arrays = {name: layout.stored_array(held) for name, held in json.loads(said[layout.ARRAYS]).items()}
-        self.spec = said.get(layout.SPEC)
-        parts = [colon(part) for name, array in columns.items() for part in layout.parts_of(name, array)]
-        if missing := [part for part in parts if part not in names]:
-            raise CorruptStoreError(f"{self._where}: column {quoted(missing[0])} is missing; {CHANGED}")
-        return columns
+    def _check_files(self, extra: Mapping[str, str], folder: Path | None) -> None:
+        if int(extra[ROWS]) != self._length:
+            raise CorruptStoreError(
+                f"{self._where} has {self._length} rows, but {extra[ROWS]} were written; it is damaged, or another "
+                "program changed it"
+            )
+        digests = json.loads(extra[FILES])
+        for name in file_names(self._dataset) if folder is not None else ():
+            # A file that Lance has rewritten, as when it joins small files, is not among them.
+            if folder is not None and name in digests:
+                path = folder / "data" / name
+                if file_digest(path, digests[name][0]) != digests[name]:
+                    raise CorruptStoreError(f"{path} is not what was written; it is damaged")
 
     def __len__(self) -> int:
         return self._length
@@ -94,7 +93,7 @@ class LanceStorage(Storage):
         try:
             return self._read(rows, columns)
         except CorruptStoreError as error:
-            if "CRC-32" not in str(error):  # that names its row; for the others one is read at a time
+            if "CRC-32" not in str(error):  # an error about a checksum names its row; for others, find the row
                 for row in rows if len(rows) > 1 else ():
                     self._read(np.array([row]), columns)
             raise
@@ -103,91 +102,52 @@ class LanceStorage(Storage):
         if not columns:
             return {}
         where = self._where if len(rows) != 1 else f"{self._where}, row {rows[0]}"
-        with lance_errors(f"{where}: it cannot be read"):
-            held = {name: self.columns[name] for name in columns}
-            parts = [colon(part) for name, array in held.items() for part in layout.parts_of(name, array)]
-            table = self._dataset.take(rows, columns=parts if self.has_checksums else list(held))
-            table.validate(full=True)  # offsets that lead out of their values
+        first = int(rows[0]) if len(rows) else 0
+        with lance_errors(f"{where}: cannot read the rows"):
+            stored = self._layout.stored_names(columns) if self._layout is not None else list(columns)
+            table = self._dataset.take(rows, columns=stored)
+            table.validate(full=True)  # offsets that lead outside of the values
             if len(table) != len(rows):
-                raise CorruptStoreError(f"{where}: {len(table)} rows came for {len(rows)}")
-            if self.has_checksums:
-                return {name: self._own_column(table, name, array, rows) for name, array in held.items()}
-            first = int(rows[0]) if len(rows) == 1 else 0
-            return {name: self._decoded(table, name, array, first) for name, array in held.items()}
-
-    def _own_column(self, table: Any, name: str, array: Array, rows: NDArray[np.int64]) -> Column:
-        where = f"{self._where}: column {quoted(name)}"
-        first = int(rows[0]) if len(rows) == 1 else 0
-        column: Any
-        if array.ragged:
-            values: Any = self._decoded(table, name, Array(array.dtype, (None,)), first)
-            shapes: Any = self._decoded(table, colon(name + layout.SHAPE), Array("int64", (len(array.shape),)), first)
-            column = Ragged(values.values, shapes)
-        elif array.shape:
-            flat: Any = self._decoded(table, name, Array(array.dtype, (math.prod(a or 0 for a in array.shape),)), first)
-            column = flat.reshape(len(rows), *array.shape)
-        else:
-            column = self._decoded(table, name, array, first)
-        if problem := mismatch(array, column):
-            raise CorruptStoreError(f"{where}: it holds {problem}; {CHANGED}")
-        stored: Any = self._decoded(table, colon(name + CRC), Array("uint32"), first)
-        found = numbered(layout.checksums(column, is_string=array.is_string), rows)
-        if (wrong := found != stored).any():
-            row, was, said = rows[wrong][0], found[wrong][0], stored[wrong][0]
-            raise CorruptStoreError(f"{where}, row {row}: its CRC-32 is {was:#010x}, stored {said:#010x}; {CHANGED}")
-        checked: Column = column
-        return checked
-
-    def _decoded(self, table: Any, part: str, array: Array, first: int) -> Column:
-        """One column of `table`, which must be of the type of `array`, as new arrays."""
-        held, where = table.column(part), f"{self._where}: column {quoted(part)}"
-        if dtype_of(held.type, where) != (len(array.shape), array.dtype):
-            raise CorruptStoreError(f"{where} has another type than was written; {CHANGED}")
-        parts = [rows_of(chunk, where, first) for chunk in held.chunks]
-        asked = self._asked[part].shape if not self.has_checksums and part in self._asked else ()
-        for axis, length in enumerate(asked):  # a row of no lists does not show how long these would be
-            for rows in parts:
-                rows.shapes[rows.shapes[:, axis] == NOT_SHOWN, axis] = length or 0
-        column = column_of(array, parts)
-        return Ragged(_own(column.values), column.shapes) if isinstance(column, Ragged) else _own(column)
+                raise CorruptStoreError(f"{where}: Lance returned {len(table)} rows instead of {len(rows)}")
+            chunks = {name: table.column(name).chunks for name in stored}
+            if self._layout is not None:
+                data: Mapping[str, Column] = self._layout.read(chunks, columns, rows, self._where)
+            else:
+                data = {
+                    name: arrow_column(
+                        self.columns[name], chunks[name], self._column(name), first, self._declared.get(name)
+                    )
+                    for name in columns
+                }
+        return {name: _writable(column) for name, column in data.items()}
 
     def shapes(self, column: str) -> NDArray[np.int64] | None:
-        array, part = self.columns[column], colon(column + ".shape")
-        if not (self.has_checksums and array.ragged):
+        if self._layout is None or not self.columns[column].ragged:
             return None
-        if column not in self._lengths:
-            with lance_errors(f"{self._where}: column {quoted(part)} cannot be read"):
-                table = self._dataset.to_table(columns=[part])
-                held: Any = self._decoded(table, part, Array("int64", (len(array.shape),)), 0)
-                self._lengths[column] = held.reshape(self._length, len(array.shape))
-        return self._lengths[column]
+        if column not in self._shapes:
+            where, stored = self._column(column), self._layout.stored_names([column])[1]
+            with lance_errors(f"{where}: cannot read the shapes"):
+                table = self._dataset.to_table(columns=[stored])
+                self._shapes[column] = self._layout.shapes(column, table.column(stored).chunks, where)
+        return self._shapes[column]
 
     def close(self) -> None:
         self._dataset = None
 
-    def __del__(self, getpid: Callable[[], int] = os.getpid, kept: list[Any] = _kept) -> None:
+    def _column(self, name: str) -> str:
+        return f"{self._where}: column {quoted(name)}"
+
+    def __del__(self, getpid: Callable[[], int] = os.getpid, not_freed: list[Any] = _not_freed) -> None:
         # As arguments: when Python ends, the names of modules may be gone before the last storage is.
         if getattr(self, "_pid", None) not in (None, getpid()):
-            kept.append(self._dataset)  # what Lance does to free it may hang in a forked process
+            not_freed.append(self._dataset)  # freeing a dataset in a forked process may hang in Lance
+
+
+def _writable(column: Column) -> Column:
+    if isinstance(column, Ragged):
+        return Ragged(_own(column.values), _own(column.shapes))
+    return _own(column)
 
 
 def _own(array: NDArray[Any]) -> NDArray[Any]:
-    return array if array.flags.writeable else array.copy()  # Arrow's memory is not ours to give away
-
-
-def _array(type_: Any, where: str) -> Array:
-    """What a column of another origin holds: lists are ragged, fixed-size lists are not."""
-    _, dtype = dtype_of(type_, where)
-    if dtype == NULL:
-        raise UnsupportedStoreError(f"{where} holds nothing but nulls, which are not read")
-    axes: list[int | None] = []
-    while hasattr(type_, "value_type"):
-        axes.append(type_.list_size if pa.types.is_fixed_size_list(type_) else None)
-        type_ = type_.value_type
-    return Array(dtype, tuple(axes))
-
-
-def _say_once(text: str) -> None:
-    if text not in _said:
-        _said.add(text)
-        warnings.warn(text, stacklevel=4)
+    return array if array.flags.writeable else array.copy()  # the memory of Arrow is not ours to give away

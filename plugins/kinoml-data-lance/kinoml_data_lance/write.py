@@ -1,4 +1,4 @@
-"""Writing: a new Lance dataset, or the next version of one that is there."""
+"""Writing: a new Lance dataset, or the next version of an existing one."""
 
 from __future__ import annotations
 
@@ -6,43 +6,38 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from kinoml_data import Array
-from kinoml_data.backends.parquet import writer as parquet_write
-from kinoml_data.backends.parquet.layout import DIGEST
-from kinoml_data.columns import Columns
 from kinoml_data.errors import StoreExistsError, StoreWriteError, quoted
-from kinoml_data.layouts.flat_arrays import CRC
-from numpy.typing import NDArray
+from kinoml_data.plugin import ArrowLayout, Columns, Storage
 
-from kinoml_data_lance.dataset import FILES, ROWS, colon, digest, files_of, lance_errors, lance_here, numbered, tail
+from kinoml_data_lance.dataset import FILES, ROWS, file_digest, file_names, import_lance, lance_errors
+from kinoml_data_lance.read import LanceStorage
 
 
 def write_dataset(
     path: Path,
-    columns: Mapping[str, Array],
+    layout: ArrowLayout,
     batches: Iterable[Columns],
     *,
-    arrays: Mapping[str, NDArray[Any]],
-    spec: str | None,
     overwrite: bool,
+    check: Callable[[Storage], object] | None,
 ) -> None:
-    """Write a dataset to the folder `path`, or with `overwrite` the next version of the one there.
+    """Write a dataset to the folder `path`, or with `overwrite` the next version of the dataset there.
+
+    The rows are first written to a temporary folder beside `path`, which `check` gets as a dataset of its own.
 
     Raises:
-        StoreExistsError: the folder exists without `overwrite`, or is no Lance dataset.
-        StoreWriteError: it cannot be written; what was there is as it was.
-        SpecError: a batch does not hold what `columns` says.
-        UnsupportedStoreError: a dtype that is not stored bit for bit.
+        StoreExistsError: the folder exists and `overwrite` is False, or it is not a Lance dataset.
+        StoreWriteError: the dataset cannot be written; what was there is unchanged.
+        SpecError: a batch is not what the layout announces, or the name of a column is not valid.
+        UnsupportedStoreError: a dtype is not supported, or the arrays and the spec are too large.
     """
-    schema = parquet_write.schema_of(columns, "lance")
-    metadata = parquet_write.metadata_of(columns, arrays, spec, "lance")
-    # A symbolic link stays one: what it points to is replaced.
+    layout.schema(), layout.metadata()  # whether all this can be stored shows before a file is created
+    # A symbolic link stays a link: what it points to is replaced.
     final = Path(os.path.realpath(path)) if path.is_symlink() else path
     exists = os.path.lexists(final)
     if exists and not overwrite:
@@ -50,63 +45,57 @@ def write_dataset(
             f"{quoted(str(final))} exists; pass overwrite=True (--overwrite on the command line) to replace it"
         )
     if exists and not (final / "_versions").is_dir():
-        raise StoreExistsError(f"{quoted(str(final))} exists and is no Lance dataset; move it away first")
+        raise StoreExistsError(f"{quoted(str(final))} exists and is not a Lance dataset; move it away first")
     if not final.parent.is_dir():
         raise StoreWriteError(f"there is no folder {quoted(str(final.parent))}")
     temporary = final.with_name(f".{final.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.partial")
     try:
-        operation = _write_rows(temporary, columns, batches, schema, metadata)
+        operation = _write_rows(temporary, layout, batches)
+        lance = import_lance()
         with lance_errors(f"cannot write {quoted(str(final))}", StoreWriteError):
-            (_add_version if exists else _move)(temporary, final, operation)
+            written = lance.LanceDataset.commit(str(temporary), operation)
+        if check is not None:
+            with LanceStorage(written, str(final), None, folder=temporary) as storage:
+                check(storage)
+        with lance_errors(f"cannot write {quoted(str(final))}", StoreWriteError):
+            _sync(temporary)
+            if exists:
+                _add_version(temporary, final, operation)
+            else:
+                _rename_new(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_rows(
-    folder: Path, columns: Mapping[str, Array], batches: Iterable[Columns], schema: Any, metadata: Mapping[str, str]
-) -> Any:
-    """Write the rows of `batches` into a new folder; gives the operation that makes a version of them."""
-    lance = lance_here()
-    stored = pa.schema([field.with_name(colon(field.name)) for field in schema])
+def _write_rows(folder: Path, layout: ArrowLayout, batches: Iterable[Columns]) -> Any:
+    """Write the rows of `batches` into a new folder; returns the operation that makes a version of them."""
+    lance, schema = import_lance(), layout.schema()
     failed: list[BaseException] = []
 
-    def parts() -> Iterator[Any]:
-        first = 0
+    def record_batches() -> Iterator[Any]:
         try:
-            for data in parquet_write.row_groups(columns, batches):
-                table = parquet_write.table_of(columns, data, schema).rename_columns(stored.names)
-                rows = np.arange(first, first + len(table))
-                for at, name in enumerate(stored.names):
-                    if name.endswith(colon(CRC)):
-                        crcs = numbered(table.column(at).to_numpy(), rows)
-                        table = table.set_column(at, stored.field(at), pa.array(crcs))
+            for table in layout.tables(batches):
                 yield from table.to_batches()
-                first += len(table)
-        except BaseException as error:  # kept, Ctrl-C too: Lance makes an error of its own of it
+        except BaseException as error:  # Lance replaces it, Ctrl-C too, by an error of its own
             if not isinstance(error, GeneratorExit):
                 failed.append(error)
             raise
 
     try:
         with lance_errors(f"cannot write {quoted(str(folder))}", StoreWriteError):
-            reader = pa.RecordBatchReader.from_batches(stored, parts())
+            reader = pa.RecordBatchReader.from_batches(schema, record_batches())
             fragments = lance.fragment.write_fragments(reader, str(folder), mode="create")
     except StoreWriteError:
-        if failed:  # Lance has made an error of its own of it
+        if failed:
             raise failed[0] from None
         raise
-    said = {**metadata, ROWS: str(sum(fragment.physical_rows for fragment in fragments))}
-    said[FILES] = json.dumps({path.name: tail(path) for path in sorted(folder.glob("data/*"))})
-    said[DIGEST] = digest(said)
-    return lance.LanceOperation.Overwrite(stored.with_metadata(said), fragments)
+    rows = sum(fragment.physical_rows for fragment in fragments)
+    files = {path.name: file_digest(path) for path in sorted(folder.glob("data/*"))}
+    metadata = layout.metadata({ROWS: str(rows), FILES: json.dumps(files)})
+    return lance.LanceOperation.Overwrite(schema.with_metadata(metadata), fragments)
 
 
-def _move(temporary: Path, final: Path, operation: Any) -> None:
-    """Make a dataset of the rows in `temporary`, and that the new dataset `final`."""
-    import lance
-
-    lance.LanceDataset.commit(str(temporary), operation)
-    _sync(temporary)
+def _rename_new(temporary: Path, final: Path) -> None:
     try:
         temporary.rename(final)
     except OSError:
@@ -118,18 +107,15 @@ def _move(temporary: Path, final: Path, operation: Any) -> None:
 
 def _add_version(temporary: Path, final: Path, operation: Any) -> None:
     """Make the rows in `temporary` the next version of the dataset `final`."""
-    import lance
-
-    _sync(temporary)
-    moved = []
+    lance, moved = import_lance(), []
     try:
         (final / "data").mkdir(exist_ok=True)
         for file in temporary.glob("data/*"):
-            moved.append(file.rename(final / "data" / file.name))  # Lance gives each file a name of its own
+            moved.append(file.rename(final / "data" / file.name))  # Lance gives each file a unique name
         _sync(final / "data", deep=False)
         lance.LanceDataset.commit(str(final), operation)
-    except Exception:  # whatever it was: what no version uses is not left behind
-        used = files_of(lance.dataset(str(final)))
+    except Exception:  # whatever it was, files that no version uses are not left behind
+        used = file_names(lance.dataset(str(final)))
         for path in moved:
             if path.name not in used:
                 path.unlink(missing_ok=True)
@@ -138,7 +124,7 @@ def _add_version(temporary: Path, final: Path, operation: Any) -> None:
 
 
 def _sync(folder: Path, *, deep: bool = True) -> None:
-    """Flush a folder to disk, with all that is in it or alone."""
+    """Flush a folder to disk, with everything in it if `deep` is True."""
     for path in [*(folder.rglob("*") if deep else ()), *([folder] if folder.exists() else ())]:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

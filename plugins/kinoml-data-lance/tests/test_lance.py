@@ -165,12 +165,18 @@ def test_rows_in_the_place_of_others_are_noticed(store: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda store: lance.dataset(str(store)).delete("y < 0.5"), "rows, 40 were written"),
-        (lambda store: rewritten(store, lambda table: table.slice(0, 7)), "has 7 rows, 40 were written"),
+        (lambda store: lance.dataset(str(store)).delete("y < 0.5"), "rows, but 40 were written"),
+        (lambda store: rewritten(store, lambda table: table.slice(0, 7)), "has 7 rows, but 40 were written"),
         (lambda store: lance.dataset(str(store)).drop_columns(["edges:shape"]), "column 'edges:shape' is missing"),
-        (lambda store: rewritten(store, lambda t: t.replace_schema_metadata({})), "its metadata is not as it was"),
+        (
+            lambda store: rewritten(store, lambda t: t.replace_schema_metadata({})),
+            "its metadata is not what was written",
+        ),
         (lambda store: lance.dataset(str(store)).update({"y": "1.0"}), "its CRC-32|rows"),
-        (lambda store: lance.dataset(str(store)).update_schema_metadata({"kinoml_data.format": "2"}), "the layout"),
+        (
+            lambda store: lance.dataset(str(store)).update_schema_metadata({"kinoml_data.format": "2"}),
+            "version '2' of the layout",
+        ),
     ],
     ids=["rows deleted", "rows left out", "a column dropped", "metadata lost", "values changed", "a later layout"],
 )
@@ -239,7 +245,7 @@ def test_only_lance_datasets_are_overwritten(dataset: kd.XyDataset, tmp_path: Pa
     (tmp_path / "file.lance").write_text("precious")
     before = digests(tmp_path)
     for name in ("folder.lance", "file.lance"):
-        with pytest.raises(StoreExistsError, match="no Lance dataset"):
+        with pytest.raises(StoreExistsError, match="not a Lance dataset"):
             kd.save_dataset(dataset, tmp_path / name, overwrite=True)
         with pytest.raises(StoreNotFoundError):
             opened(tmp_path / name)

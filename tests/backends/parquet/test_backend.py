@@ -13,21 +13,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kinoml_data.backends.parquet import container as parquet
-from kinoml_data.backends.parquet import writer as parquet_write
 from kinoml_data.backends.parquet.backend import ParquetAwkward
+from kinoml_data.backends.parquet.container import seal
 from kinoml_data.columns import Column, Columns, Ragged
+from kinoml_data.contracts.backend import Storage
 from kinoml_data.errors import (
     CorruptStoreError,
     KinomlDataError,
     SpecError,
     StoreExistsError,
     StoreNotFoundError,
-    StoreWriteError,
     UnsafeStoreError,
     UnsupportedStoreError,
 )
+from kinoml_data.layouts import arrow_rows
 from kinoml_data.layouts.arrow import NOT_SHOWN, rows_of
+from kinoml_data.layouts.memory_storage import MemoryStorage
 from kinoml_data.spec.array import DTYPES, Array
 
 NUMBERS = [name for name in DTYPES if name != "str" and not name.startswith("complex")]
@@ -519,7 +520,7 @@ def test_strings_survive_whatever_is_in_them(path: Path) -> None:
 
 
 def test_columns_of_several_row_groups_come_back_in_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_write, "ROW_GROUP_BYTES", 1000)
+    monkeypatch.setattr(arrow_rows, "TABLE_BYTES", 1000)
     rng = np.random.default_rng(5)
     columns = {"a": Array("float32", (2, None)), "id": Array("str"), "y": Array("float64"), "z": Array("bool", (3,))}
     batches = [{name: column_of(array, n, rng) for name, array in columns.items()} for n in (1, 300, 0, 2, 2, 90)]
@@ -586,7 +587,7 @@ def test_other_programs_read_the_file(path: Path) -> None:
 
     assert frame["id"].tolist() == data["id"].strings()
     for i in range(7):
-        row = np.asarray(frame["x"][i], "f4").reshape(frame["x.shape"][i])
+        row = np.asarray(frame["x"][i], "f4").reshape(frame["x:shape"][i])
         assert (row.shape, row.tobytes()) == (data["x"][i].shape, data["x"][i].tobytes())
         assert np.asarray(frame["f"][i]).tolist() == data["f"][i].reshape(-1).tolist()
 
@@ -597,7 +598,7 @@ def test_a_dtype_that_parquet_cannot_hold_is_refused_before_anything_is_written(
         raise AssertionError("a row was asked for")
         yield {}
 
-    with pytest.raises(UnsupportedStoreError, match=f"{dtype} cannot be stored in parquet-awkward; use npz-lazy"):
+    with pytest.raises(UnsupportedStoreError, match=f"'x': {dtype} cannot be stored in an Arrow table; use npz-lazy"):
         ParquetAwkward(path=path).write({"x": Array(dtype)}, batches())
     with pytest.raises(UnsupportedStoreError, match=f"array 'a': {dtype} cannot be stored"):
         ParquetAwkward(path=path).write({"x": Array()}, batches(), arrays={"a": np.zeros(3, dtype)})
@@ -662,18 +663,38 @@ def test_batches_that_fail_leave_the_old_file_and_nothing_else(path: Path, error
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_file_that_does_not_read_back_never_takes_its_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damage(target: Path, mark: str) -> None:
-        seal(target, mark)
-        raw = bytearray(target.read_bytes())
-        raw[-20] ^= 1
-        target.write_bytes(raw)
+def test_the_new_file_is_checked_before_it_replaces_the_old_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow_rows, "TABLE_BYTES", 1000)
+    columns = {"x": Array("int64"), "id": Array("str")}
+    data = {"x": np.arange(500), "id": Ragged.from_strings(map(str, range(500)))}
+    seen: list[Any] = []
 
-    seal = parquet.seal
-    monkeypatch.setattr(parquet_write, "seal", damage)
-    with pytest.raises(StoreWriteError, match="not written well"):
-        write(path, {"x": Array("float64")}, [{"x": np.array([1234.5, 0.5])}])
+    def check(storage: Storage) -> None:
+        assert not isinstance(storage, MemoryStorage), "a file larger than memory could not be checked"
+        assert not path.exists()
+        seen.append((storage.spec, storage.arrays["a"].tolist()))
+        seen.extend(batch["x"] for batch in storage.batches(size=64))
+
+    write(path, columns, [data], arrays={"a": np.arange(3)}, spec="{}", check=check)
+
+    assert seen[0] == ("{}", [0, 1, 2])
+    assert np.concatenate(seen[1:]).tolist() == list(range(500))
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_check_leaves_the_old_file_and_nothing_else(path: Path) -> None:
+    def refuse(storage: Storage) -> None:
+        raise CorruptStoreError("the copy differs")
+
+    columns = {"x": Array("int64")}
+    with pytest.raises(CorruptStoreError, match="the copy differs"):
+        write(path, columns, [{"x": np.arange(3)}], check=refuse)
     assert not list(path.parent.iterdir())
+    write(path, columns, [{"x": np.arange(3)}])
+    with pytest.raises(CorruptStoreError, match="the copy differs"):
+        write(path, columns, [{"x": np.arange(4)}], overwrite=True, check=refuse)
+    assert read_all(path)["x"].tolist() == [0, 1, 2]
+    assert list(path.parent.iterdir()) == [path]
 
 
 # --- damage ---------------------------------------------------------------------------------------------
@@ -736,17 +757,16 @@ def test_a_truncated_padded_or_overwritten_file_is_noticed_or_does_no_harm(own: 
 
 
 def rewritten(path: Path, change: Any, metadata: bool = True) -> None:
-    """The file as another program writes it back, sealed anew where its metadata is kept."""
+    """The file as another program writes it back, with the digest of the new footer if its metadata is kept."""
     table = change(pq.read_table(path))
     with pq.ParquetFile(path) as file:
-        kept = {k: v for k, v in file.metadata.metadata.items() if k.startswith(b"kinoml_data.")}
-    kept[b"kinoml_data.digest"] = mark = b"0123456789abcdef" * 2
+        stored = {k: v for k, v in file.metadata.metadata.items() if k.startswith(b"kinoml_data.")}
     with pq.ParquetWriter(path, table.schema.remove_metadata()) as writer:
         writer.write_table(table)
         if metadata:
-            writer.add_key_value_metadata(kept)
+            writer.add_key_value_metadata(stored)
     if metadata:
-        parquet.seal(path, mark.decode())
+        seal(path)
 
 
 def test_a_row_that_is_not_what_was_written_is_named_with_both_checksums(own: Path) -> None:
@@ -757,7 +777,8 @@ def test_a_row_that_is_not_what_was_written_is_named_with_both_checksums(own: Pa
 
     rewritten(own, change)
     with pytest.raises(
-        CorruptStoreError, match=r"own\.parquet: column 'y', row 13: its CRC-32 is 0x[0-9a-f]{8}, stored 0x[0-9a-f]{8}"
+        CorruptStoreError,
+        match=r"own\.parquet: column 'y', row 13: its CRC-32 is 0x[0-9a-f]{8}, stored is 0x[0-9a-f]{8}",
     ):
         ParquetAwkward(path=own).open(None)
     assert "id" in read_all(own, {"id": Array("str")})
@@ -765,38 +786,48 @@ def test_a_row_that_is_not_what_was_written_is_named_with_both_checksums(own: Pa
 
 def test_a_shape_that_is_not_what_was_written_is_named(own: Path) -> None:
     def change(table: Any) -> Any:
-        shapes = [[2, 7] if i == 4 else shape for i, shape in enumerate(table["a.shape"].to_pylist())]
-        index = table.schema.get_field_index("a.shape")
-        return table.set_column(index, "a.shape", pa.array(shapes, pa.list_(pa.int64(), 2)))
+        shapes = [[2, 7] if i == 4 else shape for i, shape in enumerate(table["a:shape"].to_pylist())]
+        index = table.schema.get_field_index("a:shape")
+        return table.set_column(index, "a:shape", pa.array(shapes, pa.list_(pa.int64(), 2)))
 
     rewritten(own, change)
     with pytest.raises(CorruptStoreError, match=r"column 'a', row 4: its shape \(2, 7\) does not fit"):
         ParquetAwkward(path=own).open(None)
 
 
-@pytest.mark.parametrize("column", ["a", "a.shape", "y.crc32"])
+@pytest.mark.parametrize("column", ["a", "a:shape", "y:crc32"])
 def test_a_column_that_is_gone_is_named(own: Path, column: str) -> None:
     rewritten(own, lambda table: table.drop_columns([column]))
     with pytest.raises(CorruptStoreError, match=f"column '{column}' is missing"):
         ParquetAwkward(path=own).open(None)
 
 
-def test_shapes_of_32_bits_are_read_too(own: Path) -> None:
-    expected = everything(own)
+def test_a_row_in_the_place_of_another_is_named(own: Path) -> None:
+    def change(table: Any) -> Any:
+        return table.take([0, 2, 1, *range(3, 20)])
+
+    rewritten(own, change)
+    with pytest.raises(CorruptStoreError, match=r"column '\w+', row 1: its CRC-32"):
+        ParquetAwkward(path=own).open(None)
+
+
+def test_rows_with_checksums_of_their_own_are_not_taken_for_those_that_were_written(own: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.parquet"
+    write(other, {"y": Array("float64")}, [{"y": np.arange(20.0)}])
 
     def change(table: Any) -> Any:
-        for name in ("a.shape", "b.shape"):
-            index = table.schema.get_field_index(name)
-            table = table.set_column(index, name, table[name].cast(pa.list_(pa.int32(), table[name].type.list_size)))
+        for name in ("y", "y:crc32"):
+            table = table.set_column(table.schema.get_field_index(name), name, pq.read_table(other)[name])
         return table
 
     rewritten(own, change)
-    assert everything(own) == expected
+    with pytest.raises(CorruptStoreError, match="column 'y', rows 0 to 19: their checksums are not those"):
+        ParquetAwkward(path=own).open(None)
 
 
 def test_a_file_that_lost_its_metadata_is_not_taken_for_another_one(own: Path) -> None:
     rewritten(own, lambda table: table, metadata=False)
-    with pytest.raises(CorruptStoreError, match="not the metadata"):
+    with pytest.raises(CorruptStoreError, match="its metadata is not what was written"):
         ParquetAwkward(path=own).open(None)
 
 
@@ -804,9 +835,9 @@ def test_a_file_that_another_program_rewrote_is_not_taken_for_ours(own: Path) ->
     with pq.ParquetFile(own) as file:
         table = file.read()
     assert b"kinoml_data.format" in table.schema.metadata
-    for again in (table.slice(3), table.replace_schema_metadata(None)):
+    for again in (table, table.slice(3), table.replace_schema_metadata(None)):
         pq.write_table(again, own)
-        with pytest.raises(CorruptStoreError, match="another program rewrote it"):
+        with pytest.raises(CorruptStoreError, match=r"another program (rewrote|changed) it"):
             ParquetAwkward(path=own).open(None)
 
 
@@ -815,5 +846,5 @@ def test_a_later_version_of_the_layout_is_not_supported(own: Path) -> None:
     at = raw.index(b"kinoml_data.format") + len(b"kinoml_data.format")
     at = raw.index(b"1", at)
     own.write_bytes(raw[:at] + b"2" + raw[at + 1 :])
-    with pytest.raises(UnsupportedStoreError, match="has the layout '2'"):
+    with pytest.raises(UnsupportedStoreError, match="has version '2' of the layout"):
         ParquetAwkward(path=own).open(None)

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import kinoml_data as kd
-from kinoml_data.backends.parquet import writer as parquet_write
 from kinoml_data.backends.parquet.row_groups import RowGroups
+from kinoml_data.layouts import arrow_rows
 
 ROWS = 60
 RNG = np.random.default_rng(11)
@@ -33,7 +33,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         records = ak.to_arrow_table(ak.zip([ak.Array(X), ak.Array(FIXED), Y], depth_limit=1), extensionarray=False)
         pq.write_table(records, found, row_group_size=20)
     elif request.param == "ours":
-        monkeypatch.setattr(parquet_write, "ROW_GROUP_BYTES", 1000)
+        monkeypatch.setattr(arrow_rows, "TABLE_BYTES", 1000)
         kd.save_dataset(kd.from_arrays({"a": X, "b": FIXED}, Y, splits={"train": range(30)}), found)
     else:
         table = pa.table({"name": [f"m{row}" for row in range(ROWS)], "a": FIXED[:, 0], "y": Y})
@@ -43,7 +43,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def by_group(path: Path, budget: int = 0) -> kd.XyDataset:
-    with pytest.warns(UserWarning, match="larger decoded than its memory_budget"):
+    with pytest.warns(UserWarning, match="larger than its memory_budget"):
         ds = kd.load_dataset(path, memory_budget=budget)
     return ds
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -109,11 +108,16 @@ def _unpickled(values: Any, *arrays: Any) -> Packed:
 
 def _rows(column: Ragged) -> list[Tensor]:
     values: Any = column.values
-    rows = zip(pairwise(column.offsets.tolist()), column.shapes.tolist(), strict=True)
     if values.device.type != "cpu":
-        return [values[start:stop].reshape(shape) for (start, stop), shape in rows]
+        return [values[start:stop].reshape(shape) for start, stop, shape in _slices(column)]
     array = values.numpy()  # slicing in numpy is twice as fast as in torch
-    return [torch.from_numpy(array[start:stop].reshape(shape)) for (start, stop), shape in rows]
+    return [torch.from_numpy(array[start:stop].reshape(shape)) for start, stop, shape in _slices(column)]
+
+
+def _slices(column: Ragged) -> Iterator[tuple[int, int, list[int]]]:
+    """Where the values of each row begin and end, and its shape."""
+    ends = column.offsets.tolist()
+    return zip(ends[:-1], ends[1:], column.shapes.tolist(), strict=True)
 
 
 def _padded(column: Ragged, array: Array, value: float) -> Tensor:
@@ -131,8 +135,7 @@ def _padded(column: Ragged, array: Array, value: float) -> Tensor:
         padded = torch.from_numpy(target)
     else:
         target = padded = torch.full(size, value, dtype=values.dtype, device=values.device)
-    rows = zip(pairwise(column.offsets.tolist()), shapes.tolist(), strict=True)
-    for row, ((start, stop), shape) in enumerate(rows):
+    for row, (start, stop, shape) in enumerate(_slices(column)):
         target[(row, *map(slice, shape))] = source[start:stop].reshape(shape)
     return padded
 

@@ -56,12 +56,12 @@ def top_level(names):
 
 
 @pytest.mark.parametrize("name", HEAVY)
-def test_importing_it_imports_no_heavy_package(modules, name):
+def test_importing_kinoml_data_imports_no_heavy_package(modules, name):
     assert name not in top_level(modules["imported"])
 
 
 @pytest.mark.parametrize("name", ["rdkit", "matplotlib", "typer", "pandas", "awkward", "omegaconf"])
-def test_nor_does_using_it_on_arrays_and_npz_files(modules, name):
+def test_using_arrays_and_npz_files_imports_no_heavy_package(modules, name):
     assert name not in top_level(modules["used"])
 
 

@@ -121,7 +121,7 @@ def test_the_gradient_is_that_of_the_formula(model, conditions, formula):
 
 
 @pytest.mark.parametrize(("model", "conditions", "formula"), PER_ROW_CASES)
-def test_so_is_the_gradient_of_every_condition(model, conditions, formula):
+def test_the_gradient_of_every_condition_is_that_of_the_formula(model, conditions, formula):
     g = torch.tensor([-3.0, -1.0, 0.3], dtype=torch.float64, requires_grad=True)
     # Finite differences need a point away from 0.
     tensors = [torch.tensor(v, dtype=torch.float64).clamp(0.5).requires_grad_(True) for v in conditions.values()]

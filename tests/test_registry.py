@@ -83,7 +83,7 @@ def test_a_backend_of_a_plugin_works_by_its_name_in_a_spec(site):
     assert wrapped[:][0].tolist() == [0, 1]
 
 
-def test_its_options_are_checked_like_any_other(site):
+def test_an_unknown_option_of_a_plugin_backend_is_refused(site):
     install(site, "kinoml-data-count", {"counting": "p_opt"}, p_opt=backend("counting"))
     with pytest.raises(SpecError, match=r"storage\.row: unknown key 'row'; did you mean 'rows'"):
         kd.load_dataset({"storage": {"backend": "counting", "row": 4}})

@@ -142,7 +142,7 @@ def test_after_very_many_places_it_stops(tmp_path):
     assert MOST <= len(found.damage) < 1250
 
 
-def test_there_must_be_something_to_verify(tmp_path):
+def test_verifying_a_missing_store_is_an_error(tmp_path):
     with pytest.raises(StoreNotFoundError):
         verify(tmp_path / "none.npz")
     with pytest.raises(SpecError):

@@ -69,7 +69,7 @@ def test_rows_are_the_features_of_the_raw_rows_in_the_order_asked():
     assert [tuple(x.shape) for x in dataset.column("X")] == [(2, len(s)) for s in SMILES]
 
 
-def test_nothing_is_computed_before_it_is_asked_for():
+def test_no_row_is_featurized_before_it_is_read():
     count = Counting()
     dataset = load(count)
     assert len(dataset) == 6 and dataset.shape_X == (6, 2, None) and count.calls == []
@@ -637,7 +637,7 @@ def test_other_inputs_may_be_named_in_the_spec(named):
         kd.load_dataset({"X": ["X", "n"], "storage": storage | {"inputs": None}}, data={"canonical": SMILES})
 
 
-def test_its_options_are_checked_and_reach_it(named):
+def test_options_of_a_featurizer_are_checked_and_reach_the_featurizer(named):
     storage = {"backend": "featurize-on-access", "featurizer": {"name": "codes", "scale": 3.0}}
     dataset = kd.load_dataset({"X": ["X"], "storage": storage}, data={"smiles": SMILES})
     assert torch.equal(dataset[1][0]["X"], torch.from_numpy(codes("CC") * 3))
@@ -672,7 +672,7 @@ def test_a_path_of_a_featurizer_is_relative_to_the_spec_and_moves_with_it(named,
     assert kd.load_dataset(tmp_path / "a" / "b" / "s.yaml", data={"smiles": ["C"]})[:][0].tolist() == [1]
 
 
-def test_its_name_is_in_its_errors(named):
+def test_errors_of_a_featurizer_contain_the_name_of_the_featurizer(named):
     storage = {"backend": "featurize-on-access", "featurizer": {"name": "codes"}}
     dataset = kd.load_dataset({"X": ["X"], "storage": storage}, data={"smiles": ["C", None]})
     with pytest.raises(FeaturizationError, match="featurizer 'codes' failed for row 1: AttributeError"):
@@ -707,7 +707,7 @@ def test_preloading_is_asked_for_with_one_word():
     assert len(count.calls) == 6
 
 
-def test_it_lies_over_any_other_backend(tmp_path):
+def test_featurize_on_access_wraps_any_other_backend(tmp_path):
     raw = {
         "columns": {"smiles": {"dtype": "str"}, "y": {}},
         "X": "y",
@@ -753,6 +753,6 @@ def test_a_dataset_with_a_featurizer_that_pickles_pickles():
     assert_rows(again[[3, 1]], [3, 1])
 
 
-def test_such_a_spec_cannot_be_written_to_a_file(tmp_path):
+def test_a_spec_with_a_featurizer_object_cannot_be_written_to_a_file(tmp_path):
     with pytest.raises(SpecError, match=r"Python objects.*save_dataset"):
         load(codes).spec.to_file(tmp_path / "s.yaml")

@@ -95,7 +95,7 @@ def test_batches_of_similar_length_know_the_shapes_without_reading(folder):
     assert sum(len(y) for _, y in loader) == 8
 
 
-def test_its_spec_moves_to_another_folder(folder, tmp_path_factory):
+def test_the_spec_of_joined_tables_moves_to_another_folder(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "spec.yaml"
     dataset = load(folder)
     dataset.spec.to_file(elsewhere)
@@ -237,7 +237,7 @@ def test_a_part_that_cannot_tell_does_not_hide_that_another_changed(folder):
         pickle.loads(text)[0]
 
 
-def test_nothing_in_it_is_kept_on_a_device(folder):
+def test_a_source_or_table_of_joined_on_a_device_is_refused(folder):
     with pytest.raises(SpecError, match="put `in-memory` with a device around it"):
         load(
             folder,

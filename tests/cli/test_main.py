@@ -116,7 +116,7 @@ def test_inspect_of_a_bare_file_and_of_another_backend_over_it(run: Run, folder:
     assert "in-memory over npz-lazy (path: ligands.npz)" in done.out and "(53, 7-30)" in done.out
 
 
-def test_nothing_is_cut_off_where_the_output_is_no_terminal(run: Run, folder: Path, monkeypatch: Any) -> None:
+def test_output_that_is_not_a_terminal_is_not_cut_off(run: Run, folder: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     deep = folder / ("very-long-name-" * 10)
     deep.mkdir()

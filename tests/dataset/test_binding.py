@@ -73,7 +73,7 @@ def test_other_rows_than_were_asked_for_are_an_error(wrong, said):
 
 
 @pytest.mark.parametrize("name", ["a row too few", "all rows", "another dtype", "values too few"])
-def test_so_is_another_row_where_one_was_asked_for(name):
+def test_another_row_than_the_requested_one_is_an_error(name):
     with pytest.raises(StoreReadError, match="Careless is wrong"):
         Binding(SPEC, Careless(WRONG[name][0])).read_row(7, ("atoms", "y"))
 

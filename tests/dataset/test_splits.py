@@ -207,7 +207,7 @@ def test_what_is_no_split_is_an_error_naming_split_and_row(arrays, splits, said)
 
 
 @pytest.mark.parametrize("name", ["overlap", "rows after the end", "rows twice", "range huge"])
-def test_it_is_found_when_the_dataset_opens(name):
+def test_an_invalid_split_is_an_error_when_the_dataset_opens(name):
     with pytest.raises(SplitError):
         load(BAD[name][1])
 

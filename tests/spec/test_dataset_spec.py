@@ -279,7 +279,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("part", NESTED.values(), ids=NESTED)
-def test_nor_can_any_mapping_in_it(part, change):
+def test_no_mapping_inside_a_spec_can_be_changed(part, change):
     storage = {"backend": "x", "nested": {"deep": {"a": 1}}, "list": [{"a": 1}]}
     found = DatasetSpec.parse(FULL | {"storage": storage})
     before = found.to_mapping()
@@ -288,7 +288,7 @@ def test_nor_can_any_mapping_in_it(part, change):
     assert found.to_mapping() == before
 
 
-def test_nor_can_a_ratio_or_a_column():
+def test_no_ratio_and_no_column_of_a_spec_can_be_changed():
     found = spec(splits={"ratios": {"a": 1.0}})
     with pytest.raises(TypeError):
         found.splits.ratios["a"] = 0.5
@@ -496,7 +496,7 @@ def test_what_contradicts_itself_is_refused(changes, expected):
     ],
     ids=lambda value: json.dumps(value)[:50],
 )
-def test_nothing_is_coerced(changes, path):
+def test_values_of_another_type_are_refused_instead_of_converted(changes, path):
     assert path in refused(SMALL | changes)
 
 

@@ -83,7 +83,7 @@ def test_two_epochs_of_training_see_each_row_of_their_splits_and_learn(
 
 
 @pytest.mark.parametrize("spec", ["path", "yaml", "mapping", "spec"])
-def test_it_is_made_from_anything_that_describes_a_dataset(store: Path, tmp_path: Path, spec: str) -> None:
+def test_a_data_module_is_made_from_anything_that_describes_a_dataset(store: Path, tmp_path: Path, spec: str) -> None:
     mapping = {"storage": {"backend": "npz-lazy", "path": store.name}, "collate": "pad-mask"}
     described = kd.DatasetSpec.parse(mapping, store.parent)
     described.to_file(tmp_path / "rows.yaml")

@@ -191,7 +191,7 @@ def test_a_loader_gives_the_same_with_workers_and_from_files(folder: Path, file:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_it_leaves_workers_through_the_ring_and_as_torch_sends_it(
+def test_a_graph_batch_leaves_workers_through_the_ring_and_as_torch_sends_it(
     folder: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ds = kd.load_dataset(folder / "graphs.npz")
@@ -294,7 +294,7 @@ def test_columns_that_make_no_graph_are_refused_when_the_dataset_opens(columns: 
         kd.load_dataset(spec, data={**columns, "z": Y}, collate="list").as_dataloader(collate="pyg")
 
 
-def test_it_is_a_form_for_whole_batches_not_for_a_column() -> None:
+def test_the_form_pyg_is_refused_for_a_single_column() -> None:
     with pytest.raises(
         SpecError, match=r"collate\.x: the form pyg takes the whole batch, not one column; write `collate: pyg`"
     ):

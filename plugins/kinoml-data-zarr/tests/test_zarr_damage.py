@@ -169,7 +169,7 @@ def test_what_is_no_group_is_not_found(tmp_path):
             Zarr(path=tmp_path / name).open(None)
 
 
-def test_nothing_is_written_over(tmp_path):
+def test_a_file_at_the_path_of_a_new_store_is_not_overwritten(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_bytes(b"held")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")

@@ -1,7 +1,7 @@
 """Observation models: from a predicted free energy to the scale that was measured.
 
-All are differentiable. The formulas and defaults are those of KinoML, `kinoml/core/measurements.py`
-(https://github.com/openkinome/kinoml), except that `percent-displacement` requires its concentration.
+All of them are differentiable. The formulas and defaults are those of KinoML, `kinoml/core/measurements.py`
+(https://github.com/openkinome/kinoml), except that `percent-displacement` requires a concentration.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class PIC50(ObservationModel):
 class PercentDisplacement(ObservationModel):
     """Displacement = 100 I / (I + C exp(dG/kT)), in percent, 0 to 100.
 
-    Source: KinoML `PercentageDisplacementMeasurement`. KinoML's default of 1 mol/L for I, far above what
-    an assay uses, is not taken over: the concentration is required.
+    Source: KinoML `PercentageDisplacementMeasurement`. Its default for I is 1 mol/L, far above the concentration in an
+    assay; here the concentration is required.
 
     Attributes:
         inhibitor_conc: I, the inhibitor's concentration, in mol/L.
@@ -101,7 +101,7 @@ class PercentDisplacement(ObservationModel):
     def predict(self, dG_over_kT: Tensor, **conditions: Tensor | float) -> Tensor:
         from torch import sigmoid
 
-        # 100 / (1 + exp(x)) in the form that neither overflows nor loses its gradient for large x.
+        # 100 / (1 + exp(x)), in a form that neither overflows nor loses its gradient for large x.
         ratio: Any = conditions["standard_conc"] / conditions["inhibitor_conc"]
         return 100 * sigmoid(-(dG_over_kT + _log(ratio)))
 

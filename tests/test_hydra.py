@@ -51,7 +51,7 @@ def test_overrides_of_hydra_reach_the_dataset(project):
     assert found["backend"] == "in-memory" and found["rows"] == 40 and found["batches"] == 3
 
 
-def test_a_wrong_key_is_named(project):
+def test_an_error_from_hydra_names_the_wrong_key(project):
     command = [sys.executable, "train.py", f"hydra.run.dir={project / 'outputs'}", "+dataset.spec.storge=1"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=200)
     assert done.returncode != 0 and "unknown key 'storge'; did you mean 'storage'?" in done.stderr

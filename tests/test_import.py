@@ -65,24 +65,24 @@ def test_using_arrays_and_npz_files_imports_no_heavy_package(modules, name):
     assert name not in top_level(modules["used"])
 
 
-def test_importing_it_imports_no_plugin_nor_does_using_built_ins(modules):
+def test_importing_the_library_and_using_built_ins_imports_no_plugin(modules):
     assert "someone_elses" in modules["plugins"]
     assert top_level(modules["plugins"]) & top_level(modules["used"]) == set()
 
 
-def test_importing_it_does_not_open_the_parts_that_are_not_needed_yet(modules):
+def test_importing_the_library_does_not_import_the_command_or_the_suite(modules):
     late = {"kinoml_data.cli", "kinoml_data.testing", "kinoml_data.layouts.arrow"}
     assert late & set(modules["imported"]) == set()
 
 
-def test_every_public_name_is_there_and_documented():
+def test_every_public_name_exists_and_has_a_docstring():
     for name in (*kd.__all__, "__version__"):
         assert getattr(kd, name) is not None
     for name in kd.__all__:
         assert getattr(kd, name).__doc__, name
 
 
-def test_the_public_names_are_those_promised():
+def test_the_promised_names_are_public():
     promised = {
         *(
             "load_dataset",
@@ -100,7 +100,7 @@ def test_the_public_names_are_those_promised():
     assert promised <= set(kd.__all__)
 
 
-def test_every_error_is_one_of_the_library_and_a_built_in_made_from_one_string():
+def test_every_error_is_also_a_built_in_one_and_can_be_made_from_one_string():
     import builtins
     import inspect
     import pickle

@@ -55,13 +55,13 @@ CASES = {
 
 
 @pytest.mark.parametrize(("model", "conditions", "formula"), CASES.values(), ids=CASES)
-def test_the_formula_is_the_one_written_out_by_hand(model, conditions, formula):
+def test_a_model_computes_the_formula_written_out_by_hand(model, conditions, formula):
     found = model(torch.tensor(G, dtype=torch.float64), **conditions)
     expected = torch.tensor([formula(g) for g in G], dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_values_a_chemist_knows():
+def test_a_model_gives_values_that_a_chemist_knows():
     # 1 nM: Kd = exp(dG/kT) mol/L, so that pKd is 9; half of it is displaced by 1 nM of inhibitor.
     g = torch.tensor(math.log(1e-9), dtype=torch.float64)
     assert PKd()(g).item() == pytest.approx(9)
@@ -74,7 +74,7 @@ def test_values_a_chemist_knows():
 
 @pytest.mark.parametrize("shape", [(), (1,), (6,), (2, 3), (2, 1, 3), (0,)], ids=str)
 @pytest.mark.parametrize("name", ["pKd", "pKi", "pIC50", "displacement", "identity"])
-def test_any_shape_comes_back_in_that_shape(name, shape):
+def test_a_measurement_has_the_shape_of_the_prediction(name, shape):
     assert CASES[name][0](torch.zeros(shape)).shape == shape
 
 
@@ -114,7 +114,7 @@ def test_a_condition_may_be_one_tensor_per_row(model, conditions, formula):
 
 
 @pytest.mark.parametrize(("model", "conditions", "formula"), CASES.values(), ids=CASES)
-def test_the_gradient_is_that_of_the_formula(model, conditions, formula):
+def test_the_gradient_of_the_prediction_is_that_of_the_formula(model, conditions, formula):
     g = torch.tensor([-14.0, -1.0, 0.3, 2.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: model(x, **conditions), (g,))
     assert torch.autograd.gradgradcheck(lambda x: model(x, **conditions) ** 2, (g,))
@@ -131,7 +131,7 @@ def test_the_gradient_of_every_condition_is_that_of_the_formula(model, condition
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize(("model", "conditions", "formula"), CASES.values(), ids=CASES)
-def test_the_dtype_is_that_of_the_prediction(model, conditions, formula, dtype):
+def test_a_measurement_has_the_dtype_of_the_prediction(model, conditions, formula, dtype):
     g = torch.tensor(G, dtype=dtype, requires_grad=True)
     found = model(g, **conditions)
     assert found.dtype == dtype
@@ -139,7 +139,7 @@ def test_the_dtype_is_that_of_the_prediction(model, conditions, formula, dtype):
     assert g.grad.dtype == dtype
 
 
-def test_a_condition_without_axes_keeps_it_too():
+def test_a_condition_without_axes_keeps_the_dtype_of_the_prediction():
     g = torch.zeros(3, dtype=torch.float32)
     condition = torch.tensor(1e-6, dtype=torch.float64)
     assert PIC50()(g, substrate_conc=condition).dtype == torch.float32
@@ -147,12 +147,12 @@ def test_a_condition_without_axes_keeps_it_too():
 
 
 @pytest.mark.parametrize(("model", "conditions", "formula"), CASES.values(), ids=CASES)
-def test_the_device_is_that_of_the_prediction(model, conditions, formula):
+def test_a_measurement_is_on_the_device_of_the_prediction(model, conditions, formula):
     assert model(torch.empty(3, device="meta"), **conditions).device.type == "meta"
 
 
 @pytest.mark.parametrize(("model", "conditions", "formula"), CASES.values(), ids=CASES)
-def test_a_prediction_is_not_changed(model, conditions, formula):
+def test_a_model_does_not_modify_the_prediction(model, conditions, formula):
     g = torch.tensor(G)
     model(g, **conditions)
     assert g.tolist() == torch.tensor(G).tolist()
@@ -161,7 +161,7 @@ def test_a_prediction_is_not_changed(model, conditions, formula):
 @pytest.mark.parametrize("extreme", [-1e4, -800.0, -100.0, 100.0, 800.0, 1e4, 3e38, -3e38])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["pKd", "pIC50", "displacement", "displacement, other standard"])
-def test_a_wild_prediction_has_a_finite_value_and_gradient(name, dtype, extreme):
+def test_an_extreme_prediction_has_a_finite_value_and_gradient(name, dtype, extreme):
     g = torch.tensor([extreme], dtype=dtype, requires_grad=True)
     found = CASES[name][0](g)
     found.sum().backward()
@@ -171,7 +171,7 @@ def test_a_wild_prediction_has_a_finite_value_and_gradient(name, dtype, extreme)
         assert found.item() == pytest.approx(0 if extreme > 0 else 100, abs=1e-3)
 
 
-def test_displacement_still_learns_where_the_plain_formula_would_not():
+def test_displacement_has_a_gradient_even_if_the_plain_formula_has_none():
     # In float32, exp(90) is inf, and 100 I / (I + inf) has the gradient 0 or nan.
     g = torch.tensor([90.0], dtype=torch.float32, requires_grad=True)
     PercentDisplacement(inhibitor_conc=1e3)(g).sum().backward()
@@ -187,7 +187,7 @@ def test_displacement_falls_and_p_values_fall_with_the_free_energy():
 # -- options
 
 
-def test_the_defaults_are_those_of_kinoml():
+def test_the_defaults_of_the_models_are_those_of_kinoml():
     assert PKd().model_dump() == PKi().model_dump() == {"standard_conc": 1.0}
     assert PIC50().model_dump() == {"substrate_conc": 1e-6, "michaelis_constant": 1.0, "standard_conc": 1.0}
     assert PercentDisplacement(inhibitor_conc=1e-6).standard_conc == 1.0
@@ -233,7 +233,7 @@ def test_a_spec_names_the_model_and_its_options(said, kind, options):
     assert load(said).select([1]).observation_model == model
 
 
-def test_without_one_it_is_the_identity():
+def test_a_spec_without_an_observation_model_has_the_identity():
     dataset = kd.from_arrays(torch.zeros(3))
     g = torch.tensor(G)
     assert torch.equal(dataset.observation_model(g), g)
@@ -267,7 +267,7 @@ def test_an_unknown_model_is_an_error_that_suggests_one():
         load("nonsense")
 
 
-def test_a_condition_the_model_has_not_is_a_type_error():
+def test_a_condition_that_the_model_does_not_have_is_a_type_error():
     with pytest.raises(
         TypeError, match="pIC50 has no condition 'inhibitor_conc'; it has: substrate_conc, michaelis_constant"
     ):

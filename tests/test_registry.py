@@ -213,7 +213,7 @@ def test_a_collate_form_of_a_plugin_makes_whole_batches_with_and_without_workers
     assert isinstance(X["atoms"], list)
 
 
-def test_a_collate_form_may_be_given_by_name_or_as_an_object_and_refuse_a_spec(site):
+def test_a_collate_form_is_given_by_name_or_as_an_object_and_may_refuse_a_spec(site):
     install(site, "dist", {"graphs": "p_form"}, p_form=FORM.format(name="graphs"))
     dataset = kd.load_dataset(form_spec(), data=FORM_ROWS)
     (by_name,) = dataset.as_dataloader(batch_size=4, collate="graphs")
@@ -226,7 +226,7 @@ def test_a_collate_form_may_be_given_by_name_or_as_an_object_and_refuse_a_spec(s
     assert "graphs" in schema[0]["enum"] and "graphs" not in json.dumps(schema[1])
 
 
-def test_an_unknown_collate_form_is_an_error_with_all_there_are_and_the_broken_plugins(site):
+def test_an_unknown_collate_form_is_an_error_that_lists_all_forms_and_broken_plugins(site):
     install(site, "dist", {"graphs": "p_form"}, p_form=FORM.format(name="graphs"))
     install(site, "bad", {"bad": "p_bad"}, p_bad="import no_such_module\n")
     with pytest.raises(SpecError, match=r"unknown form 'stack'; known: list, pad, .*nested, .*graphs.*bad 1\.0"):
@@ -253,7 +253,7 @@ def test_a_plugin_cannot_replace_a_built_in_collate_form(site, name):
 @pytest.mark.parametrize(
     "result", ["[Counting]", "(Counting,)", "{Counting}", "iter([Counting])", "[Counting, Counting]"]
 )
-def test_a_hook_returns_any_number_of_classes_in_anything(site, result):
+def test_a_hook_returns_its_classes_in_any_iterable(site, result):
     install(site, "dist", {"any": "p_any"}, p_any=backend("any").replace("[Counting]", result))
     assert Registry().get("backend", "any").name == "any"
 
@@ -267,7 +267,7 @@ def test_a_hook_may_return_none(site, result):
     assert found.broken() == []
 
 
-def test_one_module_may_stand_behind_several_entry_points(site):
+def test_several_entry_points_may_name_one_module(site):
     install(
         site,
         "dist",
@@ -387,7 +387,7 @@ def broken(request, site):
     return said
 
 
-def test_a_broken_plugin_breaks_nobody_else(broken):
+def test_a_broken_plugin_does_not_affect_other_plugins(broken):
     for order in (("good",), ("missing", "good")):
         found = Registry()
         for name in order[:-1]:
@@ -399,7 +399,7 @@ def test_a_broken_plugin_breaks_nobody_else(broken):
         assert found.all("backend")["npz-lazy"][0].__module__ == "kinoml_data.backends.npz.backend"
 
 
-def test_asking_for_it_says_what_is_wrong_and_whose_it_is(broken):
+def test_a_request_for_a_broken_plugin_is_an_error_with_its_reason_and_distribution(broken):
     with pytest.raises(PluginLoadError, match=f"(?s){broken}") as caught:
         kd.load_dataset({"storage": {"backend": "broken"}})
     text = str(caught.value)
@@ -410,13 +410,13 @@ def test_asking_for_it_says_what_is_wrong_and_whose_it_is(broken):
         kd.load_dataset({"storage": {"backend": "broken"}})
 
 
-def test_an_unknown_name_tells_of_broken_plugins_too(broken):
+def test_the_error_of_an_unknown_name_lists_broken_plugins(broken):
     with pytest.raises(UnknownNameError, match="(?s)unknown backend 'something'.*Bad-Dist 4.2.*" + broken) as caught:
         kd.load_dataset({"storage": {"backend": "something"}})
     assert isinstance(caught.value, LookupError) and not isinstance(caught.value, KeyError)
 
 
-def test_what_is_broken_is_kept_with_its_distribution_and_error(broken):
+def test_a_broken_plugin_is_recorded_with_its_distribution_and_error(broken):
     found = Registry()
     assert found.broken() == []
     found.all("backend")
@@ -425,7 +425,7 @@ def test_what_is_broken_is_kept_with_its_distribution_and_error(broken):
     assert str(plugin) == "Bad-Dist 4.2" and isinstance(plugin.error, BaseException) and plugin.names == {}
 
 
-def test_control_c_while_a_plugin_is_imported_stops_and_leaves_no_mark(site):
+def test_control_c_while_a_plugin_is_imported_does_not_mark_it_as_broken(site):
     install(site, "dist", {"slow": "p_slow"}, p_slow="raise KeyboardInterrupt\n")
     found = Registry()
     for _ in range(2):
@@ -454,7 +454,7 @@ def test_a_name_of_two_distributions_is_an_error_naming_both_when_it_is_used(sit
     assert found.get("backend", "c").name == "c"
 
 
-def test_the_same_name_for_different_kinds_is_no_conflict(site):
+def test_the_same_name_for_classes_of_different_kinds_is_not_a_conflict(site):
     code = """
     from kinoml_data import ObservationModel, hookimpl
 
@@ -472,7 +472,7 @@ def test_the_same_name_for_different_kinds_is_no_conflict(site):
     assert found.get("observation model", "same").__module__ == "p_kind_b"
 
 
-def test_no_plugin_can_reach_into_another_or_a_built_in(site):
+def test_the_hooks_of_a_plugin_do_not_affect_another_plugin_or_built_ins(site):
     install(
         site,
         "greedy",
@@ -562,7 +562,7 @@ def test_the_environment_restricts_plugins_or_switches_them_off(site, monkeypatc
 # -- refresh
 
 
-def test_refresh_finds_what_was_installed_or_repaired_meanwhile(site):
+def test_refresh_finds_plugins_that_were_installed_or_repaired_meanwhile(site):
     found = Registry()
     with pytest.raises(UnknownNameError):
         found.get("backend", "late")
@@ -582,7 +582,7 @@ def test_refresh_finds_what_was_installed_or_repaired_meanwhile(site):
     assert found.get("backend", "fixed").name == "fixed" and found.broken() == []
 
 
-def test_refresh_forgets_what_was_uninstalled(site):
+def test_refresh_forgets_plugins_that_were_uninstalled(site):
     install(site, "gone", {"gone": "p_uninstalled"}, p_uninstalled=backend("gone"))
     found = Registry()
     assert found.get("backend", "gone").name == "gone"
@@ -594,7 +594,7 @@ def test_refresh_forgets_what_was_uninstalled(site):
         found.get("backend", "gone")
 
 
-def test_metadata_without_a_name_is_no_obstacle(site):
+def test_metadata_without_a_name_does_not_affect_other_plugins(site):
     (site / "odd-1.0.dist-info").mkdir()
     (site / "odd-1.0.dist-info" / "entry_points.txt").write_text("[kinoml_data]\nodd = p_odd\n")
     install(site, "good", {"good": "p_beside"}, p_beside=backend("good"))
@@ -604,7 +604,7 @@ def test_metadata_without_a_name_is_no_obstacle(site):
         found.get("backend", "odd")
 
 
-def test_metadata_that_cannot_be_read_is_no_obstacle(site, monkeypatch):
+def test_a_plugin_whose_metadata_cannot_be_read_still_works(site, monkeypatch):
     class Unreadable:
         @property
         def name(self):
@@ -631,7 +631,7 @@ def test_a_plugin_may_ask_for_backends_while_it_is_imported(site):
     assert {"nosy", "other"} <= set(kd.list_backends())
 
 
-def test_two_threads_that_ask_for_one_plugin_get_it_once(site):
+def test_several_threads_that_request_one_plugin_import_it_once(site):
     install(site, "dist", {"one": "p_threads"}, p_threads="import time\ntime.sleep(0.2)\n" + backend("one"))
     found, classes = Registry(), []
     threads = [threading.Thread(target=lambda: classes.append(found.get("backend", "one"))) for _ in range(4)]
@@ -642,7 +642,7 @@ def test_two_threads_that_ask_for_one_plugin_get_it_once(site):
     assert len(classes) == 4 and len(set(classes)) == 1 and found.broken() == []
 
 
-def test_control_c_in_a_hook_stops_and_leaves_no_mark(site):
+def test_control_c_in_a_hook_does_not_mark_the_plugin_as_broken(site):
     hook = backend("held").replace("return [Counting]", "raise KeyboardInterrupt")
     install(site, "dist", {"held": "p_hook"}, p_hook=hook)
     found = Registry()

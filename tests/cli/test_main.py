@@ -129,7 +129,7 @@ def test_output_that_is_not_a_terminal_is_not_cut_off(run: Run, folder: Path, mo
 # -- convert
 
 
-def test_convert_copies_and_inspect_finds_the_same(run: Run, folder: Path) -> None:
+def test_convert_copies_columns_and_splits(run: Run, folder: Path) -> None:
     done = run("convert", folder / "ligands.yaml", folder / "copy.parquet")
     assert done.code == 0 and "4 rows, 4 columns" in done.out and "parquet-awkward" in done.out
     one, two = kd.load_dataset(folder / "ligands.yaml"), kd.load_dataset(folder / "copy.parquet")
@@ -140,14 +140,14 @@ def test_convert_copies_and_inspect_finds_the_same(run: Run, folder: Path) -> No
     assert {k: v.tolist() for k, v in two.indices.items()} == {"train": [3, 0], "test": [2]}
 
 
-def test_convert_refuses_to_overwrite_unless_told(run: Run, folder: Path) -> None:
+def test_convert_overwrites_only_with_its_option(run: Run, folder: Path) -> None:
     lines = block(run("convert", folder / "ligands.npz", folder / "bare.npz"))
     assert lines[0] == "kinoml-data: StoreExistsError" and "--overwrite on the command line" in lines[1]
     assert run("convert", folder / "ligands.npz", folder / "bare.npz", "--overwrite").code == 0
     assert kd.load_dataset(folder / "bare.npz").spec.name == "ligands"
 
 
-def test_convert_by_a_named_backend(run: Run, folder: Path) -> None:
+def test_convert_writes_with_a_named_backend(run: Run, folder: Path) -> None:
     lines = block(run("convert", folder / "bare.npz", folder / "copy.xyz"))
     assert "--backend NAME" in lines[1]
     done = run("convert", folder / "bare.npz", folder / "copy.xyz", "--backend", "npz-reopen")
@@ -158,7 +158,7 @@ def test_convert_by_a_named_backend(run: Run, folder: Path) -> None:
 # -- check
 
 
-def test_check_says_ok(run: Run, folder: Path) -> None:
+def test_check_prints_ok_for_a_valid_spec(run: Run, folder: Path) -> None:
     done = run("check", folder / "ligands.yaml")
     assert done.code == 0 and done.out.startswith("OK  ") and "ligands: 4 rows" in done.out
 
@@ -191,7 +191,7 @@ def test_check_lists_all_differences_from_the_store(run: Run, folder: Path) -> N
 
 
 @pytest.mark.filterwarnings("default:.*integrity is unknown")
-def test_verify_says_what_nothing_could_find_and_check_warns_in_one_line(run: Run, tmp_path: Path) -> None:
+def test_a_store_without_checksums_is_unchecked_for_verify_and_a_warning_for_check(run: Run, tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -206,12 +206,12 @@ def test_verify_says_what_nothing_could_find_and_check_warns_in_one_line(run: Ru
     assert done.code == 1
 
 
-def test_check_of_a_file_with_several_datasets_says_so(run: Run, folder: Path) -> None:
+def test_check_of_a_file_with_several_datasets_is_an_error_that_names_load_datasets(run: Run, folder: Path) -> None:
     (folder / "several.json").write_text('{"datasets": {"a": {"storage": {"path": "bare.npz"}}}}')
     assert "load_datasets" in block(run("check", folder / "several.json"))[1]
 
 
-def test_check_reads_a_row(run: Run, folder: Path) -> None:
+def test_check_finds_damage_in_the_first_row(run: Run, folder: Path) -> None:
     data = bytearray((folder / "bare.npz").read_bytes())
     spot = data.index(np.arange(5.0).tobytes())
     data[spot + 9] ^= 1
@@ -233,7 +233,7 @@ def test_check_reads_a_row(run: Run, folder: Path) -> None:
         (["demo", "--out", "."], "Error", ""),
     ],
 )
-def test_an_error_is_one_block(
+def test_an_error_is_printed_as_one_block(
     run: Run, folder: Path, monkeypatch: Any, arguments: list[str], error: str, text: str
 ) -> None:
     monkeypatch.chdir(folder)
@@ -241,13 +241,13 @@ def test_an_error_is_one_block(
     assert lines[0].endswith(error) and text in "\n".join(lines)
 
 
-def test_debug_shows_where_an_error_comes_from(folder: Path) -> None:
+def test_debug_lets_an_error_through(folder: Path) -> None:
     for arguments in (["--debug", "inspect", "nope.npz"], ["inspect", "nope.npz", "--debug"]):
         with pytest.raises(kd.errors.StoreNotFoundError):
             cli.main(arguments)
 
 
-def test_an_unexpected_error_says_that_it_is_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_asks_for_a_report(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: str) -> None:
         raise ZeroDivisionError("[bold]no markup[/bold] :smile:")
 
@@ -259,7 +259,7 @@ def test_an_unexpected_error_says_that_it_is_one(run: Run, monkeypatch: pytest.M
     ]
 
 
-def test_a_command_line_that_makes_no_sense(run: Run) -> None:
+def test_an_invalid_command_line_exits_with_2(run: Run) -> None:
     for arguments in ([], ["inspekt"], ["convert", "one"], ["inspect", "x", "--sample", "-1"]):
         done = run(*arguments)
         assert done.code == 2 and "Traceback" not in done.err
@@ -323,7 +323,7 @@ def register_backends():
 """
 
 
-def test_backends_lists_what_is_built_in(run: Run) -> None:
+def test_backends_lists_the_built_in_backends_and_what_each_can_do(run: Run) -> None:
     done = run("backends")
     assert done.code == 0
     for name in kd.list_backends():
@@ -349,7 +349,7 @@ def test_backends_lists_plugins_broken_ones_and_conflicts(tmp_path: Path) -> Non
     assert len(twice) == 2 and all("CONFLICT" in line for line in twice)
 
 
-def test_the_schema_has_a_plugin_and_lacks_a_broken_one(tmp_path: Path) -> None:
+def test_the_schema_contains_a_plugins_options_and_leaves_out_a_broken_plugin(tmp_path: Path) -> None:
     plugin(tmp_path, "good", BACKEND.format(name="one"))
     plugin(tmp_path, "broken", "raise SystemExit(3)")
     done = process("schema", path=tmp_path)

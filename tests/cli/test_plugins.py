@@ -87,7 +87,7 @@ assert {"npz-lazy", "good"} <= set(kd.list_backends())
 
 
 @pytest.mark.slow
-def test_a_new_plugin_passes_lint_types_and_the_contract_untouched(tmp_path: Path) -> None:
+def test_a_new_plugin_passes_lint_types_and_the_contract_as_it_is_written(tmp_path: Path) -> None:
     made = run("-m", "kinoml_data", "plugins", "new", "my-store", cwd=tmp_path)
     assert made.returncode == 0 and "kinoml-data-my-store" in made.stdout, made.stderr
     folder = tmp_path / "kinoml-data-my-store"

@@ -10,7 +10,7 @@ from kinoml_data.cli import terminal
 from kinoml_data.errors import SpecError
 
 
-def test_on_a_terminal_tables_wrap(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_wrap_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "30")
     table = terminal.table("a", "b")
@@ -20,7 +20,7 @@ def test_on_a_terminal_tables_wrap(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert out.count("word") + out.count("wor") >= 10 and "…" not in out
 
 
-def test_progress_without_a_terminal_is_a_line_now_and_then(
+def test_progress_without_a_terminal_is_printed_as_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [0.0]

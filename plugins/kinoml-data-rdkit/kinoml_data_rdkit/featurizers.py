@@ -1,7 +1,7 @@
 """Featurizers for SMILES, computed by RDKit: `morgan-fingerprint`, `one-hot-smiles` and `molecular-graph`.
 
-RDKit is imported when the first row is featurized, not with this module: that takes a while, and a
-process that only reads features does not need it.
+RDKit is imported when the first row is featurized, not with this module: the import takes a while, and a process that
+only reads features does not need it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from functools import cache
 from typing import Annotated, Any
 
 import numpy as np
-from kinoml_data import Array, Featurizer
+from kinoml_data.plugin import Array, Featurizer
 from numpy.typing import NDArray
 from pydantic import Field
 
 SMILES_ALPHABET: tuple[str, ...] = (
     *("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "As", "Se", "Br", "I"),
-    *("Li", "Na", "K", "Mg", "Ca", "Zn"),  # the metals that drugs come as salts of
+    *("Li", "Na", "K", "Mg", "Ca", "Zn"),  # metals of the salts of drugs
     *("b", "c", "n", "o", "p", "s", "se"),  # aromatic atoms
     *("-", "=", "#", ":", "/", "\\"),  # bonds; "-" is also the negative charge
     *("0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "%"),  # rings, charges, counts of H, isotopes
@@ -40,7 +40,7 @@ ATOM_FEATURES: tuple[str, ...] = tuple(
     }.items()
     for value in values
 )
-"""What the columns of `atoms` say, in their order; `molecular-graph` explains them."""
+"""The meaning of each column of `atoms`, in order; `MolecularGraph` explains them."""
 
 N_ATOM_FEATURES = len(ATOM_FEATURES)
 
@@ -53,14 +53,14 @@ _OUTSIDE = re.compile(r"Cl|Br|.", re.DOTALL)
 
 
 class MorganFingerprint(Featurizer):
-    """`morgan-fingerprint`: which circular neighbourhoods of atoms occur, hashed to a number of bits.
+    """The circular neighbourhoods of atoms that occur in a molecule, hashed to a number of bits.
+
+    The output is `fingerprint`, uint8 `(nbits,)` of 0 and 1, or `(ceil(nbits / 8),)` if it is packed.
 
     Attributes:
-        radius: how many bonds a neighbourhood reaches.
+        radius: the number of bonds that a neighbourhood reaches.
         nbits: the length of the fingerprint.
-        packed: eight bits to a byte, as `numpy.packbits` packs; `packbits: true` in the spec unpacks them.
-
-    Output: `fingerprint`, uint8 `(nbits,)` of 0 and 1; packed `(ceil(nbits / 8),)`.
+        packed: stores eight bits per byte, like `numpy.packbits`; `packbits: true` in the spec unpacks them.
     """
 
     name = "morgan-fingerprint"
@@ -86,17 +86,15 @@ class MorganFingerprint(Featurizer):
 
 
 class OneHotSmiles(Featurizer):
-    """`one-hot-smiles`: the SMILES as it is written, a column per symbol, a row per symbol of `SMILES_ALPHABET`.
+    """The SMILES as it is written: a column per symbol of the SMILES, a row per symbol of `SMILES_ALPHABET`.
 
-    Elements of two letters and `@@` are one symbol. The alphabet covers the elements of drug-like
-    molecules and of their salts. It has as many symbols as KinoML's, 53, and cuts Cl, Br and `@@` as
-    KinoML does, but they are not the same symbols nor in the same order: a model trained on
-    KinoML's does not fit.
+    The output is `one_hot`, uint8 `(53, L)` for a SMILES of L symbols. Elements of two letters and `@@` are one symbol.
+    The alphabet covers the elements of drug-like molecules and of their salts. Like KinoML's it has 53 symbols and
+    treats Cl, Br and `@@` as one symbol each, but its symbols and their order differ: a model that was trained on
+    KinoML's features does not work with these.
 
     Attributes:
-        canonical: encode RDKit's canonical SMILES of the molecule instead.
-
-    Output: `one_hot`, uint8 `(53, L)`, L the number of symbols.
+        canonical: encodes RDKit's canonical SMILES of the molecule instead.
     """
 
     name = "one-hot-smiles"
@@ -121,8 +119,8 @@ class OneHotSmiles(Featurizer):
 
             smiles = Chem.MolToSmiles(molecule)
         symbols = smiles_symbols(smiles)
-        if strange := [i for i, symbol in enumerate(symbols) if symbol not in _ROW]:
-            first, position = symbols[strange[0]], len("".join(symbols[: strange[0]]))
+        if unknown := [i for i, symbol in enumerate(symbols) if symbol not in _ROW]:
+            first, position = symbols[unknown[0]], len("".join(symbols[: unknown[0]]))
             raise ValueError(f"{first!r} at position {position} of {smiles!r} is not in the alphabet")
         one_hot = np.zeros((len(SMILES_ALPHABET), len(symbols)), np.uint8)
         one_hot[[_ROW[symbol] for symbol in symbols], np.arange(len(symbols))] = 1
@@ -130,13 +128,13 @@ class OneHotSmiles(Featurizer):
 
 
 class MolecularGraph(Featurizer):
-    """`molecular-graph`: atoms and the bonds between them, for graph networks.
+    """The atoms of a molecule and the bonds between them, for graph networks.
 
-    Atoms come in the order of the SMILES. Bonds come in RDKit's order, each in both directions, one
-    after the other, as PyTorch Geometric has them in its `edge_index`.
+    The outputs are `edge_index`, int64 `(2, E)`, and `atoms`, uint8 `(N, 42)`. Atoms are in the order of the SMILES.
+    Bonds are in RDKit's order, each in both directions one after the other, like the `edge_index` of PyTorch Geometric.
 
-    `atoms` has `N_ATOM_FEATURES` (42) columns, which `ATOM_FEATURES` names. In each of five groups
-    exactly one column is 1, "other" where no other fits:
+    `atoms` has `N_ATOM_FEATURES` (42) columns, which `ATOM_FEATURES` names. In each of five groups exactly one column
+    is 1; it is "other" if no other one applies:
 
     - element;
     - degree: the number of neighbours in the graph;
@@ -144,12 +142,10 @@ class MolecularGraph(Featurizer):
     - hydrogens: all hydrogens at the atom, in the graph or not;
     - hybridization.
 
-    `aromatic=True` and `ring=True` stand alone. There are no features of bonds, and none of chirality.
+    `aromatic=True` and `ring=True` are columns of their own. Bonds and chirality have no features.
 
     Attributes:
-        hydrogens: make every hydrogen an atom of the graph.
-
-    Outputs: `edge_index`, int64 `(2, E)`; `atoms`, uint8 `(N, 42)`.
+        hydrogens: makes every hydrogen an atom of the graph.
     """
 
     name = "molecular-graph"
@@ -174,8 +170,8 @@ class MolecularGraph(Featurizer):
 
             molecule = Chem.AddHs(molecule)
         bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in molecule.GetBonds()]
-        there = np.array(bonds, np.int64).reshape(-1, 2)
-        both = np.stack([there, there[:, ::-1]], axis=1).reshape(-1, 2)
+        forward = np.array(bonds, np.int64).reshape(-1, 2)
+        both = np.stack([forward, forward[:, ::-1]], axis=1).reshape(-1, 2)
         atoms = np.zeros((molecule.GetNumAtoms(), N_ATOM_FEATURES), np.uint8)
         for row, atom in zip(atoms, molecule.GetAtoms(), strict=True):
             row[_columns(atom)] = 1
@@ -183,10 +179,10 @@ class MolecularGraph(Featurizer):
 
 
 def smiles_symbols(smiles: str) -> list[str]:
-    """The symbols a SMILES is written in; joined they are the SMILES again.
+    """The symbols of a SMILES, which joined give the SMILES again.
 
-    Within brackets every element of two letters is one symbol; outside, where `Sc` is a sulfur and an
-    aromatic carbon, only Cl and Br are.
+    Inside brackets every element of two letters is one symbol. Outside, only Cl and Br are: there, `Sc` is a sulfur and
+    an aromatic carbon.
     """
     return [
         symbol
@@ -197,24 +193,24 @@ def smiles_symbols(smiles: str) -> list[str]:
 
 @cache
 def _generator(radius: int, nbits: int) -> Any:
-    # Kept per process and outside the featurizer, which so remains an object that pickles.
+    # The generator belongs to the process, not to the featurizer, so that the featurizer can be pickled.
     from rdkit.Chem import rdFingerprintGenerator
 
     return rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=nbits)
 
 
 def _molecule(smiles: str) -> Any:
-    """The molecule a SMILES stands for.
+    """The molecule of a SMILES.
 
     Raises:
-        ValueError: RDKit cannot read it, with the reason where RDKit knows one; it is empty; it is more than a SMILES.
+        ValueError: the SMILES is empty, contains more than a SMILES, or cannot be read by RDKit; with RDKit's reason.
     """
     from rdkit import Chem, rdBase
 
-    # RDKit reads "CC\u00d6" as "CC", and takes what follows a blank for a name.
+    # RDKit reads "CC\u00d6" as "CC", and takes the text after a blank for a name.
     if not _SMILES.fullmatch(smiles):
-        raise ValueError(f"{smiles!r} is no SMILES: it is empty, or has blanks or characters outside ASCII")
-    with rdBase.BlockLogs():  # RDKit would print the reason; its log is as it was afterwards
+        raise ValueError(f"{smiles!r} is not a valid SMILES: it is empty, or contains blanks or non-ASCII characters")
+    with rdBase.BlockLogs():  # RDKit would print the reason; afterwards it logs as before
         molecule: Any = Chem.MolFromSmiles(smiles)
         if molecule is None:
             raise ValueError(f"RDKit cannot read the SMILES {smiles!r}: {_problem(smiles)}")
@@ -240,4 +236,4 @@ def _columns(atom: Any) -> list[int]:
     }
     columns = [_COLUMN.get(f"{group}={value}", _COLUMN[f"{group}=other"]) for group, value in groups.items()]
     flags = {"aromatic=True": atom.GetIsAromatic(), "ring=True": atom.IsInRing()}
-    return columns + [_COLUMN[name] for name, is_so in flags.items() if is_so]
+    return columns + [_COLUMN[name] for name, flag in flags.items() if flag]

@@ -65,7 +65,7 @@ def test_fingerprint_is_of_the_molecule_not_of_its_spelling() -> None:
 
 
 @pytest.mark.parametrize("nbits", [1, 7, 8, 1021, 2048])
-def test_packed_unpacks_to_the_bits(nbits: int) -> None:
+def test_a_packed_fingerprint_unpacks_to_the_bits(nbits: int) -> None:
     for smiles in ("CCO", "Clc1cc(ccc1Oc2ccc(cc2)c3ccccc3)S(=O)(=O)Nc4ncns4"):
         (bits,) = MorganFingerprint(nbits=nbits).featurize(smiles)
         featurizer = MorganFingerprint(nbits=nbits, packed=True)
@@ -109,7 +109,7 @@ def test_one_hot_of_known_smiles(smiles: str, symbols: list[str]) -> None:
     assert decoded(one_hot) == symbols == smiles_symbols(smiles)
 
 
-def test_canonical_encodes_every_spelling_alike() -> None:
+def test_the_option_canonical_encodes_every_spelling_alike() -> None:
     (one,), (other,) = (OneHotSmiles(canonical=True).featurize(smiles) for smiles in ("OCC", "C(C)O"))
     assert "".join(decoded(one)) == "".join(decoded(other)) == "CCO"
 
@@ -123,7 +123,7 @@ def test_a_symbol_outside_the_alphabet_is_named(smiles: str, symbol: str, positi
     assert str(caught.value) == f"{symbol!r} at position {position} of {smiles!r} is not in the alphabet"
 
 
-def test_symbols_joined_are_the_text() -> None:
+def test_the_symbols_of_a_smiles_joined_are_the_smiles() -> None:
     for text in ("", "C[", "[Na", "a\nb", "]C[Cl]["):
         assert "".join(smiles_symbols(text)) == text
 
@@ -165,7 +165,7 @@ def test_an_atom_alone_has_no_edges() -> None:
 
 
 @pytest.mark.parametrize("smiles", ["[Al+3]", "F[U](F)(F)(F)(F)(F)(F)F", "*C", "[PH5]", "FS(F)(F)(F)(F)F", "[2H]C"])
-def test_every_group_has_a_place_for_what_is_rare(smiles: str) -> None:
+def test_every_group_of_atom_features_has_a_place_for_rare_values(smiles: str) -> None:
     _, atoms = MolecularGraph().featurize(smiles)
     for group in ("element", "degree", "charge", "hydrogens", "hybridization"):
         columns = [i for i, name in enumerate(ATOM_FEATURES) if name.startswith(f"{group}=")]
@@ -218,7 +218,7 @@ def test_every_demo_molecule_round_trips_and_counts_as_rdkit_counts(demo: dict[s
         ("c1cccc1", "kekulize"),
     ],
 )
-def test_what_is_no_smiles_is_refused_with_its_text_and_in_silence(
+def test_an_invalid_smiles_is_an_error_with_its_text_and_without_a_log(
     featurizer: Featurizer, smiles: str, reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = rdBase.LogStatus()
@@ -231,7 +231,7 @@ def test_what_is_no_smiles_is_refused_with_its_text_and_in_silence(
 
 @pytest.mark.parametrize("featurizer", ALL, ids=lambda f: f.name)
 @pytest.mark.parametrize("value", [None, 7, b"CCO", ["CCO"]])
-def test_what_is_no_text_is_a_type_error(featurizer: Featurizer, value: Any) -> None:
+def test_a_smiles_that_is_not_text_is_a_type_error(featurizer: Featurizer, value: Any) -> None:
     with pytest.raises(TypeError):
         featurizer.featurize(value)
 
@@ -257,7 +257,7 @@ def test_rdkit_logs_as_before_once_a_molecule_is_refused(capfd: pytest.CaptureFi
         (MolecularGraph, {"hydrogen": True}),
     ],
 )
-def test_wrong_options_are_refused(cls: Callable[..., Featurizer], options: dict[str, Any]) -> None:
+def test_wrong_options_of_a_featurizer_are_errors(cls: Callable[..., Featurizer], options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         cls(**options)
 
@@ -347,7 +347,7 @@ def contrib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield folder
 
 
-def test_the_demo_is_joined_by_id(contrib: Path) -> None:
+def test_the_files_of_the_demo_are_joined_by_id(contrib: Path) -> None:
     assert chembl_demo() == {"id": ["1", "2"], "smiles": ["CCO", "CC"], "activity": [5.0, 6.5]}
 
 
@@ -356,15 +356,15 @@ def test_the_demo_is_joined_by_id(contrib: Path) -> None:
     [
         (".smi", "CCO 1\n", "1 ids are missing, such as '2'"),
         (".smi", "CCO 1\nCC 2\nC 3\n", "_act.csv: 1 ids are missing, such as '3'"),
-        (".smi", "CCO 1\nCC 1\n", "line 2: the id '1' stands there twice"),
-        (".smi", "CCO 1\nCC\n", "line 2: it has 1 fields, not 2"),
-        ("_act.csv", "Name,Act\n1,5.0\n2,high\n", "the activity of '2' is 'high', which is no number"),
-        ("_act.csv", "Name,Act\n1,5.0\n2,nan\n", "the activity of '2' is 'nan', which is no number"),
+        (".smi", "CCO 1\nCC 1\n", "line 2: duplicate id '1'"),
+        (".smi", "CCO 1\nCC\n", "line 2: expected 2 fields, got 1"),
+        ("_act.csv", "Name,Act\n1,5.0\n2,high\n", "the activity of '2' is 'high', which is not a finite number"),
+        ("_act.csv", "Name,Act\n1,5.0\n2,nan\n", "the activity of '2' is 'nan', which is not a finite number"),
         ("_act.csv", "Name,IC50\n1,5.0\n2,6.5\n", "the header is not Name,Act"),
         ("_act.csv", "", "the header is not Name,Act"),
     ],
 )
-def test_files_that_do_not_fit_are_refused(contrib: Path, suffix: str, text: str, message: str) -> None:
+def test_files_of_the_demo_that_do_not_fit_are_an_error(contrib: Path, suffix: str, text: str, message: str) -> None:
     (contrib / f"CHEMBL2321810{suffix}").write_text(text)
     with pytest.raises(ValueError) as caught:
         chembl_demo()
@@ -372,7 +372,7 @@ def test_files_that_do_not_fit_are_refused(contrib: Path, suffix: str, text: str
 
 
 @pytest.mark.parametrize("suffix", [".smi", "_act.csv"])
-def test_a_build_of_rdkit_without_the_files_is_told_so(contrib: Path, suffix: str) -> None:
+def test_a_build_of_rdkit_without_the_demo_files_is_an_error(contrib: Path, suffix: str) -> None:
     (contrib / f"CHEMBL2321810{suffix}").unlink()
     with pytest.raises(FileNotFoundError, match="other builds may not"):
         chembl_demo()

@@ -60,17 +60,17 @@ if TYPE_CHECKING:
     from kinoml_data.layouts.arrow import arrow_array, arrow_column, select_columns
     from kinoml_data.layouts.arrow_rows import ArrowLayout
 
-# The names above that need torch or pyarrow: where each is defined.
+# The names above that need torch or pyarrow, and the module that defines each.
 _LAZY = {
-    "Collater": "dataset.collate:Collater",
-    "Packed": "dataset.forms:Packed",
-    "PadMask": "dataset.forms:PadMask",
-    "XyDataset": "dataset.dataset:XyDataset",
-    "normalize_index": "dataset.indexing:normalize_index",
-    "ArrowLayout": "layouts.arrow_rows:ArrowLayout",
-    "arrow_array": "layouts.arrow:arrow_array",
-    "arrow_column": "layouts.arrow:arrow_column",
-    "select_columns": "layouts.arrow:select_columns",
+    "Collater": "dataset.collate",
+    "Packed": "dataset.forms",
+    "PadMask": "dataset.forms",
+    "XyDataset": "dataset.dataset",
+    "normalize_index": "dataset.indexing",
+    "ArrowLayout": "layouts.arrow_rows",
+    "arrow_array": "layouts.arrow",
+    "arrow_column": "layouts.arrow",
+    "select_columns": "layouts.arrow",
 }
 
 __all__ = [
@@ -124,10 +124,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'kinoml_data.plugin' has no attribute {name!r}")
-    module, _, attribute = _LAZY[name].partition(":")
-    value = import_module(f"kinoml_data.{module}")
-    if attribute:
-        value = getattr(value, attribute)
+    value = getattr(import_module(f"kinoml_data.{_LAZY[name]}"), name)
     globals()[name] = value
     return value
 

@@ -77,7 +77,7 @@ UNTESTED: set[str] = {
 }
 # Arrows and plugins that are about to change.
 PENDING = {("kinoml_data.spec.dataset_spec", "kinoml_data.factory")}
-PENDING_PLUGINS = {"kinoml-data-hdf5", "kinoml-data-lance", "kinoml-data-zarr"}
+PENDING_PLUGINS = {"kinoml-data-hdf5", "kinoml-data-zarr"}
 
 
 def files_of(folder: Path) -> list[Path]:

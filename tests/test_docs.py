@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import kinoml_data as kd
+from kinoml_data import plugin
 from kinoml_data.backends import BUILT_IN
 from kinoml_data.contracts import hookspecs
 from kinoml_data.observation import BUILT_IN as OBSERVATION_MODELS
@@ -157,7 +158,7 @@ def test_every_collate_form_is_in_a_table(form: str) -> None:
     assert f"\n| `{form}` |" in (DOCS / "spec.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", kd.__all__)
+@pytest.mark.parametrize("name", sorted({*kd.__all__, *plugin.__all__}))
 def test_every_public_name_is_in_the_list_of_names(name: str) -> None:
     assert re.search(rf"`{name}\b", (DOCS / "api.md").read_text("utf-8"))
 

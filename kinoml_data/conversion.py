@@ -1,10 +1,10 @@
-"""Copying a dataset from one backend to another: all or nothing, and compared afterwards."""
+"""Copying a dataset into another store: each row is read once, written once, and compared before the rename."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,22 @@ import numpy as np
 from pydantic import ValidationError
 
 from kinoml_data import registry
-from kinoml_data.columns import Column, Columns, Ragged
-from kinoml_data.contracts.backend import Backend
+from kinoml_data.columns import Columns
+from kinoml_data.contracts.backend import Backend, Storage
+from kinoml_data.dataset import splits
+from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.dataset import XyDataset
-from kinoml_data.errors import CorruptStoreError, SpecError, quoted
+from kinoml_data.dataset.session import requested_columns
+from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted
 from kinoml_data.factory import load_dataset, open_backend
+from kinoml_data.layouts.checksums import row_checksums
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import DatasetSpec
 from kinoml_data.spec.parts import Component
 from kinoml_data.spec.validation import explain, plain_json
 
 ROWS_PER_BATCH = 1024
-Progress = Callable[[int, int], None]
+Progress = Callable[[str, int, int], None]
 
 
 def convert(
@@ -33,25 +37,28 @@ def convert(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> DatasetSpec:
-    """Copy a dataset into another store, splits and spec included.
+    """Copy a dataset into another store, together with its splits and its spec.
 
-    The columns are copied as they are stored, without the casts of the spec, which travels along: what is
-    loaded from the copy equals the source bit for bit. Of a view its rows are copied and its splits renumbered.
+    The columns are copied as they are stored, without the casts of the spec, which is copied along: what is loaded
+    from the copy equals the source bit for bit. If the source is a view, its rows are copied and its splits are
+    renumbered. The copy is read back and compared with the source before it replaces an existing store.
 
     Args:
         source: a dataset, or what `load_dataset` takes.
-        target: a file whose suffix a backend claims, or `{backend: name, ...options}`.
-        overwrite: replace an existing store.
-        progress: called with the rows copied so far and in all.
+        target: a file with a suffix that a backend claims, or `{backend: name, ...options}`.
+        overwrite: True replaces an existing store.
+        progress: called with the stage, "copying" and then "comparing", the number of rows that are done in this
+            stage, and the number of all rows.
 
     Returns:
         The spec of the copy.
 
     Raises:
+        SpecError: the target is not valid. For the source, as `load_dataset` raises.
+        UnsupportedStoreError: the backend cannot write, cannot overwrite, or cannot store a column or the splits.
         StoreExistsError: the target exists and `overwrite` is False.
-        StoreWriteError, UnsupportedStoreError: the target cannot be written, or not hold a column.
-        CorruptStoreError: the copy does not equal the source.
-        SpecError and others: as `load_dataset` does for the source.
+        StoreWriteError: the operating system refused; an existing store is unchanged.
+        CorruptStoreError: the copy differs from the source; an existing store is unchanged.
     """
     if isinstance(source, XyDataset):
         return _copy(source, target, overwrite, progress)
@@ -62,27 +69,62 @@ def convert(
 def save_dataset(
     dataset: XyDataset, target: str | os.PathLike[str] | Mapping[str, Any], *, overwrite: bool = False
 ) -> DatasetSpec:
-    """`convert` for a dataset at hand."""
+    """Write an open dataset to a store; the same as `convert(dataset, target)`."""
     return convert(dataset, target, overwrite=overwrite)
 
 
 def _copy(dataset: XyDataset, target: Any, overwrite: bool, progress: Progress | None) -> DatasetSpec:
-    storage, base = _target(target)
-    spec = dataset.spec
-    stored = dataset.stored_columns()
-    arrays = {f"idx_{name}": rows for name, rows in dataset.indices.items()}
-    said = spec.to_mapping()
-    for column in said["columns"].values():
+    component, base = _target(target)
+    columns = dataset.stored_columns()
+    indices = dataset.indices
+    spec_dict = dataset.spec.to_mapping()
+    for column in spec_dict["columns"].values():
         column.pop("stored_as", None)
-    said["splits"] = {name: f"idx_{name}" for name in dataset.indices}
-    del said["storage"]
-    copy = DatasetSpec.parse(said | {"storage": storage.model_dump(mode="json")}, base)
-    backend = open_backend(copy)
-    sums = _Sums(stored)
-    batches = sums.over(_batches(dataset, list(stored), progress))
-    backend.write(stored, batches, arrays=arrays, spec=plain_json(said).decode(), overwrite=overwrite)
-    _compare(backend, copy, sums)
-    return copy
+    spec_dict["splits"] = {name: f"idx_{name}" for name in indices}
+    del spec_dict["storage"]
+    spec = DatasetSpec.parse(spec_dict | {"storage": component.model_dump(mode="json")}, base)
+    backend = open_backend(spec)
+    _refuse(backend, columns, overwrite=overwrite, has_splits=bool(indices))
+    source, compared = _Digests(columns), False
+
+    def rows() -> Iterator[Columns]:
+        for start in range(0, len(dataset), ROWS_PER_BATCH):
+            stop = min(start + ROWS_PER_BATCH, len(dataset))
+            batch = dataset.read_stored(np.arange(start, stop), list(columns))
+            source.add(batch)
+            yield batch
+            if progress is not None:
+                progress("copying", stop, len(dataset))
+
+    def compare(copy: Storage) -> None:
+        nonlocal compared
+        Binding(spec, copy)
+        differing = [
+            f"split {quoted(name)}"
+            for name, positions in splits.resolve(spec, copy.arrays, len(copy)).items()
+            if not np.array_equal(positions, indices[name])
+        ]
+        digests = _Digests(columns)
+        for batch in copy.batches(list(columns), ROWS_PER_BATCH):
+            digests.add(batch)
+            if progress is not None:
+                progress("comparing", digests.rows, len(copy))
+        differing += [f"column {quoted(name)}" for name in columns if digests.of(name) != source.of(name)]
+        if digests.rows != source.rows:
+            differing = [f"the number of rows, which is {digests.rows} instead of {source.rows}"]
+        if differing:
+            raise CorruptStoreError(
+                f"the copy that the backend {backend.name!r} wrote differs from its source in {', '.join(differing)}"
+            )
+        compared = True
+
+    arrays = {f"idx_{name}": positions for name, positions in indices.items()}
+    text = plain_json(spec_dict).decode()
+    backend.write(columns, rows(), arrays=arrays, spec=text, overwrite=overwrite, check=compare)
+    if not compared:  # by a backend that does not call `check`
+        with backend.open(requested_columns(spec)) as copy:
+            compare(copy)
+    return spec
 
 
 def _target(target: Any) -> tuple[Component, Path]:
@@ -92,7 +134,7 @@ def _target(target: Any) -> tuple[Component, Path]:
         except ValidationError as error:
             raise SpecError(explain(error, Component, "target")) from None
     if not isinstance(target, (str, os.PathLike)):
-        raise SpecError(f"{quoted(target)} is no target: give a path, or {{backend: name, ...options}}")
+        raise SpecError(f"{quoted(target)} is not a target: give a path, or {{backend: name, ...options}}")
     path = Path(target)
     name = registry.backend_for(path.suffix.lower())
     if name is None:
@@ -101,50 +143,39 @@ def _target(target: Any) -> tuple[Component, Path]:
     return Component(backend=name, path=path.name), path.absolute().parent
 
 
-def _batches(dataset: XyDataset, names: list[str], progress: Progress | None) -> Iterator[Columns]:
-    total = len(dataset)
-    for start in range(0, total, ROWS_PER_BATCH):
-        stop = min(start + ROWS_PER_BATCH, total)
-        yield dataset.read_stored(np.arange(start, stop), names)
-        if progress is not None:
-            progress(stop, total)
+def _refuse(backend: Backend, columns: Mapping[str, Array], *, overwrite: bool, has_splits: bool) -> None:
+    """Refuse what the backend declares that it cannot do, before any row is read.
+
+    Raises:
+        UnsupportedStoreError: the backend cannot write, cannot overwrite, or cannot store the splits or a column.
+    """
+    name = backend.name
+    if not backend.can_write:
+        raise UnsupportedStoreError(f"the backend {name!r} cannot write")
+    if overwrite and not backend.can_overwrite:
+        raise UnsupportedStoreError(f"the backend {name!r} cannot replace a store; write to a new path")
+    if has_splits and not backend.keeps_arrays:
+        raise UnsupportedStoreError(f"the backend {name!r} cannot store splits; convert a dataset without splits")
+    for column, array in columns.items():
+        if array.dtype in backend.unsupported_dtypes:
+            raise UnsupportedStoreError(f"the backend {name!r} cannot store column {quoted(column)} of {array.dtype}")
 
 
-class _Sums:
-    """A checksum of every column, in the order its rows pass: what the copy has to give back."""
+class _Digests:
+    """For each column a digest of its rows' checksums, taken as the rows pass in order."""
 
     def __init__(self, columns: Mapping[str, Array]) -> None:
-        self.columns = columns
-        self.found = dict.fromkeys(columns, 0)
         self.rows = 0
+        self._columns = columns
+        self._hashes = {name: hashlib.blake2b(digest_size=16) for name in columns}
 
-    def over(self, batches: Iterable[Columns]) -> Iterator[Columns]:
-        for batch in batches:
-            for name, array in self.columns.items():
-                self.found[name] = _sum(batch[name], array, self.found[name])
-            self.rows += len(next(iter(batch.values())))
-            yield batch
+    def add(self, batch: Columns) -> None:
+        count = len(next(iter(batch.values())))
+        for name, array in self._columns.items():
+            numbers = np.arange(self.rows, self.rows + len(batch[name]))
+            checksums = row_checksums(batch[name], numbers, is_string=array.is_string)
+            self._hashes[name].update(checksums.tobytes())
+        self.rows += count
 
-
-def _sum(column: Column, array: Array, start: int) -> int:
-    if isinstance(column, Ragged):
-        shapes, values = column.shapes, column.values
-    else:
-        shapes = np.tile(np.array(column.shape[1:], np.int64), (len(column), 1))
-        values = column
-    if array.dtype != "str":
-        start = zlib.crc32(str(values.dtype.newbyteorder("=")).encode(), start)
-    start = zlib.crc32(np.ascontiguousarray(shapes).tobytes(), start)
-    return zlib.crc32(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data, start)
-
-
-def _compare(backend: Backend, spec: DatasetSpec, expected: _Sums) -> None:
-    with load_dataset(spec) as copy:
-        found = _Sums(expected.columns)
-        for _ in found.over(_batches(copy, list(expected.columns), None)):
-            pass
-        if found.rows != expected.rows or found.found != expected.found:
-            wrong = [name for name in found.found if found.found[name] != expected.found[name]]
-            raise CorruptStoreError(
-                f"the copy in backend {backend.name!r} does not equal its source in {', '.join(wrong) or 'rows'}"
-            )
+    def of(self, name: str) -> bytes:
+        return self._hashes[name].digest()

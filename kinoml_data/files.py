@@ -1,14 +1,21 @@
-"""Files: positioned reads, the identity of a file, and writing all or nothing."""
+"""Files: reads at given positions, noticing changes, and writing a new file or folder all or nothing.
+
+Linux and macOS have every call that is used. Where the system lacks one, such as `preadv` on Windows, a slower way with
+the same result is taken.
+"""
 
 from __future__ import annotations
 
 import errno
+import functools
 import mmap
+import operator
 import os
 import secrets
+import shutil
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import repeat
 from pathlib import Path
@@ -28,19 +35,43 @@ from kinoml_data.errors import (
     quoted,
 )
 
-SMALL = 8192  # bytes of an extent up to which reading it apart and joining it is faster than reading it into place
-MANY_SMALL = 1 << 20  # bytes read so at once, which stay in the processor's cache
+SMALL = 8192  # bytes; extents of up to this size are read one by one and joined, which is faster than reading in place
+MANY_SMALL = 1 << 20  # bytes that are read in this way at once; they stay in the processor's cache
+_seek_lock = threading.Lock()
+
+
+def _pread(fd: int, size: int, offset: int) -> bytes:
+    """`os.pread` for a system without it; the lock keeps threads from moving each other's offset."""
+    with _seek_lock:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, size)
+
+
+def _preadv(fd: int, buffers: Sequence[Any], offset: int) -> int:
+    """`os.preadv` into one buffer for a system without it."""
+    buffer = memoryview(buffers[0])
+    data = _pread(fd, buffer.nbytes, offset)
+    if data:
+        buffer.cast("B")[: len(data)] = data
+    return len(data)
+
+
+def _flags(*names: str) -> int:
+    """Flags of `os.open`, without those that the system does not have."""
+    return functools.reduce(operator.or_, (getattr(os, name, 0) for name in names))
 
 
 class PositionedFile:
-    """A regular file read by position, so that threads and forked processes never share an offset.
+    """A regular file that is read at given positions, so that threads and forked processes share no offset.
 
     Args:
         path: the file.
-        keep_open: False opens it for each read, for many files or file systems that dislike held handles.
+        keep_open: False opens the file for each read and closes it afterwards, for very many files or for file systems
+            on which files should not stay open.
 
     Raises:
         StoreNotFoundError: there is no such regular file.
+        StoreReadError: the operating system failed to open it.
     """
 
     def __init__(self, path: Path, *, keep_open: bool = True) -> None:
@@ -62,84 +93,86 @@ class PositionedFile:
         return self.stat[2]
 
     def read(self, offset: int, size: int) -> bytearray:
-        """`size` bytes from `offset`.
+        """Read `size` bytes from `offset`.
 
         Raises:
             StoreChangedError: the file is no longer the one that was opened.
-            StoreReadError: the operating system failed to read.
+            StoreReadError: the operating system failed to read, or the file was closed.
         """
         out = bytearray(size)
         self.read_into(offset, memoryview(out))
         return out
 
     def read_into(self, offset: int, out: Any) -> None:
-        """Fill a writable, contiguous array or memoryview from `offset`; raises as `read`."""
+        """Fill a writable, contiguous array or memoryview from `offset`. Raises the same errors as `read`."""
         fd = self._fd
         if fd is None:
             with self._descriptor() as opened:
                 self._fill(opened, offset, memoryview(out).cast("B") if out.nbytes else memoryview(b""))
             return
         try:
-            count = os.preadv(fd, [out], offset)
+            count = getattr(os, "preadv", _preadv)(fd, [out], offset)
         except OSError:
             count = 0
-        if count != out.nbytes:  # the rest, or the error, by the longer way
+        if count != out.nbytes:  # `_fill` reads the rest or raises the error
             self._fill(fd, offset, memoryview(out).cast("B") if out.nbytes else memoryview(b""))
-        self.check()  # afterwards: what was changed before and what is changed meanwhile are noticed alike
+        self.check()  # after the read, so that a change before it and a change during it are both noticed
 
     def gather(self, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Many extents end to end in a new uint8 array; neighbours in the file are read in one call.
+        """Read many extents, end to end, into a new uint8 array; extents that adjoin in the file need one call.
 
         Args:
             offsets, sizes: int64 `(n,)`, in bytes.
 
         Raises:
-            StoreChangedError, StoreReadError: as `read`.
+            StoreChangedError: the file is no longer the one that was opened.
+            StoreReadError: the operating system failed to read, or the file was closed.
         """
         if len(offsets) == 0:
             return np.empty(0, np.uint8)
         ends = np.cumsum(sizes)
-        # A new call wherever the next extent does not follow on directly in the file.
+        # The next extent needs a call of its own if it does not adjoin the one before it.
         first = np.flatnonzero(np.r_[True, offsets[1:] != offsets[:-1] + sizes[:-1]])
         starts, stops, total = (ends - sizes)[first], ends[np.r_[first[1:] - 1, -1]], int(ends[-1])
-        where = offsets[first].tolist()
+        positions = offsets[first].tolist()
         with self._descriptor() as fd:
             if total <= min(SMALL * len(first), MANY_SMALL):
                 with suppress(OSError):  # a second copy within the processor's cache costs less than a loop in Python
-                    parts = map(os.pread, repeat(fd), (stops - starts).tolist(), where)
+                    parts = map(getattr(os, "pread", _pread), repeat(fd), (stops - starts).tolist(), positions)
                     if len(joined := bytearray().join(parts)) == total:
                         return np.frombuffer(joined, np.uint8)
             out = np.empty(total, np.uint8)
-            view, preadv = out.data, os.preadv
-            for offset, start, stop in zip(where, starts.tolist(), stops.tolist(), strict=True):
+            view, preadv = out.data, getattr(os, "preadv", _preadv)
+            for offset, start, stop in zip(positions, starts.tolist(), stops.tolist(), strict=True):
                 part = view[start:stop]
                 try:
-                    whole = preadv(fd, [part], offset) == stop - start
+                    count = preadv(fd, [part], offset)
                 except OSError:
-                    whole = False
-                if not whole:  # the rest, or the error, by the longer way
+                    count = 0
+                if count != stop - start:  # `_fill` reads the rest or raises the error
                     self._fill(fd, offset, part)
         return out
 
     def read_prefixes(self, offsets: NDArray[np.int64], width: int) -> bytes:
-        """`width` bytes from each offset, end to end; zeros past the end of the file.
+        """Read `width` bytes from each offset, end to end; past the end of the file they are zeros.
 
         Raises:
-            StoreChangedError, StoreReadError: as `read`.
+            StoreChangedError: the file is no longer the one that was opened.
+            StoreReadError: the operating system failed to read, or the file was closed.
         """
         with self._descriptor() as fd:
             try:
-                found = list(map(os.pread, repeat(fd), repeat(width), offsets.tolist()))
+                parts = list(map(getattr(os, "pread", _pread), repeat(fd), repeat(width), offsets.tolist()))
             except OSError as error:
                 raise StoreReadError(f"{self.path}: cannot read: {error}") from None
-        joined = b"".join(found)
+        joined = b"".join(parts)
         if len(joined) == width * len(offsets):
             return joined
-        for i in [i for i, head in enumerate(found) if len(head) != width]:
-            if offsets[i] + len(found[i]) < self.size:
-                found[i] = bytes(self.read(int(offsets[i]), min(width, self.size - int(offsets[i]))))
-            found[i] = found[i].ljust(width, b"\0")
-        return b"".join(found)
+        for i in [i for i, part in enumerate(parts) if len(part) != width]:
+            if offsets[i] + len(parts[i]) < self.size:
+                parts[i] = bytes(self.read(int(offsets[i]), min(width, self.size - int(offsets[i]))))
+            parts[i] = parts[i].ljust(width, b"\0")
+        return b"".join(parts)
 
     def check(self) -> None:
         """Raise `StoreChangedError` if the file was altered or truncated since it was opened."""
@@ -148,13 +181,14 @@ class PositionedFile:
             with self._descriptor():
                 return
         try:
-            found = os.fstat(fd)  # an open file keeps its device and inode
+            status = os.fstat(fd)  # an open file keeps its device and inode
         except OSError as error:
             raise StoreReadError(f"{self.path}: cannot read: {error}") from None
-        if found.st_mtime_ns != self.stat[3] or found.st_size != self.stat[2]:
-            self._compare(_fingerprint(found))
+        if status.st_mtime_ns != self.stat[3] or status.st_size != self.stat[2]:
+            self._compare(_fingerprint(status))
 
     def close(self) -> None:
+        """Close the file; a second call does nothing."""
         with self._lock:
             fd, self._fd = self._fd, None
             if fd is not None:
@@ -166,7 +200,7 @@ class PositionedFile:
 
     @contextmanager
     def _descriptor(self) -> Iterator[int]:
-        """The open file; at the end of the block it must still be the one that was opened first."""
+        """The descriptor of the open file, which at the end of the block must still be the file that was opened."""
         if self._keep_open:
             if self._fd is None:
                 raise StoreReadError(f"{self.path} was closed")
@@ -187,15 +221,15 @@ class PositionedFile:
         except OSError as error:
             raise StoreReadError(f"{self.path}: cannot read: {error}") from None
 
-    def _compare(self, found: tuple[int, int, int, int]) -> None:
-        if found != self.stat:
+    def _compare(self, fingerprint: tuple[int, int, int, int]) -> None:
+        if fingerprint != self.stat:
             raise StoreChangedError(f"{self.path} was changed after it was opened; load the dataset again")
 
     def _open(self) -> int:
         fd = None
         try:
             # O_NONBLOCK: opening a FIFO must not wait for a writer.
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = os.open(self.path, _flags("O_RDONLY", "O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
             regular = stat.S_ISREG(os.fstat(fd).st_mode)
         except FileNotFoundError:
             raise StoreNotFoundError(f"there is no file {quoted(str(self.path))}") from None
@@ -212,7 +246,7 @@ class PositionedFile:
         done = 0
         while done < len(view):
             try:
-                count = os.preadv(fd, [view[done:]], offset + done)
+                count = getattr(os, "preadv", _preadv)(fd, [view[done:]], offset + done)
             except OSError as error:
                 raise StoreReadError(f"{self.path}: cannot read at byte {offset + done}: {error}") from None
             if count == 0:
@@ -221,10 +255,10 @@ class PositionedFile:
 
 
 class MappedFile(PositionedFile):
-    """A regular file mapped into memory: no call to the operating system per row, and no copy but the one returned.
+    """A regular file that is mapped into memory, so that a row costs no system call and only one copy.
 
-    A file that became shorter would kill the process that touches what is gone; so its size is looked at before each
-    read, and one that changes during a read is still the caller's risk. For local files that nobody rewrites.
+    If the file becomes shorter, touching the part that is gone kills the process. The size is therefore compared before
+    each read, but a change during a read remains the caller's risk. Use it for local files that nobody rewrites.
     """
 
     def __init__(self, path: Path) -> None:
@@ -253,13 +287,13 @@ class MappedFile(PositionedFile):
         return columns.gather(self._bytes, offsets, ends)
 
     def close(self) -> None:
-        """Close the file; the mapping goes with the last array over it."""
+        """Close the file; the mapping ends with the last array over it."""
         super().close()
         self._bytes, self._view = np.empty(0, np.uint8), memoryview(b"")
 
     def _require(self, end: int) -> None:
         if end > len(self._bytes):
-            raise StoreChangedError(f"{self.path} ends at byte {len(self._bytes)}; it is damaged, or was closed")
+            raise StoreChangedError(f"{self.path} ends at byte {len(self._bytes)}; it is damaged or was closed")
 
 
 def _close(fd: int) -> None:
@@ -267,20 +301,21 @@ def _close(fd: int) -> None:
         os.close(fd)
 
 
-def _fingerprint(found: os.stat_result) -> tuple[int, int, int, int]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _fingerprint(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @contextmanager
 def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Write a file all or nothing: yields a temporary path beside `target`, renamed when the block ends well.
+    """Write a file or a folder all or nothing: yields a temporary path beside `target`, renamed at the end.
 
-    The content is flushed to disk before the rename and the folder after it. Any exception, Ctrl-C too,
-    removes the temporary file and leaves what was there.
+    The block creates a file or a folder at the temporary path. What it wrote is flushed to disk before the rename, and
+    the folder around it afterwards. Any exception, Ctrl-C too, removes the temporary file and leaves what was there.
+    A folder never replaces another one that is not empty.
 
     Raises:
-        StoreExistsError: the target exists and `overwrite` is False; also if it appeared meanwhile.
-        StoreWriteError: the operating system refused.
+        StoreExistsError: the target exists and `overwrite` is False, or it appeared while the block ran.
+        StoreWriteError: the operating system refused. If the disk is full, the error specifies the free space.
     """
     if not overwrite and os.path.lexists(target):
         how = "pass overwrite=True (--overwrite on the command line) to replace it"
@@ -290,12 +325,12 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
         try:
             if not target.parent.is_dir():
                 raise StoreWriteError(f"there is no folder {quoted(str(target.parent))}")
-            # A symbolic link stays one: what it points to is replaced.
+            # A symbolic link stays a link: what it points to is replaced.
             final = Path(os.path.realpath(target)) if target.is_symlink() else target
             # 40 characters are at most 160 bytes: with the rest, less than the 255 that a name may have.
             temporary = final.with_name(f".{final.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.partial")
             yield temporary
-            _sync(temporary)
+            _sync_all(temporary)
             if overwrite:
                 temporary.replace(final)
             else:
@@ -305,40 +340,69 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
     except KinomlDataError:  # some of these are OSErrors too, such as a source that could not be read
         raise
     except OSError as error:
-        raise StoreWriteError(f"cannot write {quoted(str(target))}: {error}; nothing was changed") from error
+        reason = f"{error}{_room(target.parent) if error.errno in (errno.ENOSPC, errno.EDQUOT) else ''}"
+        raise StoreWriteError(f"cannot write {quoted(str(target))}: {reason}; nothing was changed") from error
     finally:
-        _remove(temporary)  # once more, where Ctrl-C came in the midst of it
+        _remove(temporary)  # once more, in case Ctrl-C interrupted the first time
     try:
-        _sync(final.parent)
+        _sync_folder(final.parent)
     except OSError as error:
         raise StoreWriteError(
             f"{quoted(str(target))} was written, but may not survive a power loss: {error}"
         ) from error
 
 
+def _room(folder: Path) -> str:
+    """What a full disk has room for, once nothing of the new store is left on it."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return ""
+    return f"; writing it needs more than the {free:,} bytes that are free in {quoted(str(folder))}"
+
+
 def _remove(temporary: Path | None) -> None:
     if temporary is not None:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
 
 
 def _rename_new(temporary: Path, final: Path) -> None:
-    try:
-        os.link(temporary, final)
-        return
-    except FileExistsError:
-        pass
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-            raise
-        if not os.path.lexists(final):  # a file system without hard links, such as exFAT
-            temporary.rename(final)
+    exists = StoreExistsError(f"{quoted(str(final))} appeared while it was being written")
+    if hasattr(os, "link") and not temporary.is_dir():
+        try:
+            os.link(temporary, final)  # unlike a rename, it never replaces anything
             return
-    raise StoreExistsError(f"{quoted(str(final))} appeared while it was being written")
+        except FileExistsError:
+            raise exists from None
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):  # such as exFAT, which has no hard links
+                raise
+    if os.path.lexists(final):
+        raise exists
+    temporary.rename(final)
 
 
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _sync_all(path: Path) -> None:
+    if path.is_dir():
+        for folder, _, names in os.walk(path, topdown=False):
+            for name in names:
+                _sync(Path(folder, name))
+            _sync_folder(Path(folder))
+    else:
+        _sync(path)
+
+
+def _sync_folder(path: Path) -> None:
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder, and has no way to flush it
+        _sync(path, "O_RDONLY")
+
+
+def _sync(path: Path, access: str = "O_RDWR") -> None:  # Windows flushes only files that are open for writing
+    fd = os.open(path, _flags(access, "O_CLOEXEC"))
     try:
         os.fsync(fd)
     finally:
@@ -346,6 +410,6 @@ def _sync(path: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a small text file all or nothing, over an existing one."""
+    """Write a small text file all or nothing, and replace an existing one; raises as `replacing`."""
     with replacing(path, overwrite=True) as temporary:
         temporary.write_text(text, encoding="utf-8")

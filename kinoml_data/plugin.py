@@ -26,7 +26,6 @@ from kinoml_data.layouts.checked_arrays import (
     CheckedArrayStorage,
     check_names,
     own_arrays,
-    read_all,
     rows_of,
     write_rows,
 )
@@ -112,7 +111,6 @@ __all__ = [
     "mismatch",
     "normalize_index",
     "own_arrays",
-    "read_all",
     "replacing",
     "rows_of",
     "select_columns",

@@ -974,13 +974,11 @@ def test_a_source_that_fails_half_way_leaves_nothing(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["whole.npz"]
 
 
-def test_progress_is_told_in_rows(tmp_path):
+def test_converting_reports_the_stage_and_the_rows(tmp_path):
     seen = []
-    kd.convert(
-        kd.from_arrays(np.zeros(2500)), tmp_path / "x.npz", progress=lambda done, total: seen.append((done, total))
-    )
-    assert seen[-1] == (2500, 2500) and {total for _, total in seen} == {2500}
-    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    kd.convert(kd.from_arrays(np.zeros(2500)), tmp_path / "x.npz", progress=lambda *report: seen.append(report))
+    rows = [1024, 2048, 2500]
+    assert seen == [(stage, done, 2500) for stage in ("copying", "comparing") for done in rows]
 
 
 def test_a_file_that_vanishes_while_it_is_copied_is_an_error_of_reading(stored):
@@ -1012,20 +1010,37 @@ class Careless(NpzLazy):
                     copies["y"] = copies["X"][:, 0].copy()
                 yield copies
 
+        if self.mistake == "split":
+            options["arrays"] = {"idx_train": options["arrays"]["idx_train"][::-1]}
         super().write(columns, changed(), **options)
 
 
-@pytest.mark.parametrize("mistake", ["value", "order", "row", "swap"])
-def test_a_copy_is_compared_with_its_source(tmp_path, monkeypatch, mistake):
+@pytest.mark.parametrize(
+    ("mistake", "differs"),
+    [
+        ("value", "column 'X'"),
+        ("order", "column 'X'"),
+        ("row", "the number of rows, which is 2 instead of 3"),
+        ("swap", "column 'y'"),
+        ("split", "split 'train'"),
+    ],
+)
+def test_a_copy_that_differs_from_its_source_replaces_nothing(tmp_path, monkeypatch, mistake, differs):
     found = registry.Registry()
     found.plugins.append(
         registry.Plugin("careless", "careless-dist", "1.0", loaded=True, names={"backend": {"careless": Careless}})
     )
     monkeypatch.setattr(registry, "_registry", found)
-    source = kd.from_arrays(np.arange(6.0).reshape(3, 2), np.array([9.0, 8.0, 7.0]))
+    source = kd.from_arrays(np.arange(6.0).reshape(3, 2), np.array([9.0, 8.0, 7.0]), splits={"train": [0, 1]})
     target = {"backend": "careless", "path": str(tmp_path / "x.npz"), "mistake": mistake}
-    with pytest.raises(CorruptStoreError, match="the copy in backend 'careless' does not equal its source"):
-        kd.convert(source, target)
+    for old in (None, b"old"):
+        if old is not None:
+            (tmp_path / "x.npz").write_bytes(old)
+        with pytest.raises(
+            CorruptStoreError, match=f"the backend 'careless' wrote differs from its source in {differs}$"
+        ):
+            kd.convert(source, target, overwrite=old is not None)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == ({} if old is None else {"x.npz": old})
     kd.convert(source, target | {"mistake": "none"}, overwrite=True)
     with kd.load_dataset(tmp_path / "x.npz") as dataset:
         assert dataset[:][1].tolist() == [9, 8, 7]

@@ -150,7 +150,9 @@ def convert(
     to = target if backend is None else {"backend": backend, "path": target}
     with open_dataset(source) as dataset:
         with progress("copying") as report:
-            spec = conversion.convert(dataset, to, overwrite=overwrite, progress=report)
+            spec = conversion.convert(
+                dataset, to, overwrite=overwrite, progress=lambda stage, done, total: report(done, total, stage)
+            )
         rows, seconds = len(dataset), time.perf_counter() - start
     size = f", {format_size(Path(target).stat().st_size)}" if Path(target).is_file() else ""
     content = f"{target}: {rows:,} rows, {len(spec.columns or {})} columns{size}"

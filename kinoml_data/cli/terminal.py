@@ -67,8 +67,11 @@ def format_size(count: int) -> str:
 
 
 @contextmanager
-def progress(task: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows how far a task is: `report(done, total)` moves a bar on a terminal, or else prints a line now and then."""
+def progress(task: str) -> Iterator[Callable[..., None]]:
+    """Shows how far a task is: `report(done, total)` moves a bar on a terminal, or else prints a line now and then.
+
+    `report(done, total, stage)` renames the task, if it has several stages.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = screen(stderr=True)
@@ -77,14 +80,12 @@ def progress(task: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*fields, console=console, transient=True, disable=not console.is_terminal) as bar:
         bar_task = bar.add_task(task, total=None)
 
-        def report(done: int, total: int) -> None:
+        def report(done: int, total: int, stage: str = task) -> None:
             nonlocal last_line
-            # A copy is compared with its source after the last call.
-            now = task if done < total else "comparing"
-            bar.update(bar_task, completed=done, total=total, description=now)
+            bar.update(bar_task, completed=done, total=total, description=stage)
             if not console.is_terminal and time.monotonic() - last_line >= SECONDS_PER_LINE:
                 last_line = time.monotonic()
-                say(f"kinoml-data: {now}, {done:,} of {total:,}", stderr=True)
+                say(f"kinoml-data: {stage}, {done:,} of {total:,}", stderr=True)
 
         yield report
 

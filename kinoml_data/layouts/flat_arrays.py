@@ -1,10 +1,11 @@
-"""Columns as flat arrays, by name: the layout that packed NPZ, memory and array containers share.
+"""Columns as flat arrays, by name: the layout that NPZ, memory, Zarr and HDF5 share.
 
 | column | arrays |
 | --- | --- |
 | fixed | `<column>`: `(rows, *shape)` |
-| ragged | `<column>.values`: 1-D, and `<column>.shapes`: `(rows, ndim)` integers |
-| strings | `<column>.utf8`: uint8, 1-D, and `<column>.shapes`: `(rows, 1)` |
+| ragged | `<column>.values`: 1-D, the rows end to end, and `<column>.shapes`: integers `(rows, ndim)` |
+| strings | `<column>.utf8`: uint8, 1-D, and `<column>.shapes`: integers `(rows, 1)` |
+| the checksums of a column's rows | `<column>.crc32`: uint32 `(rows,)`, see `checksums` |
 | not per row | `<name>.index` |
 | the spec | `_spec`: uint8, JSON |
 """
@@ -12,57 +13,98 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.columns import Column, Columns, Ragged, concatenate, gather, offsets_of
+from kinoml_data.columns import Column, Columns, Ragged, gather, offsets_of
 from kinoml_data.contracts.backend import Storage
 from kinoml_data.errors import CorruptStoreError, SpecError, one_line, quoted
+from kinoml_data.layouts.checksums import row_checksums
 from kinoml_data.spec.array import STRING, Array
 
-MAX_VALUES = 1 << 58  # of a column; their bytes fit int64
+MAX_VALUES = 1 << 58  # of a column, so that their number of bytes fits int64
+
+VALUES, UTF8, SHAPES, INDEX, CRC, SPEC_KEY = ".values", ".utf8", ".shapes", ".index", ".crc32", "_spec"
 
 
-VALUES, UTF8, SHAPES, INDEX, CRC, SPEC = ".values", ".utf8", ".shapes", ".index", ".crc32", "_spec"
+def values_key(name: str, array: Array) -> str:
+    """The name of the array that contains a column's values."""
+    return name + (UTF8 if array.is_string else VALUES if array.ragged else "")
+
+
+def is_reserved(name: str) -> bool:
+    """True if no column can have this name, because the layout uses it otherwise."""
+    return name == SPEC_KEY or name.endswith((VALUES, UTF8, SHAPES, INDEX, CRC))
+
+
+def flat_layout(
+    columns: Mapping[str, Array], *, checksums: bool = True
+) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """The flat arrays of some columns: by name, the dtype and the shape of one entry."""
+    layout: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+    for name, array in columns.items():
+        layout[values_key(name, array)] = array.numpy, () if array.rows_differ else array.row_shape
+        if array.rows_differ:
+            layout[name + SHAPES] = np.dtype(np.int64), (len(array.axes),)
+        if checksums:
+            layout[name + CRC] = np.dtype(np.uint32), ()
+    return layout
 
 
 def flatten(columns: Mapping[str, Array], data: Columns) -> dict[str, NDArray[Any]]:
-    """The flat arrays of some rows, by the names of the layout."""
+    """The flat arrays of some rows, without checksums."""
     flat: dict[str, NDArray[Any]] = {}
     for name, array in columns.items():
         column = data[name]
         if isinstance(column, Ragged):
-            flat[name + (UTF8 if array.is_string else VALUES)] = column.values
-            flat[name + SHAPES] = column.shapes
+            flat[values_key(name, array)], flat[name + SHAPES] = column.values, column.shapes
         else:
             flat[name] = column
     return flat
 
 
+def flat_batches(
+    columns: Mapping[str, Array], batches: Iterable[Columns], *, checksums: bool = True
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """The flat arrays of each batch, by the names of `flat_layout`.
+
+    Raises:
+        SpecError: a batch is not what `columns` announces.
+    """
+    rows = dict.fromkeys(columns, 0)
+    for batch in batches:
+        for name, array in columns.items():
+            if problem := mismatch(array, batch[name]):
+                raise SpecError(f"column {quoted(name)}: a batch contains {problem}")
+        flat = flatten(columns, batch)
+        for name, array in columns.items() if checksums else ():
+            start, rows[name] = rows[name], rows[name] + len(batch[name])
+            numbers = np.arange(start, rows[name])
+            flat[name + CRC] = row_checksums(batch[name], numbers, is_string=array.is_string)
+        yield flat
+
+
 def mismatch(array: Array, column: Column) -> str | None:
-    """What a column of a batch is where it is not what `array` announced; None where it is."""
-    said = "(*,)" if array.is_string else str(array.shape)
-    ragged = array.ragged or array.is_string
-    axes: tuple[int | None, ...] = (None,) if array.is_string else array.shape
-    if isinstance(column, Ragged) != ragged:
-        return f"{'rows of different' if not ragged else 'rows of one'} shape, announced was {said}"
+    """What some rows are that `array` does not describe, such as "float64 instead of float32 (3,)"; None if it does."""
+    if isinstance(column, Ragged) != array.rows_differ:
+        return f"rows of {'one shape' if array.rows_differ else 'different shapes'} instead of {array}"
     values = column.values if isinstance(column, Ragged) else column
     if values.dtype != array.numpy:
-        return f"{values.dtype}, announced was {array.dtype}"
+        return f"{values.dtype} instead of {array}"
     if not isinstance(column, Ragged):
-        return None if values.shape[1:] == axes else f"rows of shape {values.shape[1:]}, announced was {said}"
+        return None if values.shape[1:] == array.axes else f"rows of shape {values.shape[1:]} instead of {array}"
     shapes = column.shapes
-    if shapes.ndim != 2 or shapes.shape[1] != len(axes):
-        return f"shapes {shapes.shape}, announced was {said}"
-    for axis, length in enumerate(axes):
+    if shapes.ndim != 2 or shapes.shape[1] != len(array.axes):
+        return f"shapes {shapes.shape} instead of those of {array}"
+    for axis, length in enumerate(array.axes):
         if length is not None and (wrong := shapes[:, axis] != length).any():
-            return f"a row of shape {tuple(shapes[wrong][0].tolist())}, announced was {said}"
+            return f"a row of shape {tuple(shapes[wrong][0].tolist())} instead of {array}"
     total = int(column.offsets[-1])
     if values.ndim != 1 or shapes.min(initial=0) < 0 or total != len(values):
-        return f"{values.shape} values, its shapes add up to {total}"
+        return f"{values.shape} values, but its shapes add up to {total}"
     return None
 
 
@@ -73,39 +115,36 @@ def flat_arrays(
     arrays: Mapping[str, NDArray[Any]] | None = None,
     spec: str | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """The flat arrays of a whole dataset, for a `Backend.write` that may hold all rows in memory.
+    """The flat arrays of a dataset without checksums, for a `Backend.write` that can hold all rows in memory.
 
     Raises:
-        SpecError: a batch holds something else than `columns` announces.
+        SpecError: a batch is not what `columns` announces.
     """
-    parts: dict[str, list[Column]] = {name: [_no_rows(array)] for name, array in columns.items()}
-    for batch in batches:
-        for name, array in columns.items():
-            if problem := mismatch(array, batch[name]):
-                raise SpecError(f"column {quoted(name)}: a batch holds {problem}")
-            parts[name].append(batch[name])
-    flat = flatten(columns, {name: concatenate(held) for name, held in parts.items()})
-    flat |= {name + INDEX: array for name, array in (arrays or {}).items()}
-    return flat if spec is None else {**flat, SPEC: np.frombuffer(spec.encode(), np.uint8)}
+    layout = flat_layout(columns, checksums=False)
+    parts = {key: [np.empty((0, *shape), dtype)] for key, (dtype, shape) in layout.items()}
+    for batch in flat_batches(columns, batches, checksums=False):
+        for key, part in batch.items():
+            parts[key].append(part)
+    return {key: np.concatenate(some) for key, some in parts.items()} | other_arrays(arrays or {}, spec)
 
 
-def _no_rows(array: Array) -> Column:
-    if array.ragged or array.is_string:
-        return Ragged.from_rows([], array.numpy, max(1, len(array.shape)))
-    return np.empty((0, *(axis or 0 for axis in array.shape)), array.numpy)
+def other_arrays(arrays: Mapping[str, NDArray[Any]], spec: str | None) -> dict[str, NDArray[Any]]:
+    """The flat arrays of what is not per row: the arrays and the spec."""
+    flat = {name + INDEX: array for name, array in arrays.items()}
+    return flat if spec is None else {**flat, SPEC_KEY: np.frombuffer(spec.encode(), np.uint8)}
 
 
 class ArrayStorage(Storage):
-    """Serves any container of sliceable flat arrays: a dict of numpy arrays, a Zarr or HDF5 group.
+    """A storage over any container of flat arrays that can be sliced: a dict of numpy arrays, a Zarr or HDF5 group.
 
-    Shapes are read when it is made and kept as numpy; values are read when rows are.
+    Shapes are read at once and stay in memory as numpy arrays; values are read when rows are read.
 
     Args:
-        arrays: the arrays by the names of the layout above. Numpy arrays are indexed; of anything else
-            `dtype`, `shape` and slices along the first axis are used.
-        spec: the embedded spec, where it is not in `_spec`.
+        arrays: the arrays by the names of the flat layout. Numpy arrays are indexed; of any other array `dtype`,
+            `shape` and slices along the first axis are used.
+        spec: the embedded spec, if it is not in `_spec`.
         identity: see `Storage`.
-        close: called once when the storage is closed, to let go of what is behind the arrays.
+        close: called when the storage is closed, to close the file behind the arrays.
 
     Raises:
         CorruptStoreError: the arrays do not fit together.
@@ -120,8 +159,9 @@ class ArrayStorage(Storage):
         close: Callable[[], Any] | None = None,
     ) -> None:
         self.identity, self._close = identity, close
-        held = np.asarray(arrays[SPEC][:]).tobytes() if SPEC in arrays else None
-        self.spec = held.decode("utf-8", "replace") if spec is None and held is not None else spec
+        self.spec = spec
+        if spec is None and SPEC_KEY in arrays:
+            self.spec = np.asarray(arrays[SPEC_KEY][:]).tobytes().decode("utf-8", "replace")
         self.arrays = {n.removesuffix(INDEX): np.asarray(a[:]) for n, a in arrays.items() if n.endswith(INDEX)}
         self._values: dict[str, Any] = {}
         self._shapes: dict[str, NDArray[np.int64]] = {}
@@ -129,7 +169,7 @@ class ArrayStorage(Storage):
         columns: dict[str, Array] = {}
         rows: dict[str, int] = {}
         for key, values in arrays.items():
-            if key.endswith((INDEX, SHAPES, CRC)) or key == SPEC:
+            if key.endswith((INDEX, SHAPES, CRC)) or key == SPEC_KEY:
                 continue
             name = key.removesuffix(VALUES).removesuffix(UTF8)
             self._values[name] = values
@@ -138,17 +178,19 @@ class ArrayStorage(Storage):
                 rows[name] = values.shape[0]
                 continue
             if name + SHAPES not in arrays:
-                raise CorruptStoreError(f"{quoted(key)} has no {quoted(name + SHAPES)} beside it")
+                raise CorruptStoreError(f"{quoted(key)} is there, but {quoted(name + SHAPES)} is missing")
             shapes = np.asarray(arrays[name + SHAPES][:])
             if shapes.dtype.kind not in "iu":
-                raise CorruptStoreError(f"column {quoted(name)}: its shapes are {shapes.dtype}, not integers")
+                raise CorruptStoreError(f"column {quoted(name)}: its shapes are {shapes.dtype} instead of integers")
             self._shapes[name] = shapes = shapes.astype(np.int64, copy=False)
             columns[name] = ragged_array(name, values.dtype, shapes, is_string=key.endswith(UTF8))
             self._offsets[name] = offsets_of(shapes)
             rows[name] = len(shapes)
             if self._offsets[name][-1] != values.shape[0]:
-                held, said = values.shape[0], int(self._offsets[name][-1])
-                raise CorruptStoreError(f"column {quoted(name)} holds {held} values, its shapes add up to {said}")
+                total = int(self._offsets[name][-1])
+                raise CorruptStoreError(
+                    f"column {quoted(name)} has {values.shape[0]} values, but its shapes add up to {total}"
+                )
         self.columns = columns
         self._length = common_length(rows)
 
@@ -176,15 +218,15 @@ class ArrayStorage(Storage):
         read = gather if isinstance(values, np.ndarray) else self.slices
         taken = to_native_order(read(values, offsets[rows], offsets[rows + 1]))
         array = self.columns[name]
-        if array.ragged or array.is_string:
+        if array.rows_differ:
             return Ragged(taken, shapes)
-        return taken.reshape(len(rows), *array.shape)  # stored as ragged, but all rows agree
+        return taken.reshape(len(rows), *array.row_shape)  # stored as ragged, but all rows have one shape
 
     @staticmethod
     def slices(values: Any, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[Any]:
-        """`values[a:b]` of every pair, end to end, neighbours in one slice.
+        """`values[a:b]` of every pair of starts and stops, end to end; extents that adjoin are read in one slice.
 
-        Override it where a container has a better way to read many slices at once.
+        Override this if a container has a better way to read many slices at once.
         """
         if len(starts) == 0:
             return to_native_order(np.empty((0, *values.shape[1:]), values.dtype))
@@ -195,29 +237,29 @@ class ArrayStorage(Storage):
 
 
 def ragged_array(name: str, dtype: Any, shapes: NDArray[np.int64], *, is_string: bool = False) -> Array:
-    """The `Array` of a column of these shapes: an axis is fixed where all rows agree; with no rows all are ragged.
+    """The `Array` of a column with these shapes: an axis is fixed if all rows agree; without rows every axis is ragged.
 
     Raises:
-        CorruptStoreError: the shapes are not `(rows, ndim)`, negative, or of more values than any store holds.
+        CorruptStoreError: the shapes are not `(rows, ndim)`, are negative, or add up to more than any store contains.
     """
     if shapes.ndim != 2:
-        raise CorruptStoreError(f"column {quoted(name)}: its shapes are not one row of lengths each")
+        raise CorruptStoreError(f"column {quoted(name)}: its shapes have {shapes.ndim} axes instead of 2")
     if len(shapes) == 0:
         return Array(STRING) if is_string else Array(dtype, (None,) * shapes.shape[1])
     low, high = shapes.min(axis=0).tolist(), shapes.max(axis=0).tolist()
     if min(low, default=0) < 0:
-        raise CorruptStoreError(f"column {quoted(name)}: its shapes are not one row of lengths each")
+        raise CorruptStoreError(f"column {quoted(name)}: a row has a negative length")
     # The product of made-up lengths wraps around in int64, not in floating point; numpy counts an empty axis as 1.
     bound = len(shapes) * math.prod(max(1, axis) for axis in high)
     if bound >= MAX_VALUES and np.maximum(shapes, 1).prod(axis=1, dtype=np.float64).sum() >= MAX_VALUES:
-        raise CorruptStoreError(f"column {quoted(name)}: its shapes are larger than any store")
+        raise CorruptStoreError(f"column {quoted(name)}: its shapes add up to more values than any store contains")
     if is_string:
         return Array(STRING)
     return Array(dtype, tuple(a if a == b else None for a, b in zip(low, high, strict=True)))
 
 
 def stored_splits(arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-    """The splits that arrays of a store can be, each with the array's name: `{"train": "idx_train"}`."""
+    """The splits that the arrays of a store can define, each with the name of its array: `{"train": "idx_train"}`."""
     return {
         name.removeprefix("idx_"): name
         for name, array in arrays.items()
@@ -229,16 +271,19 @@ def common_length(rows: Mapping[str, int]) -> int:
     """The number of rows that all columns have.
 
     Raises:
-        CorruptStoreError: they differ, or there is no column.
+        CorruptStoreError: the columns have different numbers of rows, or there is no column.
     """
     if not rows:
-        raise CorruptStoreError("the store holds no column")
+        raise CorruptStoreError("the store contains no column")
     if len(set(rows.values())) > 1:
-        said = ", ".join(f"{name} has {count}" for name, count in list(rows.items())[:8])
-        raise CorruptStoreError(f"the columns differ in their number of rows: {one_line(said)}")
+        counts = ", ".join(f"{name} has {count}" for name, count in list(rows.items())[:8])
+        raise CorruptStoreError(f"the columns differ in their number of rows: {one_line(counts)}")
     return next(iter(rows.values()))
 
 
 def to_native_order(array: NDArray[Any]) -> NDArray[Any]:
     """`array` in the byte order of this machine."""
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+SPEC = SPEC_KEY

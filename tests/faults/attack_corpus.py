@@ -269,7 +269,7 @@ def zip_files() -> Iterator[Attack]:
 
     # Bytes that belong to nothing.
     yield of("no bytes", corrupt, "0 bytes are no NPZ file", b"")
-    yield of("no members", corrupt, "holds no column", zipped())
+    yield of("no members", corrupt, "contains no column", zipped())
     yield of(
         "bytes before the first member", unsafe, "do not begin at the start", zipped(Member("X.npy", X, before=b"#!"))
     )
@@ -587,15 +587,23 @@ def layouts() -> Iterator[Attack]:
     )
     yield of("values without shapes", corrupt, "has no 'v.shapes'", v__values=flat)
     yield of("shapes that add up to less", corrupt, "its shapes say 5", v__values=flat, v__shapes=two - [[0], [1]])
-    yield of("negative shapes", corrupt, "not one row of lengths", v__values=flat, v__shapes=np.array([[8], [-2]]))
+    yield of("negative shapes", corrupt, "negative length", v__values=flat, v__shapes=np.array([[8], [-2]]))
     yield of("shapes with a point", corrupt, "its shapes are float64", v__values=flat, v__shapes=two * 1.0)
-    yield of("shapes of one axis", corrupt, "not one row of lengths", v__values=flat, v__shapes=np.array([2, 4]))
+    yield of("shapes of one axis", corrupt, "1 axes instead of 2", v__values=flat, v__shapes=np.array([2, 4]))
     huge = np.array([[2**32, 2**32], [2, 3]])
-    yield of("shapes whose product wraps around to 0", corrupt, "larger than any store", v__values=flat, v__shapes=huge)
+    yield of(
+        "shapes whose product wraps around to 0",
+        corrupt,
+        "more values than any store contains",
+        v__values=flat,
+        v__shapes=huge,
+    )
     huge = np.array([[0, 2**62], [2, 3]])
-    yield of("an empty row of a huge axis", corrupt, "larger than any store", v__values=flat, v__shapes=huge)
+    yield of(
+        "an empty row of a huge axis", corrupt, "more values than any store contains", v__values=flat, v__shapes=huge
+    )
     huge = np.array([[2**64 - 1], [7]], np.uint64)
-    yield of("shapes beyond int64", corrupt, "not one row of lengths", v__values=flat, v__shapes=huge)
+    yield of("shapes beyond int64", corrupt, "negative length", v__values=flat, v__shapes=huge)
     checks = np.zeros(3, np.uint32)
     yield of("checksums that are not the rows'", corrupt, "its CRC-32 is", X=np.ones((3, 9)), X__crc32=checks)
     yield of("too few checksums", corrupt, "3 rows and 2 checksums", X=np.ones((3, 9)), X__crc32=checks[:2])

@@ -20,7 +20,7 @@ from kinoml_data.errors import (
     StoreWriteError,
     UnsupportedStoreError,
 )
-from kinoml_data.layouts.checked_arrays import CheckedArrayStorage, check_names, own_arrays, read_all, write_rows
+from kinoml_data.layouts.checked_arrays import CheckedArrayStorage, check_names, own_arrays, write_rows
 from kinoml_data.testing import BackendTests, mixed, same_rows
 
 EXAMPLE = mixed()
@@ -62,7 +62,7 @@ class Folder(Backend):
         arrays, checks = own_arrays(about, Npy(self.path), columns, str(self.path))
         return CheckedArrayStorage(arrays, checks, str(self.path), verify=self.verify)
 
-    def write(self, columns, batches, *, arrays=None, spec=None, overwrite=False):
+    def write(self, columns, batches, *, arrays=None, spec=None, overwrite=False, check=None):
         check_names("folder", columns, arrays or {}, lambda name: name == "about")
         if overwrite:
             raise UnsupportedStoreError("a folder is not replaced")
@@ -74,17 +74,25 @@ class Folder(Backend):
             folder = Path(place) / "folder"
             folder.mkdir()
 
-            def made(key: str, dtype: Any, shape: tuple[int, ...]) -> Npy:
+            def create(key: str, dtype: Any, shape: tuple[int, ...]) -> Npy:
                 return Npy(folder, key, dtype, shape)
 
-            about = write_rows(columns, batches, arrays=arrays or {}, spec=spec, made=made)
+            about = write_rows(columns, batches, arrays=arrays or {}, spec=spec, create=create)
             (folder / "about.json").write_text(json.dumps(about))
+            if check is not None:
+                with Folder(path=folder).open(columns) as storage:
+                    check(storage)
             folder.rename(self.path)
 
 
 class TestCheckedFolder(BackendTests):
     def make_backend(self, folder):
         return Folder(path=folder / "data")
+
+
+def read_all(storage: CheckedArrayStorage) -> None:
+    for _ in storage.batches():
+        pass
 
 
 @pytest.fixture
@@ -148,7 +156,7 @@ def test_a_change_is_told_from_damage(stored, monkeypatch):
 def test_a_later_layout_is_refused(stored):
     about = json.loads((stored.path / "about.json").read_text())
     (stored.path / "about.json").write_text(json.dumps(about | {"format": 2}))
-    with pytest.raises(UnsupportedStoreError, match="has the layout 2"):
+    with pytest.raises(UnsupportedStoreError, match="has version 2 of the layout"):
         stored.open(None)
 
 

@@ -1,4 +1,4 @@
-"""The flat layout that memory, packed NPZ and the containers of other backends share."""
+"""The flat layout that memory, NPZ and the containers of other backends share."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def test_shared_memory_is_the_same_rows_for_both_sides():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"atoms.shapes": None}, "'atoms.values' has no 'atoms.shapes' beside it"),
-        ({"atoms.values": ATOMS.values[1:]}, "'atoms' holds 20 values, its shapes add up to 21"),
-        ({"atoms.shapes": ATOMS.shapes - [[3, 0]] * 4}, "not one row of lengths"),
-        ({"atoms.shapes": np.array([[2**32, 2**32]])}, "larger than any store"),
-        ({"atoms.shapes": ATOMS.shapes[:, 0]}, "not one row of lengths"),
-        ({"atoms.shapes": ATOMS.shapes + 0.5}, "'atoms': its shapes are float64, not integers"),
+        ({"atoms.shapes": None}, "'atoms.values' is there, but 'atoms.shapes' is missing"),
+        ({"atoms.values": ATOMS.values[1:]}, "'atoms' has 20 values, but its shapes add up to 21"),
+        ({"atoms.shapes": ATOMS.shapes - [[3, 0]] * 4}, "a row has a negative length"),
+        ({"atoms.shapes": np.array([[2**32, 2**32]])}, "more values than any store contains"),
+        ({"atoms.shapes": ATOMS.shapes[:, 0]}, "its shapes have 1 axes instead of 2"),
+        ({"atoms.shapes": ATOMS.shapes + 0.5}, "'atoms': its shapes are float64 instead of integers"),
         ({"fixed": FIXED[1:]}, "differ in their number of rows"),
-        (dict.fromkeys(FLAT), "holds no column"),
+        (dict.fromkeys(FLAT), "contains no column"),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_damage(changes, said):
@@ -93,20 +93,24 @@ def test_arrays_that_do_not_fit_together_are_damage(changes, said):
 
 
 WRONG = {
-    "a fixed column": (Array("float64", (None, 3)), FIXED, "rows of one shape, announced was"),
-    "a ragged column": (Array("float64", (3,)), ATOMS, "rows of different shape, announced was"),
-    "another dtype": (Array("float32", (None, 3)), ATOMS, "float64, announced was float32"),
-    "another row shape": (Array("int32", (3,)), FIXED.astype("i4"), r"rows of shape \(2,\), announced was \(3,\)"),
-    "another rank": (Array("float64", (None,)), ATOMS, r"shapes \(4, 2\), announced was"),
-    "another axis": (Array("float64", (None, 4)), ATOMS, r"a row of shape \(2, 3\), announced was"),
-    "fewer values": (Array("float64", (None, 3)), Ragged(ATOMS.values[1:], ATOMS.shapes), "its shapes add up to 21"),
+    "a fixed column": (Array("float64", (None, 3)), FIXED, r"rows of one shape instead of float64 \(\*, 3\)"),
+    "a ragged column": (Array("float64", (3,)), ATOMS, r"rows of different shapes instead of float64 \(3,\)"),
+    "another dtype": (Array("float32", (None, 3)), ATOMS, r"float64 instead of float32 \(\*, 3\)"),
+    "another row shape": (Array("int32", (3,)), FIXED.astype("i4"), r"rows of shape \(2,\) instead of int32 \(3,\)"),
+    "another rank": (Array("float64", (None,)), ATOMS, r"shapes \(4, 2\) instead of those of float64 \(\*,\)"),
+    "another axis": (Array("float64", (None, 4)), ATOMS, r"a row of shape \(2, 3\) instead of float64 \(\*, 4\)"),
+    "fewer values": (
+        Array("float64", (None, 3)),
+        Ragged(ATOMS.values[1:], ATOMS.shapes),
+        "but its shapes add up to 21",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_a_batch_that_is_not_what_was_announced_is_not_written(case):
     array, column, said = WRONG[case]
-    with pytest.raises(SpecError, match=f"column 'x': a batch holds .*{said}"):
+    with pytest.raises(SpecError, match=f"column 'x': a batch contains .*{said}"):
         flat_arrays({"x": array}, [{"x": column}])
 
 
@@ -129,7 +133,7 @@ def test_one_long_row_does_not_make_all_of_them_too_large():
     shapes[0], shapes[1:, 0] = (1 << 13, 1 << 13, 1 << 13, 1 << 13), 0
     assert ragged_array("x", "float32", shapes).shape == (None, None, None, None)
     shapes[0] = 1 << 15
-    with pytest.raises(CorruptStoreError, match="larger than any store"):
+    with pytest.raises(CorruptStoreError, match="more values than any store contains"):
         ragged_array("x", "float32", shapes)
 
 

@@ -45,7 +45,16 @@ class NpzLazy(Backend):
         overwrite: bool = False,
         check: Callable[[Storage], object] | None = None,
     ) -> None:
-        writer.write(self.path, columns, batches, arrays=arrays, spec=spec, overwrite=overwrite, compress=self.compress)
+        writer.write(
+            self.path,
+            columns,
+            batches,
+            arrays=arrays or {},
+            spec=spec,
+            overwrite=overwrite,
+            compress=self.compress,
+            check=check,
+        )
 
 
 class NpzReopen(NpzLazy):

@@ -1,6 +1,6 @@
 """The plugin `kinoml-data-hdf5`: the backend `hdf5`."""
 
-from kinoml_data import Backend, hookimpl
+from kinoml_data.plugin import Backend, hookimpl
 
 from kinoml_data_hdf5.backend import Hdf5
 from kinoml_data_hdf5.layout import RaggedLayout

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
-from kinoml_data import Array, Backend, Columns, DataPath, Storage
+from kinoml_data.errors import UnsupportedStoreError
+from kinoml_data.plugin import Array, Backend, Columns, DataPath, Storage
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -16,15 +17,16 @@ from kinoml_data_hdf5.layout import RaggedLayout
 
 
 class Hdf5(Backend):
-    """An HDF5 file: its own layout, or datasets of other programs, which are columns by their path in the file.
+    """An HDF5 file: in its own layout, or written by another program, whose datasets are columns by their paths.
 
     Attributes:
         path: the file.
-        group: of other programs' files: the group that paths start from.
-        ragged: of other programs' files: the ragged columns, by name.
-        missing_chunks: of other programs' files: "refuse" takes values that were never written for damage, "fill" reads
-            them as the fill value.
-        verify: when checksums are checked: "first" time a row is read in a process, "always", "never".
+        group: for files of other programs: the group in which paths start.
+        ragged: for files of other programs: the ragged columns, by name.
+        missing_chunks: for files of other programs: "refuse" treats values that were never written as damage, "fill"
+            reads them as the fill value.
+        verify: "first" compares a row with its checksum when it is first read in a process, "always" compares each
+            time, "never" does not compare.
     """
 
     name = "hdf5"
@@ -37,12 +39,7 @@ class Hdf5(Backend):
     verify: Literal["first", "always", "never"] = "first"
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
-        """See `Backend.open`.
-
-        Raises:
-            StoreNotFoundError, StoreReadError: there is no such regular file, or it cannot be read.
-            CorruptStoreError, UnsafeStoreError, UnsupportedStoreError: as their names say.
-        """
+        """See `Backend.open`."""
         from kinoml_data_hdf5.read import Hdf5Storage
 
         fill = self.missing_chunks == "fill"
@@ -61,11 +58,11 @@ class Hdf5(Backend):
         """See `Backend.write`. Rows are written as they come, in this backend's own layout.
 
         Raises:
-            UnsupportedStoreError: a name that HDF5 cannot have, or options for the files of others.
-            StoreExistsError, StoreWriteError: as `kinoml_data.files.replacing`.
-            SpecError: a batch holds something else than `columns` announces.
+            UnsupportedStoreError: HDF5 cannot store one of the names, or an option is set that is only for reading the
+                files of other programs.
         """
         from kinoml_data_hdf5.write import write
 
-        own = not self.ragged and self.group == "/"
-        write(self.path, columns, batches, arrays=arrays or {}, spec=spec, overwrite=overwrite, own=own)
+        if self.ragged or self.group != "/":
+            raise UnsupportedStoreError("hdf5 writes only its own layout; leave out the options `ragged` and `group`")
+        write(self.path, columns, batches, arrays=arrays or {}, spec=spec, overwrite=overwrite, check=check)

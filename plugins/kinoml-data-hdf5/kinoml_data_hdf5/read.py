@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from kinoml_data_hdf5.file import Hdf5File, is_text
 from kinoml_data_hdf5.layout import RaggedLayout
 
-ABOUT = "_kinoml_data"
+METADATA = "_kinoml_data"
 CACHE = 16 << 20  # bytes of chunks, for the files of others, which may be compressed
 Lengths = NDArray[np.int64]
 
@@ -55,10 +55,10 @@ class Hdf5Storage(CheckedArrayStorage):
         self._file = file = Hdf5File(path)
         try:
             with file.errors():
-                if ABOUT in file:
+                if METADATA in file:
                     if ragged or group.strip("/"):
                         raise SpecError(f"{path} was written by this backend; it needs no `ragged` and no `group`")
-                    text = file.whole(ABOUT).tobytes()
+                    text = file.whole(METADATA).tobytes()
                     arrays, checks = own_arrays(json.loads(text), file, columns, str(path))
                     identity = f"hdf5:{hashlib.blake2b(text, digest_size=16).hexdigest()}"
                 else:

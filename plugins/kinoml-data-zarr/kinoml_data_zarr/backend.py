@@ -101,4 +101,13 @@ class Zarr(Backend):
         from kinoml_data_zarr.write import write
 
         chunk_bytes, compress = self.chunk_bytes, self.compress
-        write(self.path, columns, batches, arrays=arrays or {}, spec=spec, chunk_bytes=chunk_bytes, compress=compress)
+        write(
+            self.path,
+            columns,
+            batches,
+            arrays=arrays or {},
+            spec=spec,
+            chunk_bytes=chunk_bytes,
+            compress=compress,
+            check=check,
+        )

@@ -250,12 +250,11 @@ def main(cases: int | None, seed: int, jobs: int, only: str, weaken: str, job: i
 
 
 def _no_flush() -> None:
-    files._sync = lambda _: None
+    files._sync = lambda *_: None
 
 
 def _no_flush_of_folders() -> None:
-    sync = files._sync
-    files._sync = lambda path: None if path.is_dir() else sync(path)
+    files._sync_folder = lambda _: None
 
 
 WEAKEN: dict[str, Callable[[], None]] = {"no flush": _no_flush, "no flush of folders": _no_flush_of_folders}

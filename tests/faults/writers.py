@@ -543,7 +543,7 @@ def warm(place: Path, only: str = "") -> dict[str, Writer]:
     """The writers, ready: what is imported or opened only once is no boundary."""
     # Small parts, so that little data is read and written in many calls.
     conversion.ROWS_PER_BATCH = ROWS // BATCHES
-    npz_write.CHUNK, npz_write.ROWS_PER_READ, arrow_rows.TABLE_BYTES = 2048, ROWS // BATCHES, 4096
+    npz_write.COPY_BYTES, npz_write.SEGMENT_BYTES, arrow_rows.TABLE_BYTES = 2048, 4096, 4096
     every = {name: writer for name, writer in writers().items() if name.startswith(only)}
     for writer in every.values():
         writer.prepare(place / "warm")

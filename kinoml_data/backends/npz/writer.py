@@ -43,14 +43,15 @@ def write(
 ) -> None:
     """Write an NPZ file; see `Backend.write`. `compress` deflates every member, which can then only be read whole."""
     with replacing(path, overwrite=overwrite) as temporary:
-        with ExitStack() as stack, zipfile.ZipFile(temporary, "x", _method(compress)) as file:
+        with ExitStack() as stack:
             spools = _spool(path, columns, batches, stack)
-            for name, spool in spools.items():
-                with _member(file, name, spool.dtype, (spool.length, *spool.row_shape)) as member:
-                    spool.move_into(member)
-            for name, array in other_arrays(arrays, spec).items():
-                with _member(file, name, array.dtype, array.shape) as member:
-                    member.write(np.ascontiguousarray(array).data)
+            with zipfile.ZipFile(temporary, "x", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as file:
+                for name, spool in spools.items():
+                    with _member(file, name, spool.dtype, (spool.length, *spool.row_shape)) as member:
+                        spool.move_into(member)
+                for name, array in other_arrays(arrays, spec).items():
+                    with _member(file, name, array.dtype, array.shape) as member:
+                        member.write(np.ascontiguousarray(array).data)
         if check is not None:
             with NpzStorage(temporary, columns) as storage:
                 check(storage)
@@ -99,10 +100,6 @@ def _spool(path: Path, columns: Mapping[str, Array], batches: Iterable[Columns],
         for key, part in batch.items():
             written += spools[key].append(part, segment)
     return spools
-
-
-def _method(compress: bool) -> int:
-    return zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
 
 
 def _member(file: zipfile.ZipFile, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> IO[bytes]:

@@ -55,14 +55,14 @@ class ZarrStorage(CheckedArrayStorage):
             super().__init__(arrays, checks, held.where, verify="always", identity=identity, close=self._store.close)
 
     def read(self, rows: Lengths, columns: Sequence[str]) -> Columns:
-        with zarr_errors(self._where):
+        with zarr_errors(self._path):
             return super().read(rows, columns)
 
     def notice_change(self) -> None:
         """See `CheckedArrayStorage.notice_change`."""
         about = zarr.open_group(self._store, mode="r").attrs.asdict().get(ATTRIBUTE)
         if about is None or _identity(about) != self.identity:
-            raise StoreChangedError(f"{self._where} was changed after it was opened; load the dataset again")
+            raise StoreChangedError(f"{self._path} was changed after it was opened; load the dataset again")
 
     @staticmethod
     def slices(values: Any, starts: Lengths, stops: Lengths) -> NDArray[Any]:

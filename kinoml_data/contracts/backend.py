@@ -92,7 +92,7 @@ class Storage(ABC):
         for start in range(0, len(self), size):
             yield self.read(np.arange(start, min(start + size, len(self))), names)
 
-    def close(self) -> None:  # noqa: B027 - a storage that holds nothing open has nothing to close
+    def close(self) -> None:  # noqa: B027 - a storage without open files has nothing to close
         """Close files and connections. The storage is not used afterwards; a second call does nothing."""
 
     def __enter__(self) -> Storage:
@@ -103,7 +103,7 @@ class Storage(ABC):
 
 
 class Backend(Model, ABC):
-    """A way to store columns. Its fields are its options in the config.
+    """A way to store columns. Its fields are its options in a spec.
 
     The class variables say what the backend can do. `convert` reads them before it reads any row, `kinoml-data
     backends` prints them, and the conformance suite tests the backend accordingly.
@@ -197,7 +197,7 @@ def _resolve(value: Any, info: ValidationInfo) -> Backend:
 
 
 AnyBackend = Annotated[SerializeAsAny[Backend], BeforeValidator(_resolve)]
-"""A field that holds another backend: `{backend: name, ...options}` in the config."""
+"""The type of a field that contains another backend: `{backend: name, ...options}` in a spec."""
 
 
 def _located(path: Path, info: ValidationInfo) -> Path:
@@ -208,10 +208,10 @@ def _located(path: Path, info: ValidationInfo) -> Path:
 
 
 def check_inside(path: Path, root: Path | None) -> None:
-    """Refuse a path outside `root`, symbolic links followed; a root of None allows every path.
+    """Refuse a path outside `root` after symbolic links are followed; a root of None allows every path.
 
     Raises:
-        SpecError: naming both.
+        SpecError: the path is outside `root`.
     """
     if root is not None and not path.resolve().is_relative_to(root.resolve()):
         raise SpecError(f"the path {quoted(str(path))} leaves the dataset's folder {quoted(str(root))}")
@@ -219,9 +219,12 @@ def check_inside(path: Path, root: Path | None) -> None:
 
 def _usable(value: Any) -> Any:
     if isinstance(value, str) and (not value or "\0" in value):
-        raise ValueError("a path is not empty and has no NUL")
+        raise ValueError("a path must not be empty or contain a NUL character")
     return value
 
 
 DataPath = Annotated[Path, Strict(False), BeforeValidator(_usable), AfterValidator(_located)]
-"""A field that holds a path, relative to the spec file. Name it `path` or `..._path`: `to_file` moves those."""
+"""The type of a field that contains a path, relative to the spec file.
+
+Name the field `path` or `..._path`: `DatasetSpec.to_file` rewrites the paths in fields of these names.
+"""

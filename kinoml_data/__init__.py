@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from kinoml_data.conversion import convert, save_dataset
     from kinoml_data.dataset.dataset import XyDataset
     from kinoml_data.dataset.forms import Packed, PadMask
-    from kinoml_data.factory import from_arrays, load_dataset, load_datasets
+    from kinoml_data.factory import from_arrays, infer_spec, load_dataset
     from kinoml_data.layouts.flat_arrays import ArrayStorage
     from kinoml_data.registry import list_backends
+    from kinoml_data.several import load_datasets
     from kinoml_data.spec.array import Array
-    from kinoml_data.spec.dataset_spec import DatasetSpec
+    from kinoml_data.spec.dataset_spec import CompleteSpec, DatasetSpec
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ _MODULES = {
     "Backend": "contracts.backend",
     "BatchForm": "contracts.batch_form",
     "Columns": "columns",
+    "CompleteSpec": "spec.dataset_spec",
     "DataPath": "contracts.backend",
     "DatasetSpec": "spec.dataset_spec",
     "Featurizer": "contracts.featurizer",
@@ -42,9 +44,10 @@ _MODULES = {
     "convert": "conversion",
     "from_arrays": "factory",
     "hookimpl": "contracts.hookspecs",
+    "infer_spec": "factory",
     "list_backends": "registry",
     "load_dataset": "factory",
-    "load_datasets": "factory",
+    "load_datasets": "several",
     "save_dataset": "conversion",
 }
 _PUBLIC_MODULES = ("errors", "torch_datasets")
@@ -56,6 +59,7 @@ __all__ = [
     "Backend",
     "BatchForm",
     "Columns",
+    "CompleteSpec",
     "DataPath",
     "DatasetSpec",
     "Featurizer",
@@ -69,6 +73,7 @@ __all__ = [
     "errors",
     "from_arrays",
     "hookimpl",
+    "infer_spec",
     "list_backends",
     "load_dataset",
     "load_datasets",

@@ -17,14 +17,13 @@ from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.dataset import splits
 from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.dataset import XyDataset
-from kinoml_data.dataset.session import requested_columns
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted
-from kinoml_data.factory import load_dataset, open_backend
+from kinoml_data.factory import load_dataset, make_backend
 from kinoml_data.layouts.checksums import row_checksums
 from kinoml_data.spec.array import Array
-from kinoml_data.spec.dataset_spec import DatasetSpec
-from kinoml_data.spec.parts import Component
-from kinoml_data.spec.validation import explain, plain_json
+from kinoml_data.spec.dataset_spec import CompleteSpec
+from kinoml_data.spec.parts import BackendRef
+from kinoml_data.spec.validation import plain_json, spec_error
 
 ROWS_PER_BATCH = 1024
 Progress = Callable[[str, int, int], None]
@@ -36,7 +35,7 @@ def convert(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> DatasetSpec:
+) -> CompleteSpec:
     """Copy a dataset into another store, together with its splits and its spec.
 
     The columns are copied as they are stored, without the casts of the spec, which is copied along: what is loaded
@@ -68,13 +67,13 @@ def convert(
 
 def save_dataset(
     dataset: XyDataset, target: str | os.PathLike[str] | Mapping[str, Any], *, overwrite: bool = False
-) -> DatasetSpec:
+) -> CompleteSpec:
     """Write an open dataset to a store; the same as `convert(dataset, target)`."""
     return convert(dataset, target, overwrite=overwrite)
 
 
-def _copy(dataset: XyDataset, target: Any, overwrite: bool, progress: Progress | None) -> DatasetSpec:
-    component, base = _target(target)
+def _copy(dataset: XyDataset, target: Any, overwrite: bool, progress: Progress | None) -> CompleteSpec:
+    reference, base = _target(target)
     columns = dataset.stored_columns()
     indices = dataset.indices
     spec_dict = dataset.spec.to_mapping()
@@ -82,8 +81,8 @@ def _copy(dataset: XyDataset, target: Any, overwrite: bool, progress: Progress |
         column.pop("stored_as", None)
     spec_dict["splits"] = {name: f"idx_{name}" for name in indices}
     del spec_dict["storage"]
-    spec = DatasetSpec.parse(spec_dict | {"storage": component.model_dump(mode="json")}, base)
-    backend = open_backend(spec)
+    spec = CompleteSpec.parse(spec_dict | {"storage": reference.model_dump(mode="json")}, base)
+    backend = make_backend(spec)
     _refuse(backend, columns, overwrite=overwrite, has_splits=bool(indices))
     source, compared = _Digests(columns), False
 
@@ -122,17 +121,17 @@ def _copy(dataset: XyDataset, target: Any, overwrite: bool, progress: Progress |
     text = plain_json(spec_dict).decode()
     backend.write(columns, rows(), arrays=arrays, spec=text, overwrite=overwrite, check=compare)
     if not compared:  # by a backend that does not call `check`
-        with backend.open(requested_columns(spec)) as copy:
+        with backend.open(spec.requested_columns) as copy:
             compare(copy)
     return spec
 
 
-def _target(target: Any) -> tuple[Component, Path]:
+def _target(target: Any) -> tuple[BackendRef, Path]:
     if isinstance(target, Mapping):
         try:
-            return Component.model_validate_json(plain_json(dict(target))), Path.cwd()
+            return BackendRef.model_validate_json(plain_json(dict(target))), Path.cwd()
         except ValidationError as error:
-            raise SpecError(explain(error, Component, "target")) from None
+            raise spec_error(error, BackendRef, "target") from None
     if not isinstance(target, (str, os.PathLike)):
         raise SpecError(f"{quoted(target)} is not a target: give a path, or {{backend: name, ...options}}")
     path = Path(target)
@@ -140,7 +139,7 @@ def _target(target: Any) -> tuple[Component, Path]:
     if name is None:
         how = "name one: {backend: name, path: ...} (--backend NAME on the command line)"
         raise SpecError(f"no backend writes bare {quoted(path.suffix)} files; {how}")
-    return Component(backend=name, path=path.name), path.absolute().parent
+    return BackendRef(backend=name, path=path.name), path.absolute().parent
 
 
 def _refuse(backend: Backend, columns: Mapping[str, Array], *, overwrite: bool, has_splits: bool) -> None:

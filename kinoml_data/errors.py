@@ -15,7 +15,7 @@ from typing import Any
 class KinomlDataError(Exception):
     """Base of every exception raised by kinoml_data.
 
-    As text it is free of control characters other than line ends, wherever the names in it come from.
+    Its text contains no control characters other than line ends, wherever the names in it come from.
     """
 
     def __str__(self) -> str:
@@ -23,7 +23,23 @@ class KinomlDataError(Exception):
 
 
 class SpecError(KinomlDataError, ValueError):
-    """A spec or an option is wrong, or does not agree with what the store holds."""
+    """A spec or an option is wrong, or does not agree with the store.
+
+    Attributes:
+        problems: the problems, each as one sentence that begins with its path in the spec; the text of the error
+            is all of them. An error that was rebuilt from its text has one problem, the whole text.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = problems
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.problems
+
+    def prefixed(self, where: str) -> SpecError:
+        """The same error, with `where` in front of the first problem."""
+        return type(self)(where + str(self.problems[0]), *self.problems[1:]) if self.problems else self
 
 
 class SplitError(SpecError):
@@ -84,9 +100,11 @@ class FeaturizationError(KinomlDataError, RuntimeError):
 
 @contextmanager
 def error_prefix(where: str) -> Iterator[None]:
-    """Errors of this library in the block begin with `where`."""
+    """Put `where` in front of every error that this library raises in the block."""
     try:
         yield
+    except SpecError as error:
+        raise error.prefixed(where) from error
     except KinomlDataError as error:
         raise type(error)(f"{where}{error}") from error
 

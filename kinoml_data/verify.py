@@ -14,9 +14,8 @@ import numpy as np
 from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.columns import Ragged
 from kinoml_data.contracts.backend import Backend, Storage
-from kinoml_data.dataset.session import requested_columns
 from kinoml_data.errors import KinomlDataError, SpecError, StoreChangedError, format_error
-from kinoml_data.factory import as_spec, load_dataset, open_backend
+from kinoml_data.factory import as_spec, load_dataset, make_backend
 from kinoml_data.spec.array import Model
 from kinoml_data.spec.dataset_spec import DatasetSpec
 
@@ -99,11 +98,11 @@ def verify(
     """
     found = Verification()
     described_spec = as_spec(spec)
-    backend = with_checks(open_backend(described_spec))
+    backend = with_checks(make_backend(described_spec))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that this is a slow way to read
-            storage = backend.open(requested_columns(described_spec))
+            storage = backend.open(described_spec.requested_columns)
     except FileNotFoundError:
         raise
     except KinomlDataError as error:

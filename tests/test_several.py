@@ -60,7 +60,7 @@ def test_the_storage_beside_named_specs_gives_each_its_options_too(folder):
 
 @pytest.mark.parametrize("path", ["features/abl1.npz", "features/*.npz", "features"])
 def test_what_is_no_description_of_several_is_refused(folder, path):
-    with pytest.raises(SpecError, match=r"is no spec file: .*'datasets'"):
+    with pytest.raises(SpecError, match=r"is not a spec file: .*'datasets'"):
         kd.load_datasets(folder / path)
 
 
@@ -88,7 +88,7 @@ def test_named_specs_share_what_stands_beside_them(folder, suffix):
     ("said", "error", "message"),
     [
         ({"storage": {"backend": "in-memory"}}, SpecError, "use load_dataset"),
-        ({"datasets": "features/*.pt"}, StoreNotFoundError, "no file fits 'features/\\*.pt'"),
+        ({"datasets": "features/*.pt"}, StoreNotFoundError, "no file matches 'features/\\*.pt'"),
         ({"datasets": {}}, SpecError, "neither"),
         ({"datasets": ["features/abl1.npz"]}, SpecError, "neither"),
         ({"datasets": {"a": "features/abl1.npz"}}, SpecError, "neither"),
@@ -96,9 +96,9 @@ def test_named_specs_share_what_stands_beside_them(folder, suffix):
         ({"datasets": {"a": {"storage": {"path": "features/abl1.xyz"}}}}, StoreNotFoundError, "datasets.a: "),
         ({"datasets": {"a": {"storge": {}}}}, SpecError, "datasets.a: .*storge"),
         ({"datasets": "features/*.npz", "X": "Z"}, SpecError, "datasets.abl1: .*Z"),
-        ({"datasets": "features/*.npz", "storage": "npz-reopen"}, SpecError, "storage: 'npz-reopen' is no mapping"),
-        ({"datasets": {"a": {}}, "storage": None}, SpecError, "storage: None is no mapping"),
-        ({"datasets": {1: {}, "1": {}}}, SpecError, "the name 1 is not a text"),
+        ({"datasets": "features/*.npz", "storage": "npz-reopen"}, SpecError, "storage: 'npz-reopen' is not a mapping"),
+        ({"datasets": {"a": {}}, "storage": None}, SpecError, "storage: None is not a mapping"),
+        ({"datasets": {1: {}, "1": {}}}, SpecError, "the name 1 is not a string"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_name(folder, said, error, message):
@@ -108,7 +108,7 @@ def test_what_is_wrong_is_said_with_the_name(folder, said, error, message):
 
 def test_two_files_of_one_stem_are_refused(folder):
     np.savez(folder / "abl1.npz", X=np.zeros((2, 2)), y=np.zeros(2))
-    with pytest.raises(SpecError, match=r"'abl1.npz' and 'features/abl1.npz' would have one name"):
+    with pytest.raises(SpecError, match=r"'abl1.npz' and 'features/abl1.npz' would have the same name"):
         kd.load_datasets({"datasets": "**/*.npz"}, base=folder)
 
 

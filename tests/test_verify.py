@@ -102,7 +102,7 @@ def test_a_store_that_does_not_open_is_damaged(tmp_path, name):
 def test_a_spec_that_does_not_fit_a_whole_store_is_an_error_and_no_damage(tmp_path):
     stored(tmp_path / "a.npz")
     said = {"columns": {"atoms": {"shape": ["*", 4]}, "y": {}}, "X": "atoms", "y": "y"}
-    for wrong, error in ((said, "the spec says"), ({"splits": {"train": "train"}}, "did you mean 'idx_train'")):
+    for wrong, error in ((said, "the spec asks for"), ({"splits": {"train": "train"}}, "did you mean 'idx_train'")):
         spec = kd.DatasetSpec.parse({**wrong, "storage": {"backend": "npz-lazy", "path": "a.npz"}}, tmp_path)
         with pytest.raises(SpecError, match=error):
             verify(spec)

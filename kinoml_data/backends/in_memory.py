@@ -1,16 +1,16 @@
-"""`in-memory`: Python arrays given by the caller, or every row of another backend read once."""
+"""`in-memory`: Python arrays of the caller, or all rows of another backend, read once."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import PrivateAttr
 
-from kinoml_data.columns import Column, Ragged, cast, concatenate
+from kinoml_data.columns import Column, Columns, Ragged, cast, concatenate
 from kinoml_data.contracts.backend import AnyBackend, Backend, Storage
 from kinoml_data.errors import SpecError, one_line, quoted
 from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, flatten, ragged_array
@@ -24,12 +24,12 @@ ROWS_PER_READ = 4096
 
 
 class InMemory(Backend):
-    """Columns held in memory.
+    """Keeps all columns in memory.
 
     Attributes:
-        source: the backend to read, once; without it the columns come from `load_dataset(data=...)`.
-        device: where to keep them, such as "cuda"; worker processes are then refused.
-        progress: show a bar while the source is read.
+        source: the backend to read; without one, the columns come from `load_dataset(data=...)`.
+        device: the device on which to keep X and y, such as "cuda". Worker processes are then refused.
+        progress: True shows a progress bar while the source is read.
     """
 
     name = "in-memory"
@@ -38,37 +38,36 @@ class InMemory(Backend):
     progress: bool = False
     _data: Mapping[str, Any] | None = PrivateAttr(default=None)
 
-    def model_post_init(self, context: Any) -> None:
-        self._data = (context or {}).get("data")
-
-    @classmethod
-    def over(cls, data: Mapping[str, Any]) -> InMemory:
-        """The backend over Python values by column."""
-        return cls.model_validate({}, context={"data": data})
+    def with_objects(
+        self, *, data: Mapping[str, Any] | None = None, featurizer: Callable[..., Any] | None = None
+    ) -> Backend:
+        if self.source is not None or data is None:
+            return super().with_objects(data=data, featurizer=featurizer)
+        backend = self.model_copy()
+        backend._data = data
+        return backend if featurizer is None else super().with_objects(featurizer=featurizer)
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
         _check_device(self.device)
         if self.source is None:
             if self._data is None:
-                raise SpecError("backend 'in-memory' needs a source, or data={'column': values} in Python")
-            held, data = columns_of(self._data, columns)
-            return MemoryStorage(flatten(held, data), device=self.device)
-        source = self.source.open(columns)
-        try:
-            held = {name: a for name, a in source.columns.items() if columns is None or name in columns}
-            length = len(source)
-            starts: Iterable[int] = range(0, max(length, 1), ROWS_PER_READ)
+                raise SpecError("the backend 'in-memory' needs a source, or data={'column': values} in Python")
+            arrays, values = columns_of(self._data, columns)
+            return MemoryStorage(flatten(arrays, values), device=self.device)
+        with self.source.open(columns) as source:
+            arrays = {name: array for name, array in source.columns.items() if columns is None or name in columns}
+            batches: Iterable[Columns] = source.batches(list(arrays), ROWS_PER_READ)
             if self.progress:
                 from rich.progress import track
 
-                starts = track(starts, "reading", transient=True)
-            parts = [source.read(np.arange(a, min(a + ROWS_PER_READ, length)), list(held)) for a in starts]
-            data = {name: concatenate([part[name] for part in parts]) for name in held}
-            flat = flatten(held, data)
-            arrays = {name: np.array(array) for name, array in source.arrays.items()}
-            return MemoryStorage(flat, arrays=arrays, spec=source.spec, identity=source.identity, device=self.device)
-        finally:
-            source.close()
+                batches = track(batches, "reading", total=-(-len(source) // ROWS_PER_READ), transient=True)
+            parts = list(batches)
+            values = {
+                name: concatenate([array.empty(), *(part[name] for part in parts)]) for name, array in arrays.items()
+            }
+            extra = {name: np.array(array) for name, array in source.arrays.items()}
+            flat = flatten(arrays, values)
+            return MemoryStorage(flat, arrays=extra, spec=source.spec, identity=source.identity, device=self.device)
 
 
 def _check_device(device: str | None) -> None:
@@ -85,74 +84,74 @@ def _check_device(device: str | None) -> None:
 def columns_of(
     data: Mapping[str, Any], columns: Mapping[str, Array] | None
 ) -> tuple[dict[str, Array], dict[str, Column]]:
-    """Python values as columns: arrays, tensors, awkward arrays, lists of arrays of different shapes, strings.
+    """Python values as columns: arrays, tensors, awkward arrays, lists of arrays of different shapes, or strings.
 
     Args:
         data: the values by column, one entry per row.
-        columns: what the spec asks for; tells the shape where no row does.
+        columns: the columns that the spec asks for; needed for the dtype and shape of a list without rows.
+
+    Returns:
+        What each column contains, and its values.
 
     Raises:
-        SpecError: values of different length, object arrays, rows of different rank, or a name with a meaning of
-            its own.
+        SpecError: the columns have different numbers of rows; values are not arrays or strings; the rows of a column
+            have different numbers of axes; or the layout reserves the name of a column.
     """
-    held: dict[str, Array] = {}
-    found: dict[str, Column] = {}
+    arrays: dict[str, Array] = {}
+    values_by_name: dict[str, Column] = {}
     for name, values in data.items():
         if name.endswith((VALUES, UTF8, SHAPES, INDEX, CRC)) or name == SPEC:
-            raise SpecError(f"the column name {quoted(name)} has a meaning of its own; rename the column")
-        held[name], found[name] = _column_of(name, values, (columns or {}).get(name))
-    lengths = {name: len(column) for name, column in found.items()}
+            raise SpecError(f"the column name {quoted(name)} is reserved; rename the column")
+        arrays[name], values_by_name[name] = _column_of(name, values, (columns or {}).get(name))
+    lengths = {name: len(column) for name, column in values_by_name.items()}
     if len(set(lengths.values())) > 1:
-        said = ", ".join(f"{name} has {count}" for name, count in lengths.items())
-        raise SpecError(f"the columns of data differ in their number of rows: {said}")
-    return held, found
+        counts = ", ".join(f"{name} has {count}" for name, count in lengths.items())
+        raise SpecError(f"the columns of data differ in their number of rows: {counts}")
+    return arrays, values_by_name
 
 
-def _column_of(name: str, values: Any, wanted: Array | None) -> tuple[Array, Column]:
+def _column_of(name: str, values: Any, requested: Array | None) -> tuple[Array, Column]:
     if isinstance(values, Ragged):
         return ragged_array(name, values.values.dtype, values.shapes), values
     if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping, Set)):
-        raise SpecError(f"column {quoted(name)}: {quoted(values)} is not one value per row")
+        raise SpecError(f"column {quoted(name)}: {quoted(values)} is not a sequence of rows")
     if type(values).__module__.split(".")[0] == "awkward":
-        return _awkward_column(name, values, wanted)
+        return _awkward_column(name, values, requested)
     if _is_tensor(values):
         values = _as_numpy(f"column {quoted(name)}", values)
     if not isinstance(values, np.ndarray):
         values = list(values)
-        if not values and wanted is not None:
-            empty = np.empty((0, *(axis or 0 for axis in wanted.shape)), wanted.numpy)
-            if wanted.ragged or wanted.is_string:
-                return wanted, Ragged(empty.reshape(-1), np.empty((0, max(1, len(wanted.shape))), np.int64))
-            return wanted, empty
+        if not values and requested is not None:
+            return requested, requested.empty()
         if values and all(isinstance(value, str) for value in values):
             return Array(STRING), Ragged.from_strings(values)
         values = _stacked(name, [_row(name, i, value) for i, value in enumerate(values)])
         if isinstance(values, Ragged):
             return ragged_array(name, values.values.dtype, values.shapes), values
     if isinstance(values, np.ma.MaskedArray):
-        raise SpecError(f"column {quoted(name)} is a masked array; fill it first")
+        raise SpecError(f"column {quoted(name)} is a masked array; fill in its missing values first")
     if values.dtype.kind == "U" or (
         values.dtype == object and values.size and all(isinstance(v, str) for v in values.flat)
     ):
         if values.ndim != 1:
-            raise SpecError(f"column {quoted(name)}: strings have one axis, the rows")
+            raise SpecError(f"column {quoted(name)}: an array of strings must have one axis")
         return Array(STRING), Ragged.from_strings(str(v) for v in values)
     if values.dtype == object and values.ndim == 1 and len(values):
-        return _column_of(name, list(values), wanted)
+        return _column_of(name, list(values), requested)
     if values.ndim == 0:
-        raise SpecError(f"column {quoted(name)} has no axis of rows")
+        raise SpecError(f"column {quoted(name)} is a single value, not a sequence of rows")
     if values.dtype.name not in DTYPES:
         raise SpecError(f"column {quoted(name)} has dtype {values.dtype}, which no tensor can have")
     return Array(values.dtype, values.shape[1:]), np.array(values, dtype=values.dtype.newbyteorder("="), order="C")
 
 
-def _awkward_column(name: str, values: Any, wanted: Array | None) -> tuple[Array, Column]:
+def _awkward_column(name: str, values: Any, requested: Array | None) -> tuple[Array, Column]:
     import awkward as ak
 
     from kinoml_data.layouts.arrow import column_from_arrow
 
     array = ak.to_arrow(values, extensionarray=False)
-    described, column = column_from_arrow(name, array.type, [array], f"column {quoted(name)}", wanted)
+    described, column = column_from_arrow(name, array.type, [array], f"column {quoted(name)}", requested)
     return described, copy.deepcopy(column)  # the values may be those of the caller
 
 
@@ -160,13 +159,13 @@ def _row(name: str, row: int, value: Any) -> NDArray[Any]:
     if _is_tensor(value):
         value = _as_numpy(f"column {quoted(name)}, row {row}", value)
     if isinstance(value, np.ma.MaskedArray):
-        raise SpecError(f"column {quoted(name)}, row {row} is a masked array; fill it first")
+        raise SpecError(f"column {quoted(name)}, row {row} is a masked array; fill in its missing values first")
     try:
         array = np.asarray(value)
     except ValueError:
-        raise SpecError(f"column {quoted(name)}, row {row}: {quoted(value)} is no array of one shape") from None
+        raise SpecError(f"column {quoted(name)}, row {row}: {quoted(value)} is not an array") from None
     if array.dtype.name not in DTYPES:
-        raise SpecError(f"column {quoted(name)}, row {row}: dtype {array.dtype} cannot be a tensor")
+        raise SpecError(f"column {quoted(name)}, row {row} has dtype {array.dtype}, which no tensor can have")
     return array
 
 
@@ -180,13 +179,13 @@ def _as_numpy(where: str, tensor: torch.Tensor) -> NDArray[Any]:
     try:
         array: NDArray[Any] = tensor.detach().cpu().numpy()
     except TypeError as error:
-        raise SpecError(f"{where}: a tensor of {tensor.dtype} cannot be held: {one_line(error)}") from None
+        raise SpecError(f"{where}: a tensor of {tensor.dtype} has no numpy equivalent: {one_line(error)}") from None
     return array
 
 
 def _stacked(name: str, rows: Sequence[NDArray[Any]]) -> NDArray[Any] | Ragged:
     if not rows:
-        raise SpecError(f"column {quoted(name)} has no rows; say its dtype and shape in `columns`")
+        raise SpecError(f"column {quoted(name)} has no rows; specify its dtype and shape in `columns`")
     if wrong := [i for i, row in enumerate(rows) if row.ndim != rows[0].ndim]:
         raise SpecError(
             f"column {quoted(name)}: row {wrong[0]} has {rows[wrong[0]].ndim} axes, row 0 has {rows[0].ndim}"

@@ -17,7 +17,7 @@ from kinoml_data.contracts.backend import Backend
 from kinoml_data.registry import COLLATE_FORM, registry
 from kinoml_data.spec.array import DTYPES, NAME_PATTERN, Array
 from kinoml_data.spec.dataset_spec import DatasetSpec
-from kinoml_data.spec.parts import FORMS, CollateForm, Component, Named
+from kinoml_data.spec.parts import FORMS, CollateForm, BackendRef, NamedRef
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
@@ -33,7 +33,7 @@ def json_schema() -> Schema:
     observation_models = _variants("observation model", "name")
     documented = backends | featurizers | observation_models
     documented |= {cls: cls for cls in (Array, CollateForm)}
-    models: list[type[BaseModel]] = [DatasetSpec, Backend, Component, Named, *documented]
+    models: list[type[BaseModel]] = [DatasetSpec, Backend, BackendRef, NamedRef, *documented]
     all_refs, schema = models_json_schema([(model, "validation") for model in models], ref_template="#/$defs/{model}")
     refs = {model: ref for (model, _), ref in all_refs.items()}
     defs: Schema = schema["$defs"]
@@ -45,7 +45,7 @@ def json_schema() -> Schema:
     for model, cls in documented.items():
         _add_docs(definition(model), cls)
     # A field that contains a backend or a featurizer accepts each of those that are installed.
-    for model, choices in ((Backend, backends), (Named, featurizers)):
+    for model, choices in ((Backend, backends), (NamedRef, featurizers)):
         definition(model).clear()
         definition(model).update(_any_of([refs[choice] for choice in choices]))
     definition(Array)["properties"]["dtype"]["enum"] = list(DTYPES)
@@ -66,7 +66,7 @@ def json_schema() -> Schema:
     fields["collate"] = _any_of([forms, by_column, {"type": "null"}])
     fields["datasets"] = _several(fields)
     one_or_several = [{"required": sorted({*root.pop("required", ()), "storage"})}, {"required": ["datasets"]}]
-    defs = {name: each for name, each in defs.items() if each is not root and each is not definition(Component)}
+    defs = {name: each for name, each in defs.items() if each is not root and each is not definition(BackendRef)}
     return {"$schema": DIALECT, **root, "anyOf": one_or_several, "title": "kinoml_data dataset spec", "$defs": defs}
 
 

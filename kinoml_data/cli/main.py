@@ -93,7 +93,7 @@ def inspect(
 ) -> None:
     """Show the columns, shapes and splits of a dataset, or of each dataset that a spec describes."""
     from kinoml_data.cli.terminal import open_dataset, say
-    from kinoml_data.factory import load_datasets
+    from kinoml_data.several import load_datasets
     from kinoml_data.spec import config
 
     if Path(path).suffix.lower() in config.SUFFIXES and "datasets" in config.read(Path(path)):
@@ -155,7 +155,7 @@ def convert(
             )
         rows, seconds = len(dataset), time.perf_counter() - start
     size = f", {format_size(Path(target).stat().st_size)}" if Path(target).is_file() else ""
-    content = f"{target}: {rows:,} rows, {len(spec.columns or {})} columns{size}"
+    content = f"{target}: {rows:,} rows, {len(spec.columns)} columns{size}"
     say(f"{content}; written by {spec.storage.backend} and compared with the source in {seconds:.1f} s")
 
 

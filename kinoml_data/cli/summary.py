@@ -42,7 +42,7 @@ def columns(dataset: XyDataset, sample: int) -> Iterator[tuple[tuple[str, ...], 
         sample: the number of rows to read if the store does not know the shapes of a column.
     """
     spec = dataset.spec
-    for name, array in (spec.columns or {}).items():
+    for name, array in spec.columns.items():
         role = "X" if name in spec.X_names else "y" if name in spec.y_names else "meta" if name in spec.meta else ""
         stored = dataset.stored_columns()[name]
         shapes, complete = _shapes(dataset, name, stored, sample)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -25,8 +26,10 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, SerializeAsAny, Strict, ValidationInfo, model_serializer
 
 from kinoml_data.columns import Columns
+from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.errors import SpecError, UnsupportedStoreError, quoted
 from kinoml_data.spec.array import Array, Model
+from kinoml_data.spec.parts import NamedRef
 
 
 class Storage(ABC):
@@ -179,31 +182,70 @@ class Backend(Model, ABC):
         """
         raise UnsupportedStoreError(f"the backend {self.name!r} cannot write")
 
+    def with_objects(
+        self, *, data: Mapping[str, Any] | None = None, featurizer: Callable[..., Any] | None = None
+    ) -> Backend:
+        """This backend over Python objects, which no spec can name. A backend with a `source` passes them on to it.
+
+        Args:
+            data: values by column, one entry per row.
+            featurizer: a function from raw values to feature arrays.
+
+        Raises:
+            SpecError: neither this backend nor its source takes them.
+        """
+        source = getattr(self, "source", None)
+        if isinstance(source, Backend):
+            return self.model_copy(update={"source": source.with_objects(data=data, featurizer=featurizer)})
+        if data is not None:
+            raise SpecError(
+                f"the backend {self.name!r} takes no data=; use backend='in-memory' or 'featurize-on-access'"
+            )
+        if featurizer is not None:
+            raise SpecError("featurizer= needs the backend 'featurize-on-access'")
+        return self
+
     @model_serializer(mode="wrap")
     def _named(self, handler: Any) -> dict[str, Any]:
         options: dict[str, Any] = handler(self)
         return {"backend": self.name} | options
 
 
-def _resolve(value: Any, info: ValidationInfo) -> Backend:
+@dataclass(frozen=True)
+class SpecContext:
+    """What the fields of a backend need from the spec that names it: the `context` of pydantic's validation.
+
+    Attributes:
+        base: the folder that relative paths start from.
+        root: the folder that no path may leave; None if paths may lead anywhere.
+        backend: makes a backend from `{backend: name, ...options}`.
+        featurizer: makes a featurizer from a reference by name.
+    """
+
+    base: Path
+    root: Path | None
+    backend: Callable[[Mapping[str, Any]], Backend]
+    featurizer: Callable[[NamedRef], Featurizer]
+
+
+def _backend(value: Any, info: ValidationInfo) -> Backend:
     if isinstance(value, Backend):
         return value
     if not isinstance(value, Mapping) or "backend" not in value:
         raise ValueError(f"{quoted(value)} is not a backend; write {{backend: name, ...options}}")
-    if not info.context or "resolve" not in info.context:
-        raise ValueError("give a Backend here; names are looked up only in a spec")
-    found: Backend = info.context["resolve"](value, info.context)
-    return found
+    if not isinstance(info.context, SpecContext):
+        raise ValueError("give a Backend object here; names are looked up only in a spec")
+    return info.context.backend(value)
 
 
-AnyBackend = Annotated[SerializeAsAny[Backend], BeforeValidator(_resolve)]
+AnyBackend = Annotated[SerializeAsAny[Backend], BeforeValidator(_backend)]
 """The type of a field that contains another backend: `{backend: name, ...options}` in a spec."""
 
 
 def _located(path: Path, info: ValidationInfo) -> Path:
-    context = info.context or {}
-    full = path if path.is_absolute() else Path(context.get("base") or Path.cwd()) / path
-    check_inside(full, context.get("root"))
+    context = info.context if isinstance(info.context, SpecContext) else None
+    full = path if path.is_absolute() else (context.base if context else Path.cwd()) / path
+    check_inside(full, context.root if context else None)
     return full
 
 

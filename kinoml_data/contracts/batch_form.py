@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from kinoml_data.spec.dataset_spec import DatasetSpec
+from kinoml_data.spec.dataset_spec import CompleteSpec
 
 
 class BatchForm(ABC):
@@ -36,7 +36,7 @@ class BatchForm(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, spec: DatasetSpec) -> None:
+    def __init__(self, spec: CompleteSpec) -> None:
         self.spec = spec
 
     @abstractmethod

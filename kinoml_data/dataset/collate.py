@@ -23,9 +23,9 @@ from kinoml_data.contracts.batch_form import BatchForm
 from kinoml_data.dataset.forms import Form, as_tensor, formed, torch_dtype
 from kinoml_data.errors import SpecError, quoted, unknown
 from kinoml_data.spec.array import Array
-from kinoml_data.spec.dataset_spec import DatasetSpec
+from kinoml_data.spec.dataset_spec import CompleteSpec
 from kinoml_data.spec.parts import FORMS, CollateForm
-from kinoml_data.spec.validation import explain
+from kinoml_data.spec.validation import spec_error
 
 
 class Sample(tuple[Any, ...]):
@@ -69,8 +69,7 @@ class Collater:
         PluginConflictError: several plugins provide the form.
     """
 
-    def __init__(self, spec: DatasetSpec, collate: Any = None) -> None:
-        assert spec.columns is not None
+    def __init__(self, spec: CompleteSpec, collate: Any = None) -> None:
         self.X, self.y = spec.X, spec.y
         self.names = (*spec.X_names, *spec.y_names)
         self.arrays = dict(spec.columns)
@@ -127,15 +126,15 @@ def _joined(rows: list[Tensor], array: Array) -> Any:
     return Ragged(values, shapes)
 
 
-def _batch_form(spec: DatasetSpec, collate: Any) -> BatchForm | None:
+def _batch_form(spec: CompleteSpec, collate: Any) -> BatchForm | None:
     """The requested form of a plugin; None if a form of a column is requested."""
     if isinstance(collate, str) and collate not in FORMS and (cls := registry.collate_form(collate)):
         return cls(spec)
     return collate if isinstance(collate, BatchForm) else None
 
 
-def _column_forms(spec: DatasetSpec, collate: Any) -> dict[str, CollateForm]:
-    columns = spec.columns or {}
+def _column_forms(spec: CompleteSpec, collate: Any) -> dict[str, CollateForm]:
+    columns = spec.columns
     if isinstance(collate, (str, CollateForm)) or collate is None:
         requested = dict.fromkeys(columns, "list" if collate is None else collate)
     elif isinstance(collate, Mapping):
@@ -160,7 +159,7 @@ def _parse_form(name: str, value: Any) -> CollateForm:
         try:
             value = CollateForm(**value)
         except ValidationError as error:
-            raise SpecError(explain(error, CollateForm, f"collate.{name}")) from None
+            raise spec_error(error, CollateForm, f"collate.{name}") from None
     form = CollateForm(form=value) if isinstance(value, str) else value
     if not isinstance(form, CollateForm) or form.form not in FORMS:
         raise SpecError(f"collate.{name}: {_unknown_form(getattr(form, 'form', value))}")

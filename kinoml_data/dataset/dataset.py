@@ -1,4 +1,4 @@
-"""The one torch Dataset: rows, splits and batches of whatever a backend stores."""
+"""`XyDataset`: rows, splits and batches of a dataset, whatever backend stores it."""
 
 from __future__ import annotations
 
@@ -10,29 +10,34 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from kinoml_data.columns import Column, Ragged, sizes_of
+from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.collate import Batch, Collater
 from kinoml_data.dataset.forms import as_tensor
 from kinoml_data.dataset.indexing import normalize_index
-from kinoml_data.dataset.session import Session, refuse_workers
+from kinoml_data.dataset.session import Session
 from kinoml_data.errors import SampleIndexError, SpecError, SplitError, quoted, unknown
 from kinoml_data.loading import loader
 from kinoml_data.observation import Identity
 from kinoml_data.spec.array import Array
-from kinoml_data.spec.dataset_spec import DatasetSpec
+from kinoml_data.spec.dataset_spec import CompleteSpec
+from kinoml_data.spec.roles import names_of
 
 RowNumbers = NDArray[np.int64]
 
 
 class XyDataset(Dataset[Any]):
-    """Samples `(X, y)` as a spec describes them; made by `load_dataset`.
+    """Samples `(X, y)` as a spec describes them. `load_dataset` makes one.
 
-    `X` is one tensor where the spec names one column, and `{name: tensor}` in the spec's order where it
-    names a list; the same for `y`, which is None where the spec has none. No tensor requires a gradient.
+    `X` is a tensor if the spec names one column, and `{name: tensor}` in the order of the spec if it names a list.
+    The same applies to `y`, which is None if the spec has no y. No tensor requires a gradient.
+
+    A dataset is a context manager that closes its files. Views (`split`, `select`) share the files of the dataset that
+    they were made from, and leave them open.
 
     Attributes:
-        spec: the spec, with its columns.
-        observation_model: from predicted dG/kT to the measured scale; the identity where the spec names none.
-        collate_fn: puts together a batch of this dataset, or a list of its samples.
+        spec: the complete spec.
+        observation_model: from predicted dG/kT to the measured scale; the identity if the spec names no model.
+        collate_fn: collates a batch of this dataset, or a list of its samples.
     """
 
     def __init__(
@@ -41,84 +46,81 @@ class XyDataset(Dataset[Any]):
         collater: Collater,
         observation_model: Callable[..., Any] | None = None,
         selection: tuple[str | RowNumbers, ...] = (),
+        *,
+        owns_session: bool = True,
     ) -> None:
         self._session, self.collate_fn = session, collater
         self.observation_model = observation_model or Identity()
-        self._selection = selection
+        self._selection, self._owns_session = selection, owns_session
         self._rows: RowNumbers | None = self._select()
 
     @property
-    def spec(self) -> DatasetSpec:
+    def spec(self) -> CompleteSpec:
         return self._session.spec
 
     def __len__(self) -> int:
-        return len(self._session.binding.storage) if self._rows is None else len(self._rows)
+        return self._session.binding.length if self._rows is None else len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
-        """`(X, y)` of one sample for an int, collated as the loader would for anything else.
+        """`(X, y)` of one sample if `index` is an int, otherwise a collated batch as a loader returns it.
 
         Raises:
-            SampleIndexError: out of range, or nothing that selects rows.
+            SampleIndexError: `index` is out of range, or is not an int, slice, list of ints or mask.
         """
         binding = self._session.binding
-        length = len(binding.storage) if self._rows is None else len(self._rows)
+        length = binding.length if self._rows is None else len(self._rows)
         if type(index) is int and -length <= index < length:
             position = index % length
         else:
-            chosen, single = normalize_index(index, length)
+            positions, single = normalize_index(index, length)
             if not single:
-                return self.collate_fn(self._read(chosen))
-            position = int(chosen[0])
+                return self.collate_fn(self._read(positions))
+            position = int(positions[0])
         row = position if self._rows is None else int(self._rows[position])
         return self.collate_fn.sample(binding.read_row(row, self.collate_fn.names))
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Samples at several positions, read together; torch's loaders call this."""
+        """Samples at several positions, read together. The loaders of torch call this."""
         return self._read(normalize_index(list(indices), len(self))[0])
 
-    def _read(self, chosen: RowNumbers) -> Batch:
-        rows = chosen if self._rows is None else self._rows[chosen]
+    def _read(self, positions: RowNumbers) -> Batch:
+        rows = positions if self._rows is None else self._rows[positions]
         names = self.collate_fn.names
         return Batch(self._session.binding.read(rows, names), len(rows), self.collate_fn)
 
     # -- views
 
     def split(self, name: str) -> XyDataset:
-        """The rows of a named split, as a view; of a view, those of its rows that are in the split.
+        """A view of the rows in a split. Of a view, its rows that are in the split, in the order of the view.
 
         Raises:
-            SplitError: there is no split of that name.
+            SplitError: there is no split of this name.
         """
-        if name not in self._session.splits:
-            text = unknown(name, self._session.splits, "split")
-            if not self._session.splits:
-                text += "; the dataset has none"
-                stored = [quoted(key) for key in self._session.binding.storage.arrays if key.startswith("idx_")]
-                if stored:
-                    text += f"; the store has {', '.join(stored[:8])}, which the spec may name under `splits`"
-            raise SplitError(text)
         return self._view(name)
 
     def select(self, rows: Any) -> XyDataset:
-        """Some rows as a view.
+        """A view of some rows.
 
         Args:
-            rows: positions in this dataset, as anything that indexes it but a single int.
+            rows: positions in this dataset: a slice, a list, range, array or tensor of ints, or a mask.
 
         Raises:
-            SampleIndexError: as indexing does.
+            SampleIndexError: a position is out of range, or `rows` is an int or does not select rows.
         """
-        chosen, single = normalize_index(rows, len(self))
+        positions, single = normalize_index(rows, len(self))
         if single:
             raise SampleIndexError(f"select takes several rows, not {quoted(rows)}; index the dataset for one sample")
-        return self._view(chosen)
+        return self._view(positions)
 
     def with_collater(self, collater: Collater) -> XyDataset:
-        """The same rows, put together by another collater."""
-        return type(self)(self._session, collater, self.observation_model, self._selection)
+        """The same rows, collated by another collater."""
+        return type(self)(
+            self._session, collater, self.observation_model, self._selection, owns_session=self._owns_session
+        )
 
     def _view(self, step: str | RowNumbers) -> XyDataset:
-        return type(self)(self._session, self.collate_fn, self.observation_model, (*self._selection, step))
+        steps = (*self._selection, step)
+        return type(self)(self._session, self.collate_fn, self.observation_model, steps, owns_session=False)
 
     def _select(self) -> RowNumbers | None:
         rows: RowNumbers | None = None
@@ -126,10 +128,21 @@ class XyDataset(Dataset[Any]):
             if not isinstance(step, str):
                 rows = step if rows is None else rows[step]
             elif rows is None:
-                rows = self._session.splits[step]
+                rows = self._rows_of_split(step)
             else:
-                rows = rows[np.isin(rows, self._session.splits[step])]
+                rows = rows[np.isin(rows, self._rows_of_split(step))]
         return rows
+
+    def _rows_of_split(self, name: str) -> RowNumbers:
+        splits = self._session.splits
+        if name in splits:
+            return splits[name]
+        text = unknown(name, splits, "split")
+        if not splits:
+            text += "; the dataset has no splits"
+            if stored := [quoted(key) for key in self._session.array_names if key.startswith("idx_")]:
+                text += f". The store has {', '.join(stored[:8])}, which `splits` in the spec may name"
+        raise SplitError(text)
 
     @property
     def rows(self) -> RowNumbers:
@@ -138,61 +151,57 @@ class XyDataset(Dataset[Any]):
 
     @property
     def indices(self) -> dict[str, RowNumbers]:
-        """The positions in this dataset of each split's rows, int64; `{}` without splits."""
+        """int64 `(n,)` for each split: the positions in this dataset of its rows. Empty if there are no splits."""
         splits = self._session.splits
         if self._rows is None:
             return {name: rows.copy() for name, rows in splits.items()}
         return {name: np.flatnonzero(np.isin(self._rows, rows)) for name, rows in splits.items()}
 
-    # -- what is in it
+    # -- contents
 
     def column(self, name: str) -> Any:
-        """One whole column: a tensor `(rows, ...)`, the collate form of a ragged one, a list of str for strings.
+        """All rows of one column: a tensor `(rows, ...)`, a ragged column in its collate form, or a list of strings.
 
         Raises:
             SpecError: the spec has no such column.
         """
-        columns = self.spec.columns or {}
-        if name not in columns:
-            raise SpecError(unknown(name, columns, "column"))
+        if name not in self.spec.columns:
+            raise SpecError(unknown(name, self.spec.columns, "column"))
         column = self._session.binding.read(self.rows, [name])[name]
         if isinstance(column, Ragged):
-            return column.strings() if columns[name].is_string else self.collate_fn.ragged(name, column)
+            return column.strings() if self.spec.columns[name].is_string else self.collate_fn.ragged(name, column)
         return as_tensor(column)
 
     def stored_columns(self) -> dict[str, Array]:
-        """What the store holds for each column of the spec, before any cast."""
-        return {name: self._session.binding.stored(name) for name in self.spec.columns or {}}
+        """How each column of the spec is stored, before any cast."""
+        return {name: self._session.binding.stored(name) for name in self.spec.columns}
 
-    def read_stored(self, chosen: RowNumbers, names: Sequence[str]) -> dict[str, Column]:
-        """Columns at some positions as the store holds them, as numpy; for copying."""
-        return self._session.binding.read_stored(chosen if self._rows is None else self._rows[chosen], names)
+    def read_stored(self, positions: RowNumbers, names: Sequence[str]) -> dict[str, Column]:
+        """Some rows of some columns as they are stored, as numpy; for copying."""
+        rows = positions if self._rows is None else self._rows[positions]
+        return self._session.binding.read_stored(rows, names)
 
     @property
     def shape_X(self) -> Any:
-        """`(rows, *shape of one)`, None for a ragged axis; by column where X is several."""
+        """`(rows, *shape of one row)` with None for a ragged axis; `{column: shape}` if X is a list."""
         return self._shapes(self.spec.X)
 
     @property
     def shape_y(self) -> Any:
-        """As `shape_X`, for y; None where there is no y."""
+        """`(rows, *shape of one row)` with None for a ragged axis; `{column: shape}` if y is a list; None without y."""
         return self._shapes(self.spec.y)
 
-    def _shapes(self, part: str | tuple[str, ...] | None) -> Any:
-        columns = self.spec.columns or {}
-        if part is None:
-            return None
-        if isinstance(part, str):
-            return (len(self), *columns[part].shape)
-        return {name: (len(self), *columns[name].shape) for name in part}
+    def _shapes(self, role: str | tuple[str, ...] | None) -> Any:
+        shapes = {name: (len(self), *self.spec.columns[name].shape) for name in names_of(role)}
+        return shapes if isinstance(role, tuple) else shapes.get(role) if role is not None else None
 
     def estimate_input_size(self) -> Any:
-        """The shape of one X as a tuple, that of the first sample where rows differ; by column where X is several."""
-        columns, X = self.spec.columns or {}, self.spec.X
-        if not any(columns[name].ragged for name in self.spec.X_names):
-            return columns[X].shape if isinstance(X, str) else {name: columns[name].shape for name in self.spec.X_names}
-        first = self[0][0]
-        return {name: tuple(t.shape) for name, t in first.items()} if isinstance(first, dict) else tuple(first.shape)
+        """The shape of one X; that of the first sample if shapes differ; `{column: shape}` if X is a list."""
+        shapes: dict[str, tuple[int | None, ...]] = {n: self.spec.columns[n].shape for n in self.spec.X_names}
+        if any(None in shape for shape in shapes.values()):
+            first = self[0][0]
+            shapes = {n: tuple((first[n] if isinstance(first, dict) else first).shape) for n in shapes}
+        return shapes[self.spec.X] if isinstance(self.spec.X, str) else shapes
 
     # -- loading
 
@@ -207,39 +216,38 @@ class XyDataset(Dataset[Any]):
     ) -> DataLoader[Any]:
         """A `DataLoader` over this dataset.
 
-        Batches are read in the process itself unless workers are asked for: that is the fastest way for every backend
-        that stores features, and for one that computes them after the first epoch, as long as it remembers them.
+        Batches are read in this process unless `num_workers` is given. That is the fastest way for every backend that
+        stores features; for one that computes them it is the fastest after the first epoch, if it remembers them.
 
         Args:
-            collate: a form for all ragged columns, `{column: form}`, or a plugin's form for the whole batch; by
-                default the dataset's own.
-            seed: seeds the order of `shuffle=True`, so that a run can be repeated: another order in each epoch of
-                the loader, the same ones with and without workers.
-            prefetch: so many batches are read ahead, in a thread, while the model works.
-            group_by_length: a ragged column; rows of similar size come in one batch, to reduce padding.
-            kwargs: DataLoader's own arguments. Workers, where asked for, live as long as the loader, and one
-                that hangs is an error after `timeout` seconds (300 by default).
+            collate: a form for all ragged columns, `{column: form}`, or the form of a plugin for the whole batch; by
+                default that of the dataset.
+            seed: makes the order of `shuffle=True` reproducible: each epoch of the loader has another order, and the
+                orders are the same with and without workers.
+            prefetch: the number of batches that a thread reads ahead while the model works.
+            group_by_length: a ragged column; rows of similar size share a batch, which reduces padding.
+            kwargs: arguments of `DataLoader`. Workers live as long as the loader, and a worker that hangs for
+                `timeout` seconds (300 by default) is an error.
 
         Raises:
-            SpecError: a form that cannot hold a column; workers over data on a device; arguments that exclude
-                each other; a column to group by that is not ragged.
+            SpecError: a collate form does not fit a column; the data is kept on a device and `num_workers` is given;
+                arguments exclude each other; `group_by_length` is not a ragged column.
         """
-        storage = self._session.binding.storage
+        binding = self._session.binding
         if kwargs.get("num_workers"):
-            refuse_workers(storage)
+            self._session.refuse_workers()
         collate_fn = self.collate_fn if collate is None else Collater(self.spec, collate)
-        lengths = None if group_by_length is None else self._lengths(group_by_length)
+        lengths = None if group_by_length is None else self._lengths(binding, group_by_length)
         return loader.make(self, collate_fn, seed=seed, prefetch=prefetch, lengths=lengths, kwargs=kwargs)
 
-    def _lengths(self, name: str) -> RowNumbers:
-        """The number of elements of each row of a ragged column, without reading it where the store knows."""
-        columns = self.spec.columns or {}
-        if name not in columns or not columns[name].ragged:
-            ragged = [n for n, array in columns.items() if array.ragged]
+    def _lengths(self, binding: Binding, name: str) -> RowNumbers:
+        """The number of values in each row of a ragged column, read from the store only if it does not know them."""
+        ragged = [column for column, array in self.spec.columns.items() if array.ragged]
+        if name not in ragged:
             raise SpecError(f"group_by_length: {unknown(name, ragged, 'ragged column')}")
-        shapes = self._session.binding.shapes(name)
+        shapes = binding.shapes(name)
         if shapes is None:
-            column = self._session.binding.read(self.rows, [name])[name]
+            column = binding.read(self.rows, [name])[name]
             assert isinstance(column, Ragged)
             shapes = column.shapes
         elif self._rows is not None:
@@ -248,8 +256,8 @@ class XyDataset(Dataset[Any]):
         return lengths
 
     def close(self) -> None:
-        """Let go of files; a view leaves the dataset it was made from open."""
-        if not self._selection:
+        """Close the files. Closing a view does nothing: the dataset that it was made from stays open."""
+        if self._owns_session:
             self._session.close()
 
     def __enter__(self) -> XyDataset:
@@ -266,7 +274,7 @@ class XyDataset(Dataset[Any]):
         self._rows = self._select()
 
     def __repr__(self) -> str:
-        columns = self.spec.columns or {}
+        columns = self.spec.columns
 
         def part(names: str | tuple[str, ...] | None) -> str:
             if names is None or isinstance(names, str):

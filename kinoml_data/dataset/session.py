@@ -1,9 +1,10 @@
-"""A spec over its backend, opened once in each process that reads from it."""
+"""A spec and its backend, opened once in each process that reads from them."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -14,27 +15,27 @@ from kinoml_data.dataset import splits
 from kinoml_data.dataset.binding import Binding
 from kinoml_data.errors import SpecError, StoreChangedError, StoreReadError
 from kinoml_data.layouts.memory_storage import MemoryStorage
-from kinoml_data.spec.dataset_spec import DatasetSpec
+from kinoml_data.spec.dataset_spec import CompleteSpec
 
 
 class Session:
-    """What a dataset and all its views share.
+    """What a dataset and all its views share: a spec, a backend, and the storage opened in this process.
 
-    It pickles as the spec and the backend, with the Python objects the caller passed in; whoever unpickles
-    it opens the storage again, on first use, and finds out if the content is no longer the same. A
-    shareable storage is not opened again: it survives fork, and is sent to spawned workers as shared memory.
+    A session is pickled as its spec and its backend, which contains the Python objects of the caller. The process that
+    unpickles it opens the storage again on first use, and notices if the content has changed. A shareable storage is
+    not opened again: it survives a fork, and is sent to spawned workers as shared memory.
 
     Args:
-        spec: with its columns.
-        backend: what opens the storage.
-        storage: the storage, opened in this process.
+        spec: the complete spec.
+        backend: opens the storage.
+        storage: the storage that was opened in this process.
 
     Raises:
-        SpecError: the spec and the storage differ.
-        SplitError: so do its splits.
+        SpecError: the spec and the storage do not fit together.
+        SplitError: a split of the spec does not fit the storage.
     """
 
-    def __init__(self, spec: DatasetSpec, backend: Backend | None, storage: Storage) -> None:
+    def __init__(self, spec: CompleteSpec, backend: Backend | None, storage: Storage) -> None:
         self.spec, self.backend = spec, backend
         self.identity = storage.identity
         self._splits: dict[str, splits.RowNumbers] | None
@@ -54,9 +55,9 @@ class Session:
         """The spec bound to the storage of this process.
 
         Raises:
-            StoreChangedError: the content is not that of the process the dataset was made in.
-            StoreReadError: it was closed.
-            Exception: whatever the backend raises when it cannot open.
+            StoreChangedError: the content is no longer the same as when the dataset was made.
+            StoreReadError: the session was closed.
+            Exception: whatever the backend raises if it cannot open the store again.
         """
         binding = self._binding
         if binding is not None and self._pid == os.getpid():
@@ -65,13 +66,27 @@ class Session:
 
     @property
     def splits(self) -> dict[str, splits.RowNumbers]:
-        """The rows of every split."""
+        """The row numbers of every split; raises as `binding`."""
         if self._splits is None:
-            storage = self.binding.storage
-            self._splits = splits.resolve(self.spec, storage.arrays, len(storage))
+            binding = self.binding
+            self._splits = splits.resolve(self.spec, binding.storage.arrays, binding.length)
         return self._splits
 
+    @property
+    def array_names(self) -> Iterable[str]:
+        """The names of the stored arrays that are not per row; raises as `binding`."""
+        return self.binding.storage.arrays
+
+    def refuse_workers(self) -> None:
+        """Raise if worker processes cannot read the data.
+
+        Raises:
+            SpecError: the data is kept on a device.
+        """
+        _refuse_workers(self.binding.storage)
+
     def close(self) -> None:
+        """Close the storage of this process. Reading afterwards is an error."""
         with self._lock:
             if self._storage is not None and self._pid == os.getpid():
                 self._storage.close()
@@ -81,30 +96,30 @@ class Session:
     def _open(self) -> Binding:
         if self._pid != os.getpid():  # forked: the lock may be held by a thread that does not exist here
             storage = self._storage if self._storage is not None and self._storage.shareable else None
-            found, closed = self._splits, self._closed
+            rows_of_splits, closed = self._splits, self._closed
             self._reset(storage)
-            self._splits, self._closed = found, closed
+            self._splits, self._closed = rows_of_splits, closed
         with self._lock:
             if self._closed:
                 raise StoreReadError("the dataset was closed")
             if self._binding is None:
-                self._bind(self._storage if self._storage is not None else self._again())
+                self._bind(self._storage if self._storage is not None else self._reopened())
             assert self._binding is not None
             return self._binding
 
-    def _again(self) -> Storage:
-        assert self.backend is not None and self.spec.columns is not None
-        storage = self.backend.open(requested_columns(self.spec))
+    def _reopened(self) -> Storage:
+        assert self.backend is not None
+        storage = self.backend.open(self.spec.requested_columns)
         if storage.identity != self.identity:
             storage.close()
             raise StoreChangedError(
-                f"{self.backend.name}: the store is not the one this dataset was made from; load it again"
+                f"{self.backend.name}: the store has changed since this dataset was made from it; load it again"
             )
         return storage
 
     def _bind(self, storage: Storage) -> None:
         if get_worker_info() is not None:
-            refuse_workers(storage)
+            _refuse_workers(storage)
         self._binding = Binding(self.spec, storage)
         self._storage, self._pid = storage, os.getpid()
 
@@ -117,24 +132,14 @@ class Session:
         self._closed = state["closed"]
 
 
-def requested_columns(spec: DatasetSpec) -> dict[str, Any] | None:
-    """The columns of a spec by their names in the store, for `Backend.open`."""
-    return None if spec.columns is None else {array.stored_as or name: array for name, array in spec.columns.items()}
-
-
-def refuse_workers(storage: Storage | None) -> None:
-    """Refuse worker processes for data on a device, which they cannot read.
-
-    Raises:
-        SpecError: the storage is kept on a device.
-    """
+def _refuse_workers(storage: Storage | None) -> None:
     if isinstance(storage, MemoryStorage) and storage.device is not None:
-        raise SpecError(f"the dataset is kept on {storage.device!r}; workers cannot read it, use num_workers=0")
+        raise SpecError(f"the dataset is kept on {storage.device!r}, which workers cannot read; use num_workers=0")
 
 
 def _reduce_for_worker(session: Session) -> tuple[Any, ...]:
-    """How it goes to a spawned process: with a shareable storage, which makes the backend unnecessary."""
-    refuse_workers(session._storage)
+    """How a session goes to a spawned process: with a shareable storage, it needs no backend there."""
+    _refuse_workers(session._storage)
     state = session.__getstate__()
     if session._storage is not None and session._storage.shareable:
         state |= {"storage": session._storage, "backend": None}

@@ -1,4 +1,4 @@
-"""Named rows: from what a spec says of its splits to row numbers, checked."""
+"""From the splits of a spec to row numbers."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from numpy.typing import NDArray
 from kinoml_data.contracts.backend import check_inside
 from kinoml_data.errors import SplitError, quoted, unknown
 from kinoml_data.layouts import npy
-from kinoml_data.spec.dataset_spec import DatasetSpec
+from kinoml_data.spec.dataset_spec import CompleteSpec
 from kinoml_data.spec.parts import FileSplit, RangeSplit, RatioSplits, RowsSplit
 
 RowNumbers = NDArray[np.int64]
 
 
-def resolve(spec: DatasetSpec, arrays: Mapping[str, NDArray[Any]], length: int) -> dict[str, RowNumbers]:
-    """The rows of every split of `spec`, in a store of `length` rows that holds `arrays`.
+def resolve(spec: CompleteSpec, arrays: Mapping[str, NDArray[Any]], length: int) -> dict[str, RowNumbers]:
+    """The row numbers of every split.
+
+    Args:
+        spec: the complete spec.
+        arrays: the arrays of the store that splits may name.
+        length: the number of rows in the store.
 
     Returns:
-        int64 `(n,)` row numbers per split, in the order stored or written.
+        int64 `(n,)` row numbers by split, in the order in which they are stored or listed.
 
     Raises:
-        SplitError: out of range, overlapping, a row twice, or no such array.
+        SplitError: a row is out of range, in two splits, or twice in one; or the store has no such array.
+        SpecError: the file of a split is not in the folder that the spec may use.
+        StoreNotFoundError, CorruptStoreError: the file of a split does not exist or is damaged.
     """
-    if spec.splits is None:
-        return {}
     if isinstance(spec.splits, RatioSplits):
         return by_ratio(spec.splits, length)
-    found = {}
+    splits = {}
     for name, split in spec.splits.items():
         if isinstance(split, str):
             if split not in arrays:
-                raise SplitError(
-                    f"split {name!r}: {unknown(split, list(arrays), 'array')}; the store has no such array"
-                )
+                raise SplitError(f"split {name!r}: {unknown(split, list(arrays), 'array of the store')}")
             rows = _as_rows(arrays[split], name, length)
         elif isinstance(split, RangeSplit):
             start, stop = split.range
@@ -50,19 +53,19 @@ def resolve(spec: DatasetSpec, arrays: Mapping[str, NDArray[Any]], length: int) 
             path = spec.base / split.file
             check_inside(path, spec.root)
             rows = _as_rows(npy.read(path), name, length)
-        found[name] = rows
-    _check_disjoint(found, length)
-    return found
+        splits[name] = rows
+    _check_disjoint(splits, length)
+    return splits
 
 
 def by_ratio(splits: RatioSplits, length: int) -> dict[str, RowNumbers]:
-    """Random splits: one permutation, cut by largest remainder in the order written.
+    """Random splits: one permutation of all rows, cut in the order of the ratios, by largest remainder.
 
-    The permutation is that of `np.random.Generator(np.random.PCG64(seed))`, so the same seed gives the
-    same rows everywhere.
+    The permutation is that of `np.random.Generator(np.random.PCG64(seed))`: the same seed gives the same rows on
+    every machine.
     """
     exact = np.array(list(splits.ratios.values())) * length
-    # 0.7 * 10 is 6.999...: what rounding error took is given back before cutting.
+    # 0.7 * 10 is 6.999...: the rounding error is undone before the fraction is dropped.
     sizes = np.floor(exact + 1e-9).astype(np.int64)
     order = np.argsort(-np.round(exact - sizes, 9), kind="stable")
     sizes[order[: length - int(sizes.sum())]] += 1
@@ -72,30 +75,30 @@ def by_ratio(splits: RatioSplits, length: int) -> dict[str, RowNumbers]:
 
 def _as_rows(array: NDArray[Any], name: str, length: int) -> RowNumbers:
     if array.ndim != 1:
-        raise SplitError(f"split {name!r}: row numbers have one axis, these have {array.ndim}")
+        raise SplitError(f"split {name!r}: row numbers must have one axis, but these have {array.ndim}")
     if array.dtype == bool:
         if len(array) != length:
-            raise SplitError(f"split {name!r}: a mask of {len(array)} entries for {length} rows")
+            raise SplitError(f"split {name!r}: the mask has {len(array)} entries, but there are {length} rows")
         return np.flatnonzero(array)
     if len(array) == 0:
         return np.empty(0, np.int64)
     if array.dtype.kind not in "iuO":
-        raise SplitError(f"split {name!r}: row numbers are integers, these are {array.dtype}")
+        raise SplitError(f"split {name!r}: row numbers must be integers, but these are {array.dtype}")
     if (outside := (array < 0) | (array >= length)).any():
         raise SplitError(f"split {name!r}: row {quoted(int(array[outside][0]))} is outside the {length} rows")
     return array.astype(np.int64)
 
 
-def _check_disjoint(found: Mapping[str, RowNumbers], length: int) -> None:
+def _check_disjoint(splits: Mapping[str, RowNumbers], length: int) -> None:
     owner = np.full(length, -1, np.int64)
-    names = list(found)
-    for number, (name, rows) in enumerate(found.items()):
+    names = list(splits)
+    for number, (name, rows) in enumerate(splits.items()):
         if (taken := owner[rows]).size and taken.max() >= 0:
             row = int(rows[taken >= 0][0])
             other = names[int(owner[row])]
             shared = int((taken >= 0).sum())
-            raise SplitError(f"splits {other!r} and {name!r} share {shared} rows, row {row} among them")
+            raise SplitError(f"splits {other!r} and {name!r} share {shared} rows, for example row {row}")
         owner[rows] = number
         if len(np.unique(rows)) != len(rows):
             values, counts = np.unique(rows, return_counts=True)
-            raise SplitError(f"split {name!r} names row {int(values[counts > 1][0])} twice")
+            raise SplitError(f"split {name!r} contains row {int(values[counts > 1][0])} more than once")

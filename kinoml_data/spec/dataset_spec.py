@@ -1,29 +1,28 @@
-"""What a dataset is: its columns, which are X and which y, where they are stored, how they split.
+"""The description of a dataset: its columns, their roles, where they are stored, and how the rows are split.
 
-A spec is data. It needs no plugin to be read, and opens nothing; `factory.load_dataset` does.
+A spec is plain data. Reading one opens no store and needs no plugin; `factory.load_dataset` opens the dataset.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    PrivateAttr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, PrivateAttr, ValidationError, model_validator
 
 from kinoml_data.errors import SpecError, quoted, unknown
 from kinoml_data.files import replace_text
 from kinoml_data.spec import config
-from kinoml_data.spec.array import Array, Model, frozen
-from kinoml_data.spec.parts import Collate, ColumnNames, Component, NamedOrName, Splits
-from kinoml_data.spec.validation import explain, plain_json
+from kinoml_data.spec.array import NAME_PATTERN, Array, Model, frozen
+from kinoml_data.spec.parts import BackendRef, Collate, ColumnNames, NameOrRef, Splits
+from kinoml_data.spec.roles import names_of
+from kinoml_data.spec.validation import plain_json, spec_error
+
+RESERVED_NAME = "_spec"
 
 
 def _format(value: Any) -> Any:
@@ -33,12 +32,13 @@ def _format(value: Any) -> Any:
 
 
 class DatasetSpec(Model):
-    """The description of a dataset; `docs/spec.md` goes through it field by field.
+    """The description of a dataset. The manual's page "The spec" explains every field.
 
-    Build it in Python from the same values a file would hold, or with `from_file`.
+    Build one in Python from the values that a file would contain, or read one with `from_file`. A spec never changes;
+    two specs are equal if all fields are, wherever they were read from.
 
     Raises:
-        SpecError: anything wrong with it, all problems at once, each with its path.
+        SpecError: the spec is not valid. The error lists every problem with its path.
     """
 
     format: Annotated[Literal[1], BeforeValidator(_format)] = 1
@@ -47,69 +47,64 @@ class DatasetSpec(Model):
     X: ColumnNames | None = None
     y: ColumnNames | None = None
     meta: tuple[str, ...] = ()
-    storage: Component
+    storage: BackendRef
     splits: Splits | None = None
-    observation_model: NamedOrName | None = None
+    observation_model: NameOrRef | None = None
     collate: Collate | None = None
-
-    UNIONS: ClassVar[frozenset[str]] = frozenset(("X", "y", "splits", "observation_model", "collate"))
 
     _base: Path = PrivateAttr(default_factory=Path.cwd)
     _root: Path | None = PrivateAttr(default=None)
     _objects: bool = PrivateAttr(default=False)
 
     def __init__(self, /, **data: Any) -> None:
-        # One way in: whatever comes from Python is checked as the file that would say the same.
+        # Values from Python are checked as if they came from a file, so that both have the same rules.
         try:
             self.__pydantic_validator__.validate_json(plain_json(data), self_instance=self)
         except ValidationError as error:
-            raise SpecError(explain(error, type(self))) from None
+            raise spec_error(error, type(self)) from None
 
     @classmethod
-    def parse(cls, data: Mapping[str, Any], base: Path | None = None, root: Path | None = None) -> DatasetSpec:
-        """A spec from a mapping.
+    def parse(cls, data: Mapping[str, Any], base: Path | None = None, root: Path | None = None) -> Self:
+        """Make a spec from a mapping.
 
         Args:
-            data: what a spec file would hold.
+            data: what a spec file would contain.
             base: the folder that relative paths start from; by default the working directory.
-            root: a folder that no path may leave; by default paths are free.
+            root: a folder that no path may leave; by default paths may lead anywhere.
 
         Raises:
-            SpecError: see the class.
+            SpecError: the spec is not valid, or describes several datasets.
         """
         if "datasets" in data:
-            raise SpecError("it describes several datasets, under 'datasets': load_datasets opens them")
-        spec = cls(**{str(key): value for key, value in data.items()})
-        return spec.located(base or Path.cwd(), root)
+            raise SpecError("this describes several datasets, under the key 'datasets': use load_datasets")
+        return cls(**{str(key): value for key, value in data.items()}).located(base or Path.cwd(), root)
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> DatasetSpec:
-        """A spec from a .yaml, .json or .toml file; its paths are relative to that file.
+    def from_file(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a spec from a .yaml, .json or .toml file. Its relative paths start from the folder of the file.
 
         Raises:
-            StoreNotFoundError: there is no such file.
-            SpecError: it is not a valid spec.
+            StoreNotFoundError: the file does not exist.
+            StoreReadError: the operating system could not read the file.
+            SpecError: the spec is not valid.
         """
-        file = Path(path)
-        if file.suffix.lower() not in config.SUFFIXES:
-            raise SpecError(f"{file}: a spec file ends in {', '.join(config.SUFFIXES)}")
+        file = _spec_file(path)
         data = config.read(file)
         try:
             return cls.parse(data, base=file.resolve().parent)
         except SpecError as error:
-            raise SpecError(f"{file}: {error}") from None
+            raise error.prefixed(f"{file}: ") from None
 
     def to_file(self, path: str | os.PathLike[str]) -> None:
-        """Write the spec as .yaml, .json or .toml, its relative paths rewritten to start from there.
+        """Write the spec to a .yaml, .json or .toml file. Relative paths are rewritten to start from its folder.
 
         Raises:
-            SpecError: the suffix is none of these, or the dataset holds Python objects.
+            SpecError: the file has another suffix, or the dataset contains Python objects.
+            StoreWriteError: the operating system could not write the file.
         """
-        file = Path(path)
+        file = _spec_file(path)
         if self._objects:
-            raise SpecError("the dataset holds Python objects, which no file can name; use save_dataset")
-        if file.suffix.lower() not in config.SUFFIXES:
-            raise SpecError(f"{file}: a spec file ends in {', '.join(config.SUFFIXES)}")
+            raise SpecError("the dataset contains Python objects, which a file cannot name; use save_dataset")
         folder = file.resolve().parent
         data = self.to_mapping()
         data["storage"] = _moved(data["storage"], self._base, folder)
@@ -118,48 +113,45 @@ class DatasetSpec(Model):
                 split["file"] = _relative(split["file"], self._base, folder)
         replace_text(file, config.dump(data, file.suffix.lower()))
 
-    @classmethod
-    def infer(cls, path: str | os.PathLike[str]) -> DatasetSpec:
-        """The spec of a bare data file: the one it carries, or one made from what it holds.
-
-        Raises:
-            StoreNotFoundError, CorruptStoreError, SpecError: as `load_dataset` does.
-        """
-        from kinoml_data.factory import load_dataset
-
-        with load_dataset(path) as dataset:
-            return dataset.spec
-
     def to_mapping(self) -> dict[str, Any]:
-        """What a file of this spec holds: str, numbers, lists and dicts, defaults left out."""
+        """What a file of this spec contains: strings, numbers, lists and dicts. Defaults are left out."""
         data: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
-        for name, column in data.get("columns", {}).items():
-            if not column.get("shape"):
+        for name, array in (self.columns or {}).items():
+            column = data["columns"][name]
+            if not array.shape:
                 column.pop("shape", None)
-            # Written out: what a file means must not hang on a default.
-            data["columns"][name] = {"dtype": (self.columns or {})[name].dtype} | column
+            # The dtype is always written, so that the meaning of a file does not depend on a default.
+            data["columns"][name] = {"dtype": array.dtype} | column
         return {"format": self.format} | data
 
-    def located(self, base: Path, root: Path | None = None) -> DatasetSpec:
-        """The same spec with its relative paths starting from `base`, and none leaving `root`."""
+    def located(self, base: Path, root: Path | None = None) -> Self:
+        """The same spec with relative paths that start from `base` and do not leave `root`."""
         spec = self.model_copy()
-        # Resolved now: the working directory may change, and `..` past a symbolic link is not what it seems.
+        # Resolved now: the working directory may change, and `..` after a symbolic link leads elsewhere.
         spec._base, spec._root = base.resolve(), root
         return spec
 
-    def over_objects(self) -> DatasetSpec:
-        """The same spec, marked as one that needs Python objects besides."""
+    def over_objects(self) -> Self:
+        """The same spec, marked as one that needs Python objects as well."""
         spec = self.model_copy()
         spec._objects = True
         return spec
 
-    def with_storage(self, storage: Component) -> DatasetSpec:
+    def with_storage(self, storage: BackendRef) -> Self:
         """The same spec over another storage."""
-        return self.model_copy(update={"storage": storage})
+        return self.replace(storage=storage)
 
-    def with_columns(self, columns: Mapping[str, Array]) -> DatasetSpec:
-        """The same spec with other columns of the same names."""
-        return self.model_copy(update={"columns": frozen(columns)})
+    def replace(self, **parts: Any) -> Self:
+        """The same spec with other values of some fields.
+
+        The values must have the types of the fields; only whether they fit together is checked.
+
+        Raises:
+            SpecError: the parts do not fit together.
+        """
+        spec = self.model_copy(update=parts)
+        spec._check()
+        return spec
 
     @property
     def base(self) -> Path:
@@ -168,64 +160,101 @@ class DatasetSpec(Model):
 
     @property
     def root(self) -> Path | None:
-        """The folder that no path may leave; None where paths are free."""
+        """The folder that no path may leave; None if paths may lead anywhere."""
         return self._root
 
     @property
     def X_names(self) -> tuple[str, ...]:
-        return _names(self.X)
+        """The names of the columns in X."""
+        return names_of(self.X)
 
     @property
     def y_names(self) -> tuple[str, ...]:
-        return _names(self.y)
+        """The names of the columns in y."""
+        return names_of(self.y)
+
+    @property
+    def requested_columns(self) -> dict[str, Array] | None:
+        """The columns by their names in the store, as `Backend.open` takes them; None if the spec lists none."""
+        return (
+            None if self.columns is None else {array.stored_as or name: array for name, array in self.columns.items()}
+        )
 
     def __eq__(self, other: object) -> bool:
-        # Twins in different folders are equal: where a spec lies is not part of what it says.
-        return isinstance(other, DatasetSpec) and self.__dict__ == other.__dict__
+        # Where a spec was read from is not a part of its meaning.
+        return isinstance(other, DatasetSpec) and self._values() == other._values()
 
     def __hash__(self) -> int:
-        return hash(tuple(self.__dict__.values()))
+        return hash(self._values())
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in DatasetSpec.model_fields)
 
     @model_validator(mode="after")
-    def _consistent(self) -> DatasetSpec:
+    def _validated(self) -> Self:
+        self._check()
+        return self
+
+    def _check(self) -> None:
+        """Make the fields immutable, and raise a `SpecError` if they do not fit together."""
         for field in ("columns", "splits", "collate"):
             if isinstance(value := getattr(self, field), dict):
                 object.__setattr__(self, field, frozen(value))
         problems = []
         if self.columns is not None and self.X is None:
-            problems.append("X is missing: name the column, or a list of columns, that is X")
+            problems.append("X is missing: give the name of the column that is X, or a list of names")
         if self.X == ():
-            problems.append("X names no column")
-        roles = [*self.X_names, *self.y_names, *self.meta]
-        if len(set(roles)) < len(roles):
-            twice = [name for name, count in Counter(roles).items() if count > 1]
-            problems.append(f"X, y and meta name {', '.join(map(quoted, twice))} twice")
+            problems.append("X is an empty list")
+        roles = Counter((*self.X_names, *self.y_names, *self.meta))
+        if repeated := [quoted(name) for name, count in roles.items() if count > 1]:
+            problems.append(f"X, y and meta contain {', '.join(repeated)} more than once")
         if self.columns is not None:
-            for name in self.columns:
-                if not name or any(c not in _NAME_CHARACTERS for c in name):
-                    problems.append(f"the column name {quoted(name)} has characters other than A-Z a-z 0-9 _ -")
-                if name == "_spec":
-                    problems.append("the column name '_spec' is where stores keep their spec; rename the column")
-            for part, names in (("X", self.X_names), ("y", self.y_names), ("meta", self.meta)):
-                for name in names:
-                    if name not in self.columns:
-                        problems.append(f"{part}: {unknown(name, self.columns, 'column')}")
-                    elif part != "meta" and self.columns[name].is_string:
-                        problems.append(f"{part}: column {name!r} holds strings, which are no tensors; name it in meta")
+            problems += _problems_of_columns(self.columns, {"X": self.X_names, "y": self.y_names, "meta": self.meta})
         if problems:
-            raise ValueError("; ".join(problems))
-        return self
+            raise SpecError(*problems)
 
 
-_NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+class CompleteSpec(DatasetSpec):
+    """A spec that leaves nothing open: columns, roles and splits are filled in. Every open dataset has one."""
+
+    columns: dict[str, Array]
+    X: ColumnNames
+    splits: Splits
+
+    @classmethod
+    def of(cls, spec: DatasetSpec, **parts: Any) -> CompleteSpec:
+        """`spec` with the parts that it leaves open. See `DatasetSpec.replace`."""
+        complete = cls.model_construct(**{name: getattr(spec, name) for name in cls.model_fields} | parts)
+        complete._base, complete._root, complete._objects = spec._base, spec._root, spec._objects
+        complete._check()
+        return complete
 
 
-def _names(part: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return () if part is None else (part,) if isinstance(part, str) else part
+def _problems_of_columns(columns: Mapping[str, Array], roles: Mapping[str, tuple[str, ...]]) -> list[str]:
+    problems = []
+    for name in columns:
+        if not re.fullmatch(NAME_PATTERN, name):
+            problems.append(f"the column name {quoted(name)} contains characters other than A-Z a-z 0-9 _ -")
+        if name == RESERVED_NAME:
+            problems.append(f"the column name {name!r} is reserved for the spec inside a store; rename the column")
+    for role, names in roles.items():
+        for name in names:
+            if name not in columns:
+                problems.append(f"{role}: {unknown(name, columns, 'column')}")
+            elif role != "meta" and columns[name].is_string:
+                problems.append(f"{role}: column {name!r} contains strings, which no tensor can have; put it in meta")
+    return problems
+
+
+def _spec_file(path: str | os.PathLike[str]) -> Path:
+    file = Path(path)
+    if file.suffix.lower() not in config.SUFFIXES:
+        raise SpecError(f"{file}: the name of a spec file must end in {', '.join(config.SUFFIXES)}")
+    return file
 
 
 def _moved(value: Any, base: Path, folder: Path) -> Any:
-    """`value` with the relative paths in it, which start from `base`, starting from `folder`."""
+    """`value` with its relative paths, which start from `base`, rewritten to start from `folder`."""
     if isinstance(value, dict):
         return {
             k: _relative(v, base, folder)

@@ -13,7 +13,7 @@ import pytest
 
 from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.errors import SpecError
-from kinoml_data.factory import open_backend
+from kinoml_data.factory import make_backend
 from kinoml_data.spec.array import DTYPES, NAME_PATTERN
 from kinoml_data.spec.dataset_spec import DatasetSpec
 from kinoml_data.testing import examples
@@ -154,7 +154,7 @@ class OptionTests(Suite):
         for suffix in (".yaml", ".json", ".toml"):
             file = tmp_path / f"spec{suffix}"
             spec.to_file(file)
-            again = open_backend(DatasetSpec.from_file(file))
+            again = make_backend(DatasetSpec.from_file(file))
             assert type(again) is type(backend)
             assert again.model_dump(mode="json") == backend.model_dump(mode="json")
 
@@ -162,7 +162,7 @@ class OptionTests(Suite):
         options = backend.model_dump(mode="json", exclude_defaults=True) | {"no_such_option": 1}
         storage: Any = DatasetSpec.parse({"storage": options}).storage
         with pytest.raises(SpecError, match="no_such_option"):
-            open_backend(self.spec(backend, self.usable(backend, examples.mixed())).with_storage(storage))
+            make_backend(self.spec(backend, self.usable(backend, examples.mixed())).with_storage(storage))
 
     def test_a_backend_pickles(self, shared: Shared) -> None:
         example, stored = shared(examples.mixed())

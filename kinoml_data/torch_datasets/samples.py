@@ -18,7 +18,7 @@ from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.dataset.forms import Form, as_tensor, built_list
 from kinoml_data.dataset.indexing import normalize_index
 from kinoml_data.errors import SpecError
-from kinoml_data.spec.dataset_spec import DatasetSpec
+from kinoml_data.spec.dataset_spec import CompleteSpec
 
 SPLITS = ("train", "test", "val")
 
@@ -26,7 +26,7 @@ SPLITS = ("train", "test", "val")
 class StackIfUniform(Collater):
     """Rows of a ragged column that happen to have one shape become one tensor, others a list."""
 
-    def __init__(self, spec: DatasetSpec) -> None:
+    def __init__(self, spec: CompleteSpec) -> None:
         super().__init__(spec, "list")
 
     def ragged(self, name: str, column: Ragged) -> Form:
@@ -38,7 +38,7 @@ class StackIfUniform(Collater):
 class ToDeviceCollater(StackIfUniform):
     """Tensors land on a device, but for those made in worker processes."""
 
-    def __init__(self, spec: DatasetSpec, *, device: str) -> None:
+    def __init__(self, spec: CompleteSpec, *, device: str) -> None:
         super().__init__(spec)
         self.device = device
 

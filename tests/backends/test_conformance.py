@@ -17,9 +17,10 @@ from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.backends.joined import Joined, Table
 from kinoml_data.backends.npz.backend import NpzLazy, NpzReopen
 from kinoml_data.backends.parquet.backend import ParquetAwkward
+from kinoml_data.contracts.backend import SpecContext
 from kinoml_data.errors import SpecError
 from kinoml_data.spec.array import Array
-from kinoml_data.spec.parts import Named
+from kinoml_data.spec.parts import NamedRef
 from kinoml_data.testing import BackendTests, Example
 from kinoml_data.testing.example import column_of
 from tests.builders import Size
@@ -79,7 +80,7 @@ class TestInMemory(OverPythonValues):
         return InMemory()
 
     def store(self, backend, example):
-        return InMemory.over(values_of(example))
+        return InMemory().with_objects(data=values_of(example))
 
 
 class TestInMemoryOverNpz(Variant):
@@ -102,7 +103,7 @@ class TestFeaturizeOnAccess(OverPythonValues):
         return featurizing(InMemory(), "X")
 
     def store(self, backend, example):
-        return featurizing(InMemory.over(values_of(example)), next(iter(example.columns)))
+        return featurizing(InMemory().with_objects(data=values_of(example)), next(iter(example.columns)))
 
 
 class WithItsOwnSpec(Variant):
@@ -153,8 +154,9 @@ def joining(folder: Path, columns: dict[str, str]) -> Joined:
 
 
 def featurizing(source: Backend, column: str) -> FeaturizeOnAccess:
-    options = {"source": source, "featurizer": Named(name=Size.name), "inputs": (column,)}
-    return FeaturizeOnAccess.model_validate(options, context={"featurizer_of": lambda named: Size()})
+    options = {"source": source, "featurizer": NamedRef(name=Size.name), "inputs": (column,)}
+    context = SpecContext(base=Path(), root=None, backend=lambda options: source, featurizer=lambda ref: Size())
+    return FeaturizeOnAccess.model_validate(options, context=context)
 
 
 def register(monkeypatch: pytest.MonkeyPatch, kind: str, cls: Any) -> None:

@@ -127,7 +127,7 @@ TABLE = {"source": {"backend": "npz-lazy", "path": "ligands.npz"}}
         ({"ligand_row": {**TABLE, "columns": {"y": "X"}}}, "both have a column 'y'"),
         ({"ligand_row": {**TABLE, "columns": {"kinase": "X"}}}, "'kinase' already"),
         ({"ligand_row": {**TABLE, "columns": {"kinase_row": "X"}}}, "'kinase_row' already"),
-        ({"ligand_row": {**TABLE, "columns": {"a": "X", "b": "X"}}}, "joined twice"),
+        ({"ligand_row": {**TABLE, "columns": {"a": "X", "b": "X"}}}, "joined more than once"),
         ({"ligand_row": {**TABLE, "columns": {}}}, "at least 1"),
     ],
 )

@@ -168,7 +168,7 @@ BAD = {
     "after the end": ({"a": np.array([0, N])}, {"train": "a"}, f"split 'train': row {N} is outside the {N} rows"),
     "negative": ({"a": np.array([0, -1])}, {"train": "a"}, "split 'train': row -1 is outside"),
     "beyond int64": ({"a": np.array([2**63], np.uint64)}, {"train": "a"}, "row 9223372036854775808 is outside"),
-    "twice": ({"a": np.array([3, 5, 3])}, {"train": "a"}, "split 'train' names row 3 twice"),
+    "twice": ({"a": np.array([3, 5, 3])}, {"train": "a"}, "split 'train' contains row 3 more than once"),
     "floats": (
         {"a": np.array([0.0, 1.0])},
         {"train": "a"},
@@ -188,7 +188,7 @@ BAD = {
     "rows after the end": ({}, {"train": {"rows": [N]}}, f"split 'train': row {N} is outside the {N} rows"),
     "rows negative": ({}, {"train": {"rows": [-1]}}, "split 'train': row -1 is outside"),
     "rows huge": ({}, {"train": {"rows": [0, 2**70]}}, "row 1180591620717411303424 is outside"),
-    "rows twice": ({}, {"train": {"rows": [4, 4]}}, "split 'train' names row 4 twice"),
+    "rows twice": ({}, {"train": {"rows": [4, 4]}}, "split 'train' contains row 4 more than once"),
     "overlap": (
         {},
         {"train": {"rows": [1, 2, 3]}, "val": {"rows": [9]}, "test": {"rows": [3, 8, 2]}},

@@ -498,7 +498,7 @@ def npy_headers() -> Iterator[Attack]:
             "no file could hold",
             headed(described(shape="(1000000000000000000, 0)"), b""),
         ),
-        "a header that is no mapping": (corrupt, broken, headed("['<f4', False, (3, 2)]")),
+        "a header that is not a mapping": (corrupt, broken, headed("['<f4', False, (3, 2)]")),
         "a key twice": (corrupt, broken, headed("{'descr': '<f4', " + described()[1:])),
         "a key too many": (corrupt, broken, headed(described()[:-1] + "'x': 1, }")),
         "a header that is not ASCII": (corrupt, broken, headed(described().replace("descr", "d\xe9scr"))),
@@ -613,7 +613,7 @@ def layouts() -> Iterator[Attack]:
     yield of(
         "checksums that are no numbers", corrupt, "no CRC-32 of each row", X=np.ones((3, 9)), X__crc32=checks * np.nan
     )
-    yield of("a column of no axis", corrupt, "no axis of rows", X=np.float32(1))
+    yield of("a column of no axis", corrupt, "is a single value, not a sequence of rows", X=np.float32(1))
     yield of("a row that is missing", corrupt, "row 1 is missing", X_s0=flat, X_s2=flat)
     yield of("a row twice", corrupt, "a row stands twice", X_s0=flat, X_s0_=flat)
     yield of("a row of a number of 18 digits", corrupt, "row 0 is missing", **{f"X_s{'9' * 18}": flat})

@@ -17,7 +17,7 @@ from kinoml_data import Array, DatasetSpec
 from kinoml_data.errors import KinomlDataError, SpecError, StoreNotFoundError
 from kinoml_data.layouts.checksums import row_checksums
 from kinoml_data.spec.array import DTYPES
-from kinoml_data.spec.parts import CollateForm, Component, FileSplit, Named, RangeSplit, RatioSplits, RowsSplit
+from kinoml_data.spec.parts import BackendRef, CollateForm, FileSplit, NamedRef, RangeSplit, RatioSplits, RowsSplit
 
 SUFFIXES = (".yaml", ".json", ".toml")
 DTYPE_NAMES = [
@@ -86,7 +86,7 @@ def test_every_field_is_read():
         "test": RowsSplit(rows=(7, 6)),
         "extra": FileSplit(file="rows.npy"),
     }
-    assert isinstance(found.observation_model, Named)
+    assert isinstance(found.observation_model, NamedRef)
     assert found.observation_model.name == "pIC50" and found.observation_model.options == {"substrate_conc": 1e-6}
     assert found.collate == {"edge_index": "list", "atoms": CollateForm(form="pad", value=0)}
 
@@ -389,7 +389,7 @@ def test_all_contradictions_are_listed_at_once():
         }
     )
     for text in (
-        "X, y and meta name 'a' twice",
+        "X, y and meta contain 'a' more than once",
         "the column name 'b b' has characters",
         "X: unknown column 'q'",
         "X: column 's' holds strings",
@@ -403,13 +403,13 @@ def test_all_contradictions_are_listed_at_once():
     ("changes", "expected"),
     [
         ({"X": None}, "X is missing"),
-        ({"X": []}, "X names no column"),
-        ({"X": ["a", "a"]}, "name 'a' twice"),
-        ({"y": "a"}, "name 'a' twice"),
-        ({"meta": ["a"]}, "name 'a' twice"),
+        ({"X": []}, "X is an empty list"),
+        ({"X": ["a", "a"]}, "contain 'a' more than once"),
+        ({"y": "a"}, "contain 'a' more than once"),
+        ({"meta": ["a"]}, "contain 'a' more than once"),
         ({"X": "b"}, "unknown column 'b'; known: a"),
         ({"columns": {"atoms": {}}, "X": "atom"}, "unknown column 'atom'; did you mean 'atoms'?"),
-        ({"columns": {"a": {"dtype": "str"}}}, "'a' holds strings, which are no tensors; name it in meta"),
+        ({"columns": {"a": {"dtype": "str"}}}, "'a' holds strings, which no tensor can have; name it in meta"),
         ({"columns": {"": {}, "a": {}}}, "the column name ''"),
         ({"columns": {"a/b": {}, "a": {}}}, "the column name 'a/b'"),
         ({"columns": {"a.values": {}, "a": {}}}, "the column name 'a.values'"),
@@ -899,7 +899,7 @@ def test_a_spec_can_be_read_where_its_plugin_is_not_installed(tmp_path):
 
 def test_infer_gives_the_spec_of_a_bare_file(tmp_path):
     np.savez(tmp_path / "x.npz", X=np.zeros((4, 3), np.float32), y=np.zeros(4), idx_train=np.array([0, 2]))
-    found = DatasetSpec.infer(tmp_path / "x.npz")
+    found = kd.infer_spec(tmp_path / "x.npz")
     assert found.columns == {"X": Array("float32", (3,)), "y": Array("float64")}
     assert (found.X, found.y, found.splits) == ("X", "y", {"train": "idx_train"})
     found.to_file(tmp_path / "s.yaml")
@@ -976,7 +976,7 @@ def test_a_home_or_a_variable_in_a_path_is_a_name_like_any_other(tmp_path):
 
 
 def test_a_component_compares_with_its_options():
-    assert Component(backend="x", a=1) == Component(backend="x", a=1) != Component(backend="x", a=2)
+    assert BackendRef(backend="x", a=1) == BackendRef(backend="x", a=1) != BackendRef(backend="x", a=2)
     assert DatasetSpec.parse(SMALL).base.is_absolute()
 
 

@@ -42,7 +42,7 @@ class Lance(Backend):
     def _remote(cls, uri: str | None, info: ValidationInfo) -> str | None:
         if uri is not None and ("://" not in uri or uri.lower().startswith("file")):
             raise ValueError("a uri names a remote store, such as s3://bucket/data.lance; use `path` for a folder")
-        if uri is not None and (info.context or {}).get("root") is not None:
+        if uri is not None and getattr(info.context, "root", None) is not None:
             raise ValueError("a uri leaves the dataset's folder")
         return uri
 

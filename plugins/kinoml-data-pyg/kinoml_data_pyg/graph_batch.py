@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from kinoml_data.errors import SpecError
-from kinoml_data.plugin import Array, BatchForm, DatasetSpec
+from kinoml_data.plugin import Array, BatchForm, CompleteSpec
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class GraphBatch(BatchForm):
 
     name = "pyg"
 
-    def __init__(self, spec: DatasetSpec, attributes: Mapping[str, str] | None = None) -> None:
+    def __init__(self, spec: CompleteSpec, attributes: Mapping[str, str] | None = None) -> None:
         super().__init__(spec)
         named = {name: name for name in (*spec.X_names, *spec.y_names)}
         named |= {spec.y: "y"} if isinstance(spec.y, str) else {}
@@ -63,7 +63,7 @@ class GraphBatch(BatchForm):
         for column, attribute in self._attributes.items():
             if attribute in self._axes:
                 raise SpecError(f"collate: pyg: two columns would be `{attribute}`; rename {column!r}")
-            array = (spec.columns or {})[column]
+            array = spec.columns[column]
             try:
                 _check_name(attribute)
                 self._axes[attribute] = axis = _axis(attribute, array)

@@ -46,7 +46,7 @@ from kinoml_data.layouts.flat_arrays import (
 
 # What a dataset is: its spec, the type of a column, and the base class of options. `STRING` is the dtype "str".
 from kinoml_data.spec.array import DTYPES, STRING, Array, Model
-from kinoml_data.spec.dataset_spec import DatasetSpec
+from kinoml_data.spec.dataset_spec import CompleteSpec, DatasetSpec
 
 if TYPE_CHECKING:
     # Batches of tensors, and indices as `dataset[...]` takes them.
@@ -91,6 +91,7 @@ __all__ = [
     "Collater",
     "Column",
     "Columns",
+    "CompleteSpec",
     "DataPath",
     "DatasetSpec",
     "Featurizer",

@@ -52,9 +52,7 @@ class Joined(Backend):
     def model_post_init(self, context: Any) -> None:
         for part in (self.source, *(table.source for table in self.tables.values())):
             if getattr(part, "device", None) is not None:
-                raise ValueError(
-                    "the source and tables cannot be on a device; wrap `joined` in `in-memory` instead"
-                )
+                raise ValueError("the source and tables cannot be on a device; wrap `joined` in `in-memory` instead")
         names: set[str] = set()
         for index, table in self.tables.items():
             if repeated := sorted(table.columns.keys() & (names | self.tables.keys())):

@@ -1,4 +1,4 @@
-"""What one column contains, and the base of every part of a spec."""
+"""`Array`, which describes one column, and the base class of every part of a spec."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
 
 
 class Frozen(dict[str, Any]):
-    """A dict that refuses to change; it serializes, compares and pickles as one."""
+    """A dict that cannot be changed. It serializes, compares and pickles like a dict."""
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise TypeError("a spec cannot be changed; make another one")
+        raise TypeError("a spec cannot be changed; make a new one")
 
     __setitem__ = __delitem__ = pop = popitem = clear = update = setdefault = __ior__ = _refuse
 
@@ -45,7 +45,7 @@ class Frozen(dict[str, Any]):
 
 
 def frozen(value: Any) -> Any:
-    """`value` with every mapping in it `Frozen` and every list a tuple."""
+    """`value` with a `Frozen` in place of every mapping and a tuple in place of every list."""
     if isinstance(value, Mapping):
         return Frozen({str(key): frozen(item) for key, item in value.items()})
     if isinstance(value, (list, tuple)):
@@ -54,20 +54,20 @@ def frozen(value: Any) -> Any:
 
 
 class Model(BaseModel):
-    """Base of every part of a config: frozen, strict, unknown keys refused."""
+    """Base of every part of a spec: immutable, without type conversions, and without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Array(Model):
-    """What one column holds: `Array("float32", (53, None))`.
+    """What one column contains: `Array("float32", (53, None))`.
 
     Attributes:
-        dtype: numpy's name of the type that comes out, or "str".
-        shape: the axes of one row; None (in a file `"*"`) where rows differ.
-        stored_as: the column's name in the store, where it has another one.
-        cast: "safe" lets the store hold a smaller type; "same_kind" also narrows, checking values.
-        packbits: the store holds the bits of the last axis as `numpy.packbits` packs them, in uint8.
+        dtype: the numpy name of the dtype in a batch, or "str".
+        shape: the axes of one row; None (`"*"` in a file) for an axis whose length differs between rows.
+        stored_as: the name of the column in the store, if that is another one.
+        cast: "safe" allows a smaller dtype in the store; "same_kind" also allows a larger one, and checks every value.
+        packbits: True if the store contains the bits of the last axis packed into uint8, as `numpy.packbits` does it.
     """
 
     dtype: str = "float32"
@@ -82,17 +82,17 @@ class Array(Model):
 
     @property
     def ragged(self) -> bool:
-        """True if the shape differs from row to row."""
+        """True if rows differ in shape."""
         return None in self.shape
 
     @property
     def rows_differ(self) -> bool:
-        """True if rows may differ in size, as ragged rows and strings do: the column is then a `Ragged`."""
+        """True if rows may differ in size, as ragged rows and strings do. The column is then a `Ragged`."""
         return self.ragged or self.is_string
 
     @property
     def axes(self) -> tuple[int | None, ...]:
-        """The axes of one row as it is stored: the shape, and for a string the one axis of its bytes."""
+        """The axes of one row as it is stored: the shape, or for a string the one axis of its bytes."""
         return (None,) if self.is_string else self.shape
 
     @property
@@ -101,7 +101,7 @@ class Array(Model):
         return tuple(axis or 0 for axis in self.shape)
 
     def empty(self) -> Column:
-        """No rows of such a column."""
+        """A column of this kind without rows."""
         if self.rows_differ:
             return Ragged(np.empty(0, self.numpy), np.empty((0, len(self.axes)), np.int64))
         return np.empty((0, *self.row_shape), self.numpy)
@@ -115,12 +115,12 @@ class Array(Model):
 
     @property
     def is_string(self) -> bool:
-        """True for text."""
+        """True if the column contains text."""
         return self.dtype == STRING
 
     @property
     def numpy(self) -> np.dtype[Any]:
-        """The dtype of the values as numpy holds them; a string's are UTF-8 bytes."""
+        """The numpy dtype of the values; uint8 for strings, which are UTF-8 bytes."""
         return np.dtype(np.uint8 if self.is_string else self.dtype)
 
     @field_validator("dtype", mode="before")
@@ -144,11 +144,11 @@ class Array(Model):
     @model_validator(mode="after")
     def _consistent(self) -> Array:
         if any(axis is not None and axis < 0 for axis in self.shape):
-            raise ValueError("an axis is not negative")
+            raise ValueError("an axis cannot be negative")
         if self.is_string and self.shape:
-            raise ValueError("a column of strings has no axes")
+            raise ValueError("a column of strings cannot have axes")
         if self.packbits and (not self.shape or not self.shape[-1]):
-            raise ValueError("packbits needs a fixed last axis, of one bit or more")
+            raise ValueError("packbits needs a last axis of fixed length, at least 1")
         return self
 
     @field_serializer("shape", when_used="json")

@@ -1,7 +1,7 @@
-"""Config files as plain data: YAML, JSON and TOML twins read to the same mapping, and nothing else.
+"""Spec files as plain data. Equivalent YAML, JSON and TOML files give the same mapping.
 
-YAML follows the 1.2 core schema (`1e-3` is a number, `on` a string), so that it agrees with JSON.
-Duplicate keys, aliases, tags, dates, NaN, deep nesting and huge files are refused in all three.
+YAML follows the 1.2 core schema (`1e-3` is a number, `on` a string), so that it agrees with JSON. Duplicate keys,
+aliases, tags, dates, NaN, deep nesting and huge files are refused in all three formats.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ MAX_DOTS = 1_000  # on one line of TOML
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The mapping a config file holds.
+    """The mapping that a spec file contains.
 
     Raises:
-        StoreNotFoundError: there is no such file.
-        StoreReadError: the operating system could not read it.
-        SpecError: it is not valid YAML, JSON or TOML, is not a mapping, or breaks one of the limits.
+        StoreNotFoundError: the file does not exist.
+        StoreReadError: the operating system could not read the file.
+        SpecError: the file is not valid YAML, JSON or TOML, does not contain a mapping, or exceeds a limit.
     """
     try:
         if not path.is_file():
-            raise StoreNotFoundError(f"there is no spec file {quoted(str(path))}")
+            raise StoreNotFoundError(f"the spec file {quoted(str(path))} does not exist")
         if path.stat().st_size > MAX_BYTES:
-            raise SpecError(f"a spec file has at most {MAX_BYTES} bytes")
+            raise SpecError(f"a spec file may have at most {MAX_BYTES} bytes")
         return parse(path.read_bytes(), path.suffix.lower())
     except SpecError as error:
-        raise SpecError(f"{path}: {error}") from None
+        raise error.prefixed(f"{path}: ") from None
     except KinomlDataError:
         raise
     except OSError as error:
@@ -48,22 +48,26 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def parse(data: bytes, suffix: str) -> dict[str, Any]:
-    """As `read`, from the bytes of a file and its suffix."""
+    """The mapping that the bytes of a spec file contain; `suffix` tells the format.
+
+    Raises:
+        SpecError: the text is not valid YAML, JSON or TOML, does not contain a mapping, or exceeds a limit.
+    """
     readers: dict[str, Callable[[str], Any]] = {".json": _json, ".toml": _toml, ".yaml": _yaml, ".yml": _yaml}
     try:
         if suffix not in readers:
             raise SpecError(f"a spec is a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, not {quoted(suffix)}")
-        found = readers[suffix](data.decode("utf-8-sig"))  # the mark some editors begin a file with is no content
+        mapping = readers[suffix](data.decode("utf-8-sig"))  # without the byte order mark that some editors write
     except (UnicodeDecodeError, RecursionError) as error:
         raise SpecError(f"not readable as {suffix[1:]}: {one_line(error)}") from None
-    if not isinstance(found, dict):
-        raise SpecError("a spec is a mapping of names to values")
-    check_plain(found)
-    return found
+    if not isinstance(mapping, dict):
+        raise SpecError("a spec must be a mapping of keys to values")
+    check_plain(mapping)
+    return mapping
 
 
 def dump(mapping: dict[str, Any], suffix: str) -> str:
-    """The text of a config file; `mapping` holds str, int, float, bool, list and dict only."""
+    """The text of a spec file; `mapping` may contain strings, numbers, booleans, lists and dicts."""
     if suffix == ".json":
         return json.dumps(mapping, indent=2) + "\n"
     if suffix == ".toml":
@@ -72,10 +76,10 @@ def dump(mapping: dict[str, Any], suffix: str) -> str:
 
 
 def check_plain(value: Any) -> None:
-    """Refuse what JSON could not say: dates, NaN, deep or huge trees. All three formats have strings for keys.
+    """Refuse values that JSON does not have, and trees that are too deep or too large.
 
     Raises:
-        SpecError: naming what was found.
+        SpecError: the value contains a date, NaN, infinity or another Python object, or exceeds a limit.
     """
     budget = MAX_NODES
     stack = [(value, 1)]
@@ -83,25 +87,25 @@ def check_plain(value: Any) -> None:
         item, depth = stack.pop()
         budget -= 1
         if depth > MAX_DEPTH or budget < 0:
-            raise SpecError(f"nested deeper than {MAX_DEPTH} levels or more than {MAX_NODES} values")
+            raise SpecError(f"the spec is nested deeper than {MAX_DEPTH} levels, or has more than {MAX_NODES} values")
         if isinstance(item, dict):
             stack += [(child, depth + 1) for child in item.values()]
         elif isinstance(item, (list, tuple)):
             stack += [(child, depth + 1) for child in item]
         elif isinstance(item, float) and not math.isfinite(item):
-            raise SpecError("NaN and infinity are not values of a spec")
+            raise SpecError("a spec cannot contain NaN or infinity")
         elif not isinstance(item, (str, int, float, bool, type(None))):
             raise SpecError(f"{quoted(item)} is a {type(item).__name__}; write it as a string")
 
 
 def _json(text: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for key, value in pairs:
-            if key in found:
-                raise SpecError(f"the key {quoted(key)} stands twice")
-            found[key] = value
-        return found
+            if key in mapping:
+                raise SpecError(f"duplicate key {quoted(key)}")
+            mapping[key] = value
+        return mapping
 
     try:
         return json.loads(text, object_pairs_hook=unique)
@@ -112,7 +116,7 @@ def _json(text: str) -> Any:
 
 
 def _toml(text: str) -> Any:
-    # tomllib takes time and memory by the square of the parts of a dotted key: 100,000 are 40 GB.
+    # The time and memory that tomllib takes grow with the square of the parts of a dotted key: 100,000 take 40 GB.
     if any(line.count(".") > MAX_DOTS for line in text.split("\n")):
         raise SpecError(f"a line has more than {MAX_DOTS} dots")
     try:
@@ -130,7 +134,7 @@ def _yaml(text: str) -> Any:
         raise SpecError(f"not valid YAML: {one_line(error)}") from None
 
 
-# Only the events are taken from it, by libyaml where PyYAML has it, which is ten times as fast.
+# Only the events of PyYAML are used; those of libyaml, if it is installed, are ten times as fast.
 _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -142,7 +146,7 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\
 
 
 class _Composer:
-    """Values from the events of YAML's grammar, with the types of YAML 1.2's core schema, and without aliases."""
+    """Builds values from the events of a YAML parser, with the types of the YAML 1.2 core schema."""
 
     def __init__(self, events: Iterator[Any]) -> None:
         self._events, self._nodes = events, 0
@@ -167,16 +171,16 @@ class _Composer:
             while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
                 items.append(self._value(event, depth + 1))
             return items
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             self._check(event, depth + 1)
             if not isinstance(event, yaml.ScalarEvent):
-                raise yaml.YAMLError(f"a key is a string, {event.start_mark}")
+                raise yaml.YAMLError(f"a key must be a string, {event.start_mark}")
             key = event.value  # as written: `0:` is the key "0", as in JSON and TOML
-            if key in found:
-                raise yaml.YAMLError(f"the key {key!r} stands twice, {event.start_mark}")
-            found[key] = self._value(next(self._events), depth + 1)
-        return found
+            if key in mapping:
+                raise yaml.YAMLError(f"duplicate key {key!r}, {event.start_mark}")
+            mapping[key] = self._value(next(self._events), depth + 1)
+        return mapping
 
     def _check(self, event: Any, depth: int) -> None:
         if isinstance(event, yaml.AliasEvent):
@@ -185,7 +189,7 @@ class _Composer:
             raise yaml.YAMLError(f"tags are not supported, {event.start_mark}")
         self._nodes += 1
         if depth > MAX_DEPTH or self._nodes > 2 * MAX_NODES:  # keys are nodes too
-            raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels or more than {MAX_NODES} values")
+            raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels, or more than {MAX_NODES} values")
 
 
 def _scalar(text: str) -> Any:
@@ -199,7 +203,7 @@ def _scalar(text: str) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every string that a reader of YAML 1.1 or 1.2 would take for something else; one line per column."""
+    """Quotes every string that a reader of YAML 1.1 or 1.2 would not read as one; writes one line per column."""
 
     depth = 0
 
@@ -217,7 +221,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # A plain scalar must be plain both in YAML 1.1 (other readers) and 1.2 (this one).
+    # Other readers follow YAML 1.1, this one 1.2: only strings that both read as strings go without quotes.
     plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", text) and not re.fullmatch(
         r"(?i)y|n|yes|no|on|off|true|false|null|nan|inf", text
     )
@@ -228,7 +232,7 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def _toml_text(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's escapes are TOML's
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML has the escapes of JSON
 
 
 def _toml_value(value: Any) -> str:

@@ -2,13 +2,14 @@
 
 import pickle
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 
 import kinoml_data as kd
-from kinoml_data import Array, DataPath, Featurizer, ObservationModel, hookimpl, registry
+from kinoml_data import Array, DataPath, Featurizer, ObservationModel, registry
 from kinoml_data.errors import FeaturizationError, KinomlDataError, SampleIndexError, SpecError
 
 SMILES = ["C", "CC", "", "CCO", "c1ccccc1", "N"]
@@ -152,12 +153,12 @@ def test_the_memory_in_use_stays_within_the_budget():
         {"i": list(range(300)), "y": np.zeros(300, "f4")},
         memory_budget=budget,
     )
-    storage = dataset._session.binding.storage
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
     for start in range(0, 300, 7):
         dataset[start : start + 7]
-        held = sum(array.nbytes for arrays in storage._memory.values() for array in arrays)
-        assert held <= storage._used <= budget
-    assert storage._memory
+        assert tracemalloc.get_traced_memory()[0] - before < 2 * budget  # all rows together take 3.6 MB
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("budget", [-1, 1.5, True, "1 GB", None])
@@ -285,10 +286,10 @@ def test_a_lazy_sequence_is_read_only_where_needed():
 
 
 @pytest.mark.parametrize(
-    "values", [5, None, {"a": "C"}, {"C", "CC"}, "CCO", b"CCO"], ids=lambda values: type(values).__name__
+    "values", [5, None, {"a": "C"}, {"C", "CC"}, "CCO", b"CCO"], ids=["int", "None", "mapping", "set", "text", "bytes"]
 )
-def test_what_is_no_sequence_of_rows_is_refused(values):
-    with pytest.raises(SpecError, match="column 'smiles' of data is no sequence of rows"):
+def test_raw_values_that_are_not_a_sequence_of_rows_are_refused(values):
+    with pytest.raises(SpecError, match="column 'smiles' of data is not a sequence of rows"):
         load(codes, {"smiles": values, "y": Y})
 
 
@@ -300,7 +301,7 @@ def test_by_default_the_one_column_not_asked_for_is_the_input():
 
 def test_which_of_several_has_to_be_said():
     data = {"smiles": SMILES, "name": SMILES, "y": Y}
-    with pytest.raises(SpecError, match=r"inputs: \[\.\.\.\] out of .*smiles, name"):
+    with pytest.raises(SpecError, match=r"inputs: \[\.\.\.\], from .*smiles, name"):
         load(codes, data)
     with pytest.raises(SpecError, match=r"inputs: \[\.\.\.\]"):
         load(codes, {"y": Y})
@@ -429,7 +430,7 @@ def test_another_result_than_declared_is_an_error_naming_featurizer_and_row(feat
 def test_same_kind_narrows_and_checks():
     spec = SPEC | {"columns": SPEC["columns"] | {"X": {"dtype": "float32", "shape": [2, "*"], "cast": "same_kind"}}}
     assert_rows(load(lambda s: codes(s).astype(np.float64), spec=spec)[[1, 3]], [1, 3])
-    with pytest.raises(FeaturizationError, match=r"row 3: column 'X' holds 1e\+300, which does not fit float32"):
+    with pytest.raises(FeaturizationError, match=r"row 3: column 'X' contains 1e\+300, which does not fit float32"):
         load(lambda s: np.full((2, 1), 1e300), spec=spec)[3]
 
 
@@ -539,7 +540,7 @@ def test_a_callable_is_called_by_its_name(make, label):
 
 
 def test_without_a_featurizer_or_raw_rows_it_says_what_is_missing():
-    with pytest.raises(SpecError, match="needs a featurizer: by name, or featurizer=callable"):
+    with pytest.raises(SpecError, match="needs a featurizer: by name in the spec, or featurizer=function"):
         kd.load_dataset(SPEC, data={"smiles": SMILES, "y": Y})
     with pytest.raises(SpecError, match="needs a source, or data="):
         kd.load_dataset(SPEC, featurizer=codes)
@@ -584,14 +585,6 @@ class Plus(ObservationModel):
         return dG_over_kT + 1
 
 
-class Plugin:
-    @hookimpl
-    def register_featurizers(self):
-        return [Codes]
-
-    @hookimpl
-    def register_observation_models(self):
-        return [Plus]
 
 
 @pytest.fixture

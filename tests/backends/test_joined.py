@@ -123,10 +123,10 @@ TABLE = {"source": {"backend": "npz-lazy", "path": "ligands.npz"}}
             r"tables\.ligand_row: .*unknown stored column 'x'",
         ),
         ({"ligand_rwo": {**TABLE, "columns": {"other": "X"}}}, "ligand_rwo"),
-        ({"y": {**TABLE, "columns": {"other": "X"}}}, "not one integer a row"),
+        ({"y": {**TABLE, "columns": {"other": "X"}}}, "not one integer per row"),
         ({"ligand_row": {**TABLE, "columns": {"y": "X"}}}, "both have a column 'y'"),
-        ({"ligand_row": {**TABLE, "columns": {"kinase": "X"}}}, "'kinase' already"),
-        ({"ligand_row": {**TABLE, "columns": {"kinase_row": "X"}}}, "'kinase_row' already"),
+        ({"ligand_row": {**TABLE, "columns": {"kinase": "X"}}}, "'kinase' is taken"),
+        ({"ligand_row": {**TABLE, "columns": {"kinase_row": "X"}}}, "'kinase_row' is taken"),
         ({"ligand_row": {**TABLE, "columns": {"a": "X", "b": "X"}}}, "joined more than once"),
         ({"ligand_row": {**TABLE, "columns": {}}}, "at least 1"),
     ],
@@ -238,7 +238,7 @@ def test_a_part_that_cannot_tell_does_not_hide_that_another_changed(folder):
 
 
 def test_a_source_or_table_of_joined_on_a_device_is_refused(folder):
-    with pytest.raises(SpecError, match="put `in-memory` with a device around it"):
+    with pytest.raises(SpecError, match="wrap `joined` in `in-memory`"):
         load(
             folder,
             tables={

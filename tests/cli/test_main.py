@@ -187,7 +187,7 @@ def test_check_lists_all_differences_from_the_store(run: Run, folder: Path) -> N
     lines = block(run("check", folder / "bad.yaml"))
     text = "\n".join(lines)
     assert len(lines) == 4 and all(f"columns.{name}: " in text for name in ("one_hot", "pIC50", "nope"))
-    assert "cast: same_kind allows it" in text
+    assert "`cast: same_kind` allows this" in text
 
 
 @pytest.mark.filterwarnings("default:.*integrity is unknown")

@@ -173,7 +173,7 @@ def test_a_mask_of_another_length_is_an_error_unless_it_is_an_empty_list(dataset
     if isinstance(mask, list) and not mask:
         assert_rows(dataset[mask], [])
         return
-    with pytest.raises(SampleIndexError, match=f"mask of {length} entries for {ROWS} rows"):
+    with pytest.raises(SampleIndexError, match=f"the mask has {length} entries, but there are {ROWS} rows"):
         dataset[mask]
 
 

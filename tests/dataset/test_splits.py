@@ -163,7 +163,7 @@ def test_the_rows_of_a_seed_never_change():
 
 
 BAD = {
-    "no such array": ({}, {"train": "idx_train"}, "split 'train': unknown array 'idx_train'"),
+    "no such array": ({}, {"train": "idx_train"}, "split 'train': unknown array of the store 'idx_train'"),
     "nearly": ({"idx_train": np.arange(3)}, {"train": "idx_trian"}, "did you mean 'idx_train'"),
     "after the end": ({"a": np.array([0, N])}, {"train": "a"}, f"split 'train': row {N} is outside the {N} rows"),
     "negative": ({"a": np.array([0, -1])}, {"train": "a"}, "split 'train': row -1 is outside"),
@@ -172,14 +172,30 @@ BAD = {
     "floats": (
         {"a": np.array([0.0, 1.0])},
         {"train": "a"},
-        "split 'train': row numbers are integers, these are float64",
+        "split 'train': row numbers must be integers, but these are float64",
     ),
-    "strings": ({"a": np.array(["0"])}, {"train": "a"}, "split 'train': row numbers are integers, these are <U1"),
+    "strings": (
+        {"a": np.array(["0"])},
+        {"train": "a"},
+        "split 'train': row numbers must be integers, but these are <U1",
+    ),
     "complex": ({"a": np.array([1j])}, {"train": "a"}, "these are complex128"),
-    "two axes": ({"a": np.array([[0, 1]])}, {"train": "a"}, "split 'train': row numbers have one axis, these have 2"),
+    "two axes": (
+        {"a": np.array([[0, 1]])},
+        {"train": "a"},
+        "split 'train': row numbers must have one axis, but these have 2",
+    ),
     "no axis": ({"a": np.array(1)}, {"train": "a"}, "these have 0"),
-    "mask too short": ({"a": np.ones(N - 1, bool)}, {"train": "a"}, f"a mask of {N - 1} entries for {N} rows"),
-    "mask too long": ({"a": np.ones(N + 1, bool)}, {"train": "a"}, f"a mask of {N + 1} entries for {N} rows"),
+    "mask too short": (
+        {"a": np.ones(N - 1, bool)},
+        {"train": "a"},
+        f"the mask has {N - 1} entries, but there are {N} rows",
+    ),
+    "mask too long": (
+        {"a": np.ones(N + 1, bool)},
+        {"train": "a"},
+        f"the mask has {N + 1} entries, but there are {N} rows",
+    ),
     "mask of two axes": ({"a": np.ones((N, 1), bool)}, {"train": "a"}, "these have 2"),
     "range after the end": ({}, {"train": {"range": [0, N + 1]}}, f"split 'train': range \\[0, {N + 1}\\] is outside"),
     "range backwards": ({}, {"train": {"range": [5, 3]}}, r"range \[5, 3\] is outside"),
@@ -231,7 +247,7 @@ def test_files_that_are_none_are_errors_of_the_store(tmp_path):
         with pytest.raises(kind, match=name):
             found({}, {"a": {"file": name}}, base=tmp_path)
     np.save(tmp_path / "two.npy", np.zeros((2, 2), np.int64))
-    with pytest.raises(SplitError, match="split 'a': row numbers have one axis"):
+    with pytest.raises(SplitError, match="split 'a': row numbers must have one axis"):
         found({}, {"a": {"file": "two.npy"}}, base=tmp_path)
 
 
@@ -268,7 +284,7 @@ def test_an_unknown_split_is_an_error_that_suggests_one(dataset):
         dataset.split("trian")
     with pytest.raises(SplitError, match="known: train, val, test"):
         load(SPLITS, split="holdout")
-    with pytest.raises(SplitError, match="the dataset has none"):
+    with pytest.raises(SplitError, match="the dataset has no splits"):
         load({}).split("train")
 
 
@@ -276,7 +292,9 @@ def test_an_unknown_split_is_told_of_those_in_the_store(tmp_path):
     np.savez(tmp_path / "a.npz", X=np.ones((3, 2), "f4"), idx_train=[0], idx_test=[1])
     storage = {"backend": "npz-lazy", "path": str(tmp_path / "a.npz")}
     spec = {"columns": {"X": {"shape": [2], "dtype": "float32"}}, "X": "X", "storage": storage}
-    with pytest.raises(SplitError, match="has none; the store has 'idx_train', 'idx_test', which the spec may name"):
+    with pytest.raises(
+        SplitError, match="has no splits. The store has 'idx_train', 'idx_test', which `splits` in the spec may name"
+    ):
         kd.load_dataset(spec).split("train")
 
 

@@ -637,7 +637,7 @@ def layouts() -> Iterator[Attack]:
     yield embedded("no text", corrupt, invalid, "")
     yield embedded("no mapping", corrupt, invalid, "[1]")
     yield embedded("deeply nested", corrupt, invalid, "[" * 100_000)
-    yield embedded("a key twice", corrupt, "stands twice", f'{{"name": "a", "name": "b", {begun}}}')
+    yield embedded("a key twice", corrupt, "duplicate key", f'{{"name": "a", "name": "b", {begun}}}')
     yield embedded("NaN", corrupt, invalid, f'{{"name": NaN, {begun}}}')
     yield embedded(
         "a key that nobody knows", corrupt, "unknown key '_target_'", f'{{"_target_": "{TEXT}.run", {begun}}}'
@@ -843,8 +843,8 @@ def configs() -> Iterator[Attack]:
     yield of("a list that holds itself", "aliases are not supported", f"{storage}meta: &x [*x]\n")
     yield of("a merge key", "aliases are not supported", f"a: &a {{x: 1}}\n{storage}b:\n  <<: *a\n")
     yield of("a merge key without an alias", "unknown key '<<'", f"{storage}<<: {{name: x}}\n")
-    yield of("a key twice", "stands twice", f"{storage}name: a\nname: b\n")
-    yield of("an option twice", "stands twice", "storage: {backend: npz-lazy, path: data.npz, path: b.npz}\n")
+    yield of("a key twice", "duplicate key", f"{storage}name: a\nname: b\n")
+    yield of("an option twice", "duplicate key", "storage: {backend: npz-lazy, path: data.npz, path: b.npz}\n")
     yield of("100,000 brackets", "nest", f"{storage}meta: {'[' * 100_000}")
     yield of("1,000 steps", "nested deeper", storage + "\n".join(" " * i + "a:" for i in range(1000)))
     yield of("2 MiB", "at most 1048576 bytes", storage + "#" * (2 << 20))
@@ -854,7 +854,7 @@ def configs() -> Iterator[Attack]:
     yield of("two documents", "not valid YAML", f"{storage}---\n{storage}")
     yield of("a directive", "YAML", f"%TAG ! tag:yaml.org,2002:python/\n---\n{storage}name: !name:os.system\n")
     yield of("a key that is a list", "a key is a string", f"{storage}? [a, b]\n: c\n")
-    yield of("infinity", "NaN and infinity", f"{storage}name: .inf\n")
+    yield of("infinity", "NaN or infinity", f"{storage}name: .inf\n")
     yield of("a number of 5,000 digits", "not valid YAML", f"{storage}name: {'9' * 5000}\n")
     yield of("a list", "a spec is a mapping", "- a\n")
     yield of("nothing", "a spec is a mapping", "")
@@ -862,9 +862,9 @@ def configs() -> Iterator[Attack]:
     yield of("format 2", "reads format 1", f"format: 2\n{storage}")
     yield of("a key that paints", r"\x1b[31m", f'{storage}"a\\x1b[31m": 1\n')
     begun = '{"storage": {"backend": "npz-lazy", "path": "data.npz"}'
-    yield of("a key twice", "stands twice", begun + ', "name": "a", "name": "b"}', ".json")
-    yield of("an option twice", "stands twice", '{"storage": {"backend": "a", "backend": "b"}}', ".json")
-    yield of("NaN", "NaN and infinity", begun + ', "name": NaN}', ".json")
+    yield of("a key twice", "duplicate key", begun + ', "name": "a", "name": "b"}', ".json")
+    yield of("an option twice", "duplicate key", '{"storage": {"backend": "a", "backend": "b"}}', ".json")
+    yield of("NaN", "NaN or infinity", begun + ', "name": NaN}', ".json")
     yield of("100,000 brackets", "not readable as json", "[" * 100_000, ".json")
     yield of("40 brackets", "nested deeper", f'{begun}, "meta": {"[" * 40}{"]" * 40}}}', ".json")
     yield of("a number of 5,000 digits", "not valid JSON", f'{begun}, "name": {"9" * 5000}}}', ".json")
@@ -874,7 +874,7 @@ def configs() -> Iterator[Attack]:
     yield of("a key twice", "not valid TOML", begun + "name = 'a'\nname = 'b'\n", ".toml")
     yield of("a date", "write it as a string", begun + "name = 1979-05-27\n", ".toml")
     yield of("10,000 brackets", "not readable as toml", f"{begun}meta = {'[' * 10_000}", ".toml")
-    yield of("infinity", "NaN and infinity", begun + "name = inf\n", ".toml")
+    yield of("infinity", "NaN or infinity", begun + "name = inf\n", ".toml")
     columns = storage + "columns: {X: {shape: [2]}}\n"
     yield of("an object dtype", "unknown dtype 'object'", f"{storage}X: X\ncolumns: {{X: {{dtype: object}}}}\n")
     yield of(

@@ -218,7 +218,7 @@ def test_the_default_array_is_one_float32_per_row():
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        ({"shape": [-1]}, "not negative"),
+        ({"shape": [-1]}, "cannot be negative"),
         ({"shape": [3.0]}, "columns.a.shape.0: Input should be a valid integer"),
         ({"shape": [True]}, "columns.a.shape.0"),
         ({"shape": ["3"]}, "columns.a.shape.0"),
@@ -228,9 +228,9 @@ def test_the_default_array_is_one_float32_per_row():
         ({"shape": "*"}, "columns.a.shape"),
         ({"shape": None}, "columns.a.shape"),
         ({"shape": {"0": 3}}, "columns.a.shape"),
-        ({"dtype": "str", "shape": [3]}, "strings has no axes"),
-        ({"packbits": True}, "packbits needs a fixed last axis"),
-        ({"packbits": True, "shape": [3, "*"]}, "packbits needs a fixed last axis"),
+        ({"dtype": "str", "shape": [3]}, "strings cannot have axes"),
+        ({"packbits": True}, "packbits needs a last axis of fixed length"),
+        ({"packbits": True, "shape": [3, "*"]}, "packbits needs a last axis of fixed length"),
         ({"packbits": 1, "shape": [3]}, "columns.a.packbits: Input should be a valid boolean"),
         ({"packbits": "true", "shape": [3]}, "columns.a.packbits"),
         ({"cast": "unsafe"}, "columns.a.cast: Input should be 'safe' or 'same_kind'"),
@@ -363,8 +363,8 @@ def test_all_problems_are_listed_at_once_each_with_its_path():
         "columns.a.shape.0: ",
         "columns.a.cst: unknown key 'cst'",
         "columns.rows.dtype: unknown dtype 'int'",
-        "X: name one column, or a list of columns",
-        "y: name one column, or a list of columns",
+        "X: give the name of one column",
+        "y: give the name of one column",
         "meta: ",
         "storage.backend: Field required",
         "splits.file.range.1: ",
@@ -390,9 +390,9 @@ def test_all_contradictions_are_listed_at_once():
     )
     for text in (
         "X, y and meta contain 'a' more than once",
-        "the column name 'b b' has characters",
+        "the column name 'b b' contains characters",
         "X: unknown column 'q'",
-        "X: column 's' holds strings",
+        "X: column 's' contains strings",
         "y: unknown column 'atoms'",
         "meta: unknown column 'z'",
     ):
@@ -409,7 +409,7 @@ def test_all_contradictions_are_listed_at_once():
         ({"meta": ["a"]}, "contain 'a' more than once"),
         ({"X": "b"}, "unknown column 'b'; known: a"),
         ({"columns": {"atoms": {}}, "X": "atom"}, "unknown column 'atom'; did you mean 'atoms'?"),
-        ({"columns": {"a": {"dtype": "str"}}}, "'a' holds strings, which no tensor can have; name it in meta"),
+        ({"columns": {"a": {"dtype": "str"}}}, "'a' contains strings, which no tensor can have; put it in meta"),
         ({"columns": {"": {}, "a": {}}}, "the column name ''"),
         ({"columns": {"a/b": {}, "a": {}}}, "the column name 'a/b'"),
         ({"columns": {"a.values": {}, "a": {}}}, "the column name 'a.values'"),
@@ -475,8 +475,8 @@ def test_what_contradicts_itself_is_refused(changes, expected):
         ({"splits": {"ratios": {"a": "0.5", "b": "0.5"}}}, "splits.ratios.a"),
         ({"splits": {"ratios": {"a": True}}}, "splits.ratios.a"),
         ({"splits": {"ratios": {"a": -0.5, "b": 1.5}}}, "splits.ratios.a"),
-        ({"splits": {"ratios": {"a": 0.5, "b": 0.4}}}, "ratios add up to 1, these to 0.9"),
-        ({"splits": {"ratios": {}}}, "ratios add up to 1"),
+        ({"splits": {"ratios": {"a": 0.5, "b": 0.4}}}, "split ratios must sum to 1; these sum to 0.9"),
+        ({"splits": {"ratios": {}}}, "split ratios must sum to 1"),
         ({"splits": {"ratios": [0.8, 0.2]}}, "splits.ratios"),
         ({"splits": {"ratios": {"a": 1.0}, "seed": True}}, "splits.seed"),
         ({"splits": {"ratios": {"a": 1.0}, "seed": "0"}}, "splits.seed"),
@@ -514,7 +514,7 @@ def test_values_of_another_type_are_refused_instead_of_converted(changes, path):
     ],
 )
 def test_nan_and_infinity_are_refused_everywhere(changes, nan):
-    assert "NaN and infinity" in refused(SMALL | changes(nan))
+    assert "NaN or infinity" in refused(SMALL | changes(nan))
 
 
 def test_the_words_nan_and_infinity_are_just_words():
@@ -527,7 +527,7 @@ def test_the_words_nan_and_infinity_are_just_words():
 )
 def test_a_python_object_is_refused_and_the_way_in_named(value):
     said = refused(SMALL | {"storage": {"backend": "x", "thing": value}})
-    assert "a spec cannot hold" in said and "load_dataset(data=, featurizer=)" in said
+    assert "a spec cannot contain" in said and "load_dataset(data=, featurizer=)" in said
 
 
 def test_python_values_with_a_plain_twin_are_that_twin():
@@ -861,10 +861,10 @@ def test_to_file_replaces_what_was_there_and_keeps_a_link(tmp_path):
 
 @pytest.mark.parametrize("name", ["spec", "spec.txt", "spec.ini", "spec.npz", ".yaml", "spec.yaml.bak"])
 def test_another_suffix_is_refused_both_ways(tmp_path, name):
-    with pytest.raises(SpecError, match=r"a spec file ends in \.yaml, \.yml, \.json, \.toml"):
+    with pytest.raises(SpecError, match=r"the name of a spec file must end in \.yaml, \.yml, \.json, \.toml"):
         spec().to_file(tmp_path / name)
     (tmp_path / name).write_text("storage: {backend: x}")
-    with pytest.raises(SpecError, match="a spec file ends in"):
+    with pytest.raises(SpecError, match="the name of a spec file must end in"):
         DatasetSpec.from_file(tmp_path / name)
 
 

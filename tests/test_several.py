@@ -159,5 +159,5 @@ def test_any_key_can_be_set_on_the_command_line(folder, capsys, settings, said):
 )
 def test_a_setting_that_makes_no_sense_is_refused(folder, capsys, setting, said):
     with pytest.raises(SystemExit) as left:
-        main(["validate", str(folder / "features" / "egfr.npz"), "--set", setting])
+        main(["check", str(folder / "features" / "egfr.npz"), "--set", setting])
     assert left.value.code == 1 and said in capsys.readouterr().err

@@ -589,12 +589,11 @@ class Plus(ObservationModel):
 
 @pytest.fixture
 def named(monkeypatch):
-    found = registry.Registry()
-    plugin = registry.Plugin("codes", "codes-dist", "1.0")
-    found._register(plugin, Plugin())
-    found.plugins.append(plugin)
-    monkeypatch.setattr(registry, "_registry", found)
-    return found
+    classes = {"featurizer": {Codes.name: Codes}, "observation model": {Plus.name: Plus}}
+    plugins = registry.Registry()
+    plugins.plugins.append(registry.Plugin("codes", "codes-dist", "1.0", loaded=True, names=classes))
+    monkeypatch.setattr(registry, "_registry", plugins)
+    return plugins
 
 
 def test_a_named_featurizer_says_its_inputs_and_outputs_itself(named):

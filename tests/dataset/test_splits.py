@@ -208,9 +208,9 @@ BAD = {
     "overlap": (
         {},
         {"train": {"rows": [1, 2, 3]}, "val": {"rows": [9]}, "test": {"rows": [3, 8, 2]}},
-        "splits 'train' and 'test' share 2 rows, row 3 among them",
+        "splits 'train' and 'test' share 2 rows, for example row 3",
     ),
-    "overlap of a range": ({}, {"a": {"range": [0, 5]}, "b": {"range": [4, 6]}}, "'a' and 'b' share 1 rows, row 4"),
+    "overlap of a range": ({}, {"a": {"range": [0, 5]}, "b": {"range": [4, 6]}}, "'a' and 'b' share 1 rows, for example row 4"),
     "the same twice": ({"i": np.arange(5)}, {"train": "i", "test": "i"}, "'train' and 'test' share 5 rows"),
 }
 
@@ -293,7 +293,7 @@ def test_an_unknown_split_is_told_of_those_in_the_store(tmp_path):
     storage = {"backend": "npz-lazy", "path": str(tmp_path / "a.npz")}
     spec = {"columns": {"X": {"shape": [2], "dtype": "float32"}}, "X": "X", "storage": storage}
     with pytest.raises(
-        SplitError, match="has no splits. The store has 'idx_train', 'idx_test', which `splits` in the spec may name"
+        SplitError, match=r"has no splits\. The store has 'idx_train', 'idx_test', which `splits` in the spec may name"
     ):
         kd.load_dataset(spec).split("train")
 

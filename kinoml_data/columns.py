@@ -62,7 +62,7 @@ class Ragged:
             return Ragged(self.values[self.offsets[start] : self.offsets[max(start, stop)]], self.shapes[start:stop])
         row = range(len(self))[row]  # from the end too, and an IndexError past it
         start, stop = self.offsets[row], self.offsets[row + 1]
-        return self.values[start:stop].reshape(self.shapes[row])
+        return self.values[start:stop].reshape(self.shapes[row].tolist())  # a list: the values may be a tensor
 
     def take(self, rows: NDArray[np.int64]) -> Ragged:
         """The given rows in the given order, as new arrays."""

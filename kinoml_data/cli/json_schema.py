@@ -17,7 +17,7 @@ from kinoml_data.contracts.backend import Backend
 from kinoml_data.registry import COLLATE_FORM, registry
 from kinoml_data.spec.array import DTYPES, NAME_PATTERN, Array
 from kinoml_data.spec.dataset_spec import DatasetSpec
-from kinoml_data.spec.parts import FORMS, CollateForm, BackendRef, NamedRef
+from kinoml_data.spec.parts import FORMS, BackendRef, CollateForm, NamedRef
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]

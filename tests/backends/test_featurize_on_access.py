@@ -585,8 +585,6 @@ class Plus(ObservationModel):
         return dG_over_kT + 1
 
 
-
-
 @pytest.fixture
 def named(monkeypatch):
     classes = {"featurizer": {Codes.name: Codes}, "observation model": {Plus.name: Plus}}

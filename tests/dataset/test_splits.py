@@ -210,7 +210,11 @@ BAD = {
         {"train": {"rows": [1, 2, 3]}, "val": {"rows": [9]}, "test": {"rows": [3, 8, 2]}},
         "splits 'train' and 'test' share 2 rows, for example row 3",
     ),
-    "overlap of a range": ({}, {"a": {"range": [0, 5]}, "b": {"range": [4, 6]}}, "'a' and 'b' share 1 rows, for example row 4"),
+    "overlap of a range": (
+        {},
+        {"a": {"range": [0, 5]}, "b": {"range": [4, 6]}},
+        "'a' and 'b' share 1 rows, for example row 4",
+    ),
     "the same twice": ({"i": np.arange(5)}, {"train": "i", "test": "i"}, "'train' and 'test' share 5 rows"),
 }
 

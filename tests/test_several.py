@@ -153,7 +153,7 @@ def test_any_key_can_be_set_on_the_command_line(folder, capsys, settings, said):
         ("a..b=1", "KEY=VALUE"),
         ("storge.io=mmap", "unknown key 'storge'"),
         ("storage.oi=mmap", "unknown key 'oi'; known: path, io"),
-        ("format.x=1", "nothing stands below it"),
+        ("format.x=1", "which has no keys"),
         ("X=[", "SpecError"),
     ],
 )

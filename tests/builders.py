@@ -2,14 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.spec.array import Array
+
+FORMS = ("list", "pad", "pad-mask", "packed", "nested")
+"""The built-in collate forms."""
+
+
+def random_bits(shape: tuple[int, ...], dtype: str, seed: int) -> NDArray[Any]:
+    """Any bits, so that floating types contain NaN payloads and infinities too."""
+    rng = np.random.default_rng(seed)
+    return np.frombuffer(rng.bytes(int(np.prod(shape)) * np.dtype(dtype).itemsize), dtype).reshape(shape)
+
+
+def padded(
+    rows: Sequence[NDArray[Any]], dtype: Any, shape: Sequence[int | None], value: float
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """The padded array and its mask, one element after the other."""
+    longest = [max((row.shape[i] for row in rows), default=shape[i] or 0) for i in range(len(shape))]
+    values = np.full((len(rows), *longest), value, dtype)
+    mask = np.zeros((len(rows), *longest), bool)
+    for i, row in enumerate(rows):
+        for position in itertools.product(*map(range, row.shape)):
+            values[(i, *position)] = row[position]
+            mask[(i, *position)] = True
+    return values, mask
+
+
+def same_tensor(tensor: Any, expected: NDArray[Any]) -> None:
+    """A contiguous tensor with the dtype, shape and bytes of an array, whatever the byte order of the array."""
+    native = np.ascontiguousarray(expected, expected.dtype.newbyteorder("="))
+    assert isinstance(tensor, torch.Tensor) and not tensor.requires_grad and tensor.is_contiguous()
+    assert tensor.numpy().dtype == native.dtype
+    assert tuple(tensor.shape) == expected.shape
+    assert tensor.numpy().tobytes() == native.tobytes()
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """All tensors in nested lists, tuples and dicts, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [tensor for part in (value.values() if isinstance(value, dict) else value) for tensor in tensors_of(part)]
+
+
+def equal_tensors(a: Any, b: Any) -> bool:
+    """Whether two nested values contain equal tensors of equal dtypes."""
+    pairs = zip(tensors_of(a), tensors_of(b), strict=True)
+    return all(one.dtype == other.dtype and torch.equal(one, other) for one, other in pairs)
 
 
 class Size(Featurizer):

@@ -1,7 +1,5 @@
 """From stored columns to tensors: the five collate forms, and the casts between what is stored and what comes out."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -14,12 +12,12 @@ import kinoml_data as kd
 from kinoml_data import Packed, PadMask
 from kinoml_data.errors import SpecError
 from kinoml_data.spec.parts import CollateForm
+from tests.builders import FORMS, padded
 
 NUMBERS = [
     *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
     *("float16", "float32", "float64", "complex64", "complex128"),
 ]
-FORMS = ("list", "pad", "pad-mask", "packed", "nested")
 
 
 def filled(shape, dtype="float32", start=1):
@@ -36,18 +34,6 @@ def load(rows, shape, collate=None, dtype="float32", **more):
         "storage": {"backend": "in-memory"},
     }
     return kd.load_dataset(spec | more, data={"a": rows}, collate=collate)
-
-
-def padded(rows, dtype, shape, value):
-    """The padded array and its mask, one element after the other."""
-    longest = [max((row.shape[i] for row in rows), default=shape[i] or 0) for i in range(len(shape))]
-    values = np.full((len(rows), *longest), value, dtype)
-    mask = np.zeros((len(rows), *longest), bool)
-    for i, row in enumerate(rows):
-        for position in itertools.product(*map(range, row.shape)):
-            values[(i, *position)] = row[position]
-            mask[(i, *position)] = True
-    return values, mask
 
 
 def assert_same(tensor, array):

@@ -35,6 +35,7 @@ from kinoml_data import (
     save_dataset,
 )
 from kinoml_data.errors import FeaturizationError, SpecError, StoreChangedError, StoreNotFoundError, StoreReadError
+from tests.builders import FORMS, padded, random_bits, same_tensor
 
 ROWS = 43
 NEW = ("spawn", "forkserver")
@@ -46,14 +47,9 @@ def _quick_forkserver() -> None:
     multiprocessing.set_forkserver_preload(["torch"])
 
 
-def random(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return np.frombuffer(rng.bytes(int(np.prod(shape)) * np.dtype(dtype).itemsize), dtype).reshape(shape)
-
-
 # What every dataset here holds; y is the number of the row.
-SMILES = [random((5, i % 7), "int16", i) for i in range(ROWS)]
-ATOMS = [random((1 + i % 4, 3), "float32", 100 + i) for i in range(ROWS)]
+SMILES = [random_bits((5, i % 7), "int16", i) for i in range(ROWS)]
+ATOMS = [random_bits((1 + i % 4, 3), "float32", 100 + i) for i in range(ROWS)]
 Y = np.arange(ROWS)
 SPLITS = {"train": Y[::-1][:30].copy(), "test": Y[:13].copy()}
 
@@ -127,18 +123,13 @@ DATASETS: dict[str, Callable[[Path], XyDataset]] = {
 each_dataset = pytest.mark.parametrize("make", [*DATASETS.values()], ids=[*DATASETS])
 
 
-def same(found: torch.Tensor, expected: np.ndarray) -> None:
-    assert found.numpy().dtype == expected.dtype and tuple(found.shape) == expected.shape
-    assert found.numpy().tobytes() == expected.tobytes()
-
-
 def same_rows(X: dict[str, Any], y: dict[str, torch.Tensor]) -> list[int]:
     """Compare a batch with what its y says it is; returns the numbers of its rows."""
     rows = y["y"].tolist()
     for name, expected in (("smiles", SMILES), ("atoms", ATOMS)):
         assert len(X[name]) == len(rows)
         for found, row in zip(X[name], rows, strict=True):
-            same(found, expected[row])
+            same_tensor(found, expected[row])
     return rows
 
 
@@ -216,37 +207,29 @@ def collated(ds_form: str) -> dict[str, Any]:
     return {"smiles": smiles, "atoms": ds_form}
 
 
-def padded(rows: list[np.ndarray], value: float) -> np.ndarray:
-    longest = np.max([row.shape for row in rows], axis=0)
-    found = np.full((len(rows), *longest), value, rows[0].dtype)
-    for i, row in enumerate(rows):
-        found[(i, *map(slice, row.shape))] = row
-    return found
-
-
 def same_form(form: str, found: Any, rows: list[np.ndarray], value: float) -> None:
+    filled, mask = padded(rows, rows[0].dtype, [None] * rows[0].ndim, 0 if form == "pad-mask" else value)
     if form == "list":
         assert type(found) is list and len(found) == len(rows)
         for tensor, row in zip(found, rows, strict=True):
-            same(tensor, row)
+            same_tensor(tensor, row)
     elif form == "pad":
-        same(found, padded(rows, value))
+        same_tensor(found, filled)
     elif form == "pad-mask":
         assert isinstance(found, PadMask)
-        same(found.values, padded(rows, 0))
-        same(found.mask, padded([np.ones(row.shape, bool) for row in rows], False))
+        same_tensor(found.values, filled)
+        same_tensor(found.mask, mask)
     elif form == "packed":
         assert isinstance(found, Packed)
-        same(found.values, np.concatenate([row.reshape(-1) for row in rows]))
-        same(found.offsets, np.cumsum([0, *(row.size for row in rows)]))
-        same(found.shapes, np.array([row.shape for row in rows]))
+        same_tensor(found.values, np.concatenate([row.reshape(-1) for row in rows]))
+        same_tensor(found.offsets, np.cumsum([0, *(row.size for row in rows)]))
+        same_tensor(found.shapes, np.array([row.shape for row in rows]))
     else:
         assert found.is_nested and found.layout == torch.jagged
         for tensor, row in zip(found.unbind(), rows, strict=True):
-            same(tensor.contiguous(), row)
+            same_tensor(tensor.contiguous(), row)
 
 
-FORMS = ("list", "pad", "pad-mask", "packed", "nested")
 each_form = pytest.mark.parametrize("form", FORMS)
 with_and_without_workers = pytest.mark.parametrize("workers", [0, 2])
 
@@ -305,8 +288,8 @@ def test_a_loader_without_batches_gives_samples(tmp_path):
     ds = packed_npz(tmp_path)
     for workers in (0, 1):
         for row, (X, y) in enumerate(DataLoader(ds, batch_size=None, num_workers=workers)):
-            same(X["smiles"], SMILES[row])
-            same(y["y"], np.array(row))
+            same_tensor(X["smiles"], SMILES[row])
+            same_tensor(y["y"], np.array(row))
 
 
 def test_a_batch_of_many_ragged_rows_needs_few_file_descriptors():
@@ -369,7 +352,7 @@ def test_threads_may_be_the_first_to_read_a_dataset_that_was_unpickled(tmp_path)
         try:
             for row in np.random.default_rng(seed).integers(0, ROWS, 20).tolist():
                 X, _ = ds[row]
-                same(X["smiles"], SMILES[row])
+                same_tensor(X["smiles"], SMILES[row])
         except BaseException as error:
             failures.append(error)
 

@@ -25,6 +25,7 @@ from kinoml_data.torch_datasets import (
     XyTorchDataset,
     _accessor_to_indices,
 )
+from tests.builders import equal_tensors
 
 ROWS = 11
 RNG = np.random.default_rng(7)
@@ -316,26 +317,18 @@ def every_class(folder: Path) -> dict[str, Any]:
     }
 
 
-def flat(value: Any) -> list[torch.Tensor]:
-    return [value] if isinstance(value, torch.Tensor) else [t for part in value for t in flat(part)]
-
-
-def same(a: Any, b: Any) -> bool:
-    return len(flat(a)) == len(flat(b)) and all(equal(x, y) for x, y in zip(flat(a), flat(b), strict=True))
-
-
 def test_every_class_pickles(tmp_path: Path) -> None:
     for name, ds in every_class(tmp_path).items():
         copy = pickle.loads(pickle.dumps(ds))
         assert len(copy) == ROWS
-        assert same(ds[[3, 1]], copy[[3, 1]]), name
-        assert same(ds[3], copy[3]), name
+        assert equal_tensors(ds[[3, 1]], copy[[3, 1]]), name
+        assert equal_tensors(ds[3], copy[3]), name
 
 
 def test_every_class_reads_in_a_new_process(tmp_path: Path) -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         for name, ds in every_class(tmp_path).items():
-            assert same(pool.submit(operator.getitem, ds, [3, 1]).result(), ds[[3, 1]]), name
+            assert equal_tensors(pool.submit(operator.getitem, ds, [3, 1]).result(), ds[[3, 1]]), name
 
 
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
@@ -344,7 +337,7 @@ def test_every_class_gives_the_same_from_workers(context: str, tmp_path: Path) -
         alone = list(DataLoader(ds, batch_size=4))
         workers = list(DataLoader(ds, batch_size=4, num_workers=1, multiprocessing_context=context))
         assert len(alone) == len(workers) == 3
-        assert all(same(a, b) for a, b in zip(alone, workers, strict=True)), name
+        assert all(equal_tensors(a, b) for a, b in zip(alone, workers, strict=True)), name
 
 
 def test_systems_changed_in_a_worker_arrive_changed(tmp_path: Path) -> None:

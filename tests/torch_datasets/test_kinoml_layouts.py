@@ -17,6 +17,7 @@ import torch
 
 from kinoml_data import XyDataset, convert, load_dataset
 from kinoml_data.errors import SampleIndexError, SplitError
+from tests.builders import random_bits, same_tensor
 
 ROWS = 9
 
@@ -34,22 +35,18 @@ class Source:
         return ["X"] if len(self.X[0]) == 1 else [f"X{i}" for i in range(len(self.X[0]))]
 
 
-def random(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
-    """Any bits at all: NaN payloads and infinities too."""
-    rng = np.random.default_rng(seed)
-    return np.frombuffer(rng.bytes(int(np.prod(shape)) * np.dtype(dtype).itemsize), dtype).reshape(shape)
-
-
 def one_hot(rows: int = ROWS) -> list[list[np.ndarray]]:
-    return [[random((5, 1 + (7 * i) % 11), "float32", i)] for i in range(rows)]
+    return [[random_bits((5, 1 + (7 * i) % 11), "float32", i)] for i in range(rows)]
 
 
 def graphs(rows: int = ROWS) -> list[list[np.ndarray]]:
-    return [[random((2, (5 * i) % 7), "int64", i), random((1 + i % 4, 3), "float32", 99 + i)] for i in range(rows)]
+    return [
+        [random_bits((2, (5 * i) % 7), "int64", i), random_bits((1 + i % 4, 3), "float32", 99 + i)] for i in range(rows)
+    ]
 
 
 def fingerprints(rows: int = ROWS) -> list[list[np.ndarray]]:
-    return [[random((16,), "uint8", i)] for i in range(rows)]
+    return [[random_bits((16,), "uint8", i)] for i in range(rows)]
 
 
 Members = dict[str, np.ndarray]
@@ -69,26 +66,18 @@ def written(path: Path, layout: str, save: str, indices: bool) -> Source:
     make, members = LAYOUTS[layout]
     X = make()
     splits = {"train": [8, 0, 2, 4], "test": [1, 3], "val": [5]} if indices else {}
-    source = Source(X, random((ROWS,), "float64", 7), {name: np.array(rows) for name, rows in splits.items()})
+    source = Source(X, random_bits((ROWS,), "float64", 7), {name: np.array(rows) for name, rows in splits.items()})
     SAVE[save](path, **members(X), y=source.y, **{f"idx_{name}": rows for name, rows in source.splits.items()})
     return source
 
 
-def same(found: torch.Tensor, expected: np.ndarray) -> None:
-    native = np.ascontiguousarray(expected, expected.dtype.newbyteorder("="))
-    assert isinstance(found, torch.Tensor) and not found.requires_grad and found.is_contiguous()
-    assert found.numpy().dtype == native.dtype
-    assert tuple(found.shape) == expected.shape
-    assert found.numpy().tobytes() == native.tobytes()
-
-
 def same_X(found: Any, expected: list[np.ndarray]) -> None:
     if len(expected) == 1:
-        same(found, expected[0])
+        same_tensor(found, expected[0])
     else:
         assert list(found) == [f"X{i}" for i in range(len(expected))]
         for tensor, array in zip(found.values(), expected, strict=True):
-            same(tensor, array)
+            same_tensor(tensor, array)
 
 
 def same_dataset(ds: XyDataset, source: Source) -> None:
@@ -97,18 +86,18 @@ def same_dataset(ds: XyDataset, source: Source) -> None:
     for row in range(len(ds)):
         X, y = ds[row]
         same_X(X, source.X[row])
-        same(y, source.y[row])
+        same_tensor(y, source.y[row])
     order = [len(ds) - 1, 0, 3, 3, 1]
     X, y = ds[order]
-    same(y, source.y[order])
+    same_tensor(y, source.y[order])
     for i, row in enumerate(order):
         same_X(X[i] if len(source.names) == 1 else {name: X[name][i] for name in source.names}, source.X[row])
     assert ds.indices.keys() == source.splits.keys()
     for name, rows in source.splits.items():
-        same(torch.from_numpy(ds.indices[name]), rows)
+        same_tensor(torch.from_numpy(ds.indices[name]), rows)
         part = ds.split(name)
         assert part.rows.tolist() == rows.tolist()
-        same(part[:][1], source.y[rows])
+        same_tensor(part[:][1], source.y[rows])
 
 
 def readings(path: Path, *backends: str) -> Iterator[XyDataset]:
@@ -147,30 +136,30 @@ def awkward(rows: list[np.ndarray]) -> ak.Array:
     return ak.unflatten(array, [row.shape[0] for row in rows])
 
 
-def filled(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
+def random_integers(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
     return np.asarray(np.random.default_rng(seed).integers(-100, 100, shape), dtype)
 
 
 PARQUET: dict[str, list[list[np.ndarray]]] = {
-    "rank 1": [[random((1 + 3 * i % 7,), "float32", i)] for i in range(ROWS)],
+    "rank 1": [[random_bits((1 + 3 * i % 7,), "float32", i)] for i in range(ROWS)],
     "rank 2": one_hot(),
-    "rank 3": [[random((1 + i % 3, 2, 1 + i % 4), "float64", i)] for i in range(ROWS)],
+    "rank 3": [[random_bits((1 + i % 3, 2, 1 + i % 4), "float64", i)] for i in range(ROWS)],
     "several": [
         [
-            random((1 + i % 3,), "uint8", i),
-            random((2, 1 + i % 4), "int64", 50 + i),
-            random((2, 3, 1 + i % 2), "float32", 99 + i),
+            random_bits((1 + i % 3,), "uint8", i),
+            random_bits((2, 1 + i % 4), "int64", 50 + i),
+            random_bits((2, 3, 1 + i % 2), "float32", 99 + i),
         ]
         for i in range(ROWS)
     ],
-    "empty rows": [[random((i % 3,), "float32", i), random((i % 2, 4), "int32", i)] for i in range(ROWS)],
+    "empty rows": [[random_bits((i % 3,), "float32", i), random_bits((i % 2, 4), "int32", i)] for i in range(ROWS)],
 }
 
 
 @pytest.mark.parametrize("X", PARQUET.values(), ids=PARQUET.keys())
 def test_a_parquet_file_of_kinoml_comes_back_bit_for_bit(tmp_path, X):
     path = tmp_path / "kinoml.parquet"
-    source = Source(X, random((ROWS,), "float64", 7))
+    source = Source(X, random_bits((ROWS,), "float64", 7))
     columns = [awkward([row[i] for row in X]) for i in range(len(X[0]))]
     ak.to_parquet(ak.zip([*columns, ak.Array(source.y)], depth_limit=1), path)
     for ds in readings(path, "parquet-awkward"):
@@ -180,8 +169,8 @@ def test_a_parquet_file_of_kinoml_comes_back_bit_for_bit(tmp_path, X):
 
 def test_a_parquet_file_of_equal_rows_comes_back_bit_for_bit(tmp_path):
     path = tmp_path / "kinoml.parquet"
-    X = random((ROWS, 3, 4), "float32", 1)
-    source = Source([[row] for row in X], random((ROWS,), "float32", 7))
+    X = random_bits((ROWS, 3, 4), "float32", 1)
+    source = Source([[row] for row in X], random_bits((ROWS,), "float32", 7))
     ak.to_parquet(ak.zip([ak.from_numpy(X, regulararray=True), ak.Array(source.y)], depth_limit=1), path)
     for ds in readings(path, "parquet-awkward"):
         assert ds.shape_X == (ROWS, 3, 4)
@@ -191,8 +180,8 @@ def test_a_parquet_file_of_equal_rows_comes_back_bit_for_bit(tmp_path):
 def test_a_parquet_file_of_python_lists_comes_back_bit_for_bit(tmp_path):
     # Lists of Python numbers become int64 and float64, whatever they once were.
     path = tmp_path / "kinoml.parquet"
-    X = [[filled((2, 1 + i), "int64", i), filled((1 + i % 2, 3), "float64", i)] for i in range(ROWS)]
-    source = Source(X, filled((ROWS,), "float64", 7))
+    X = [[random_integers((2, 1 + i), "int64", i), random_integers((1 + i % 2, 3), "float64", i)] for i in range(ROWS)]
+    source = Source(X, random_integers((ROWS,), "float64", 7))
     columns = [ak.Array([row[i].tolist() for row in X]) for i in range(2)]
     ak.to_parquet(ak.zip([*columns, ak.Array(source.y.tolist())], depth_limit=1), path)
     for ds in readings(path, "parquet-awkward"):
@@ -231,7 +220,7 @@ class Pipe(io.RawIOBase):
 @pytest.mark.parametrize("save", SAVE)
 def test_a_file_streamed_into_a_pipe_comes_back(tmp_path, save):
     X = graphs()
-    y = random((ROWS,), "float32", 3)
+    y = random_bits((ROWS,), "float32", 3)
     pipe = Pipe()
     SAVE[save](pipe, y=y, **LAYOUTS["X_s{i}_a{j}_"][1](X))
     path = tmp_path / "piped.npz"
@@ -255,9 +244,9 @@ def test_a_file_streamed_into_a_pipe_comes_back(tmp_path, save):
 @pytest.mark.parametrize("layout", ["X", "X_s{i}_", "X_s{i}_a{j}_"])
 def test_fortran_ordered_and_big_endian_members_come_back(tmp_path, layout, changed, save):
     path = tmp_path / "kinoml.npz"
-    make = {"X": lambda: [[random((4, 3), "int32", i)] for i in range(ROWS)]}.get(layout, LAYOUTS[layout][0])
+    make = {"X": lambda: [[random_bits((4, 3), "int32", i)] for i in range(ROWS)]}.get(layout, LAYOUTS[layout][0])
     X = make()
-    y = filled((ROWS,), ">f8", 3)
+    y = random_integers((ROWS,), ">f8", 3)
     # Every other member, so that some are and some are not.
     members = {
         key: changed(a) if layout == "X" or i % 2 else a for i, (key, a) in enumerate(LAYOUTS[layout][1](X).items())
@@ -311,7 +300,7 @@ def multi(request, tmp_path) -> tuple[XyDataset, Source]:
 def test_the_last_row_is_not_empty(multi):
     ds, source = multi
     same_X(ds[-1][0], source.X[-1])
-    same(ds[-1][1], source.y[-1])
+    same_tensor(ds[-1][1], source.y[-1])
 
 
 @pytest.mark.parametrize(
@@ -322,7 +311,7 @@ def test_a_slice_has_as_many_rows_as_a_list_would(multi, index):
     X, y = ds[index]
     expected = source.X[index]
     assert len(X) == len(y) == len(expected)
-    same(y, source.y[index])
+    same_tensor(y, source.y[index])
     for found, row in zip(X, expected, strict=True):
         same_X(found, row)
 
@@ -333,7 +322,7 @@ def test_a_mask_selects_x_and_y_alike(multi):
     for index in (mask, np.array(mask), torch.tensor(mask)):
         X, y = ds[index]
         assert len(X) == len(y) == sum(mask)
-        same(y, source.y[np.array(mask)])
+        same_tensor(y, source.y[np.array(mask)])
         for found, row in zip(X, np.flatnonzero(mask).tolist(), strict=True):
             same_X(found, source.X[row])
     with pytest.raises(SampleIndexError):
@@ -346,7 +335,7 @@ def test_a_mask_selects_x_and_y_alike(multi):
 def test_an_integer_of_numpy_or_torch_is_an_index(multi, one):
     ds, source = multi
     same_X(ds[one][0], source.X[1])
-    same(ds[one][1], source.y[1])
+    same_tensor(ds[one][1], source.y[1])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any
 
 import awkward as ak
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 import kinoml_data as kd
 from kinoml_data.backends.parquet.row_groups import RowGroups
 from kinoml_data.layouts import arrow_rows
+from tests.builders import equal_tensors
 
 ROWS = 60
 RNG = np.random.default_rng(11)
@@ -48,17 +47,6 @@ def by_group(path: Path, budget: int = 0) -> kd.XyDataset:
     return ds
 
 
-def flat(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [t for part in (value.values() if isinstance(value, dict) else value) for t in flat(part)]
-
-
-def same(a: Any, b: Any) -> bool:
-    pairs = list(zip(flat(a), flat(b), strict=True))
-    return all(x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs)
-
-
 @pytest.mark.parametrize("budget", [0, 1000])
 def test_rows_are_those_of_the_whole_file(path: Path, budget: int) -> None:
     whole, groups = kd.load_dataset(path), by_group(path, budget)
@@ -66,8 +54,8 @@ def test_rows_are_those_of_the_whole_file(path: Path, budget: int) -> None:
     assert groups.spec.columns == whole.spec.columns
     assert groups.indices.keys() == whole.indices.keys()
     for rows in (list(range(ROWS)), [59, 0, 30, 0], [], RNG.permutation(ROWS).tolist()):
-        assert same(groups[rows], whole[rows])
-    assert all(same(groups[row], whole[row]) for row in range(ROWS))
+        assert equal_tensors(groups[rows], whole[rows])
+    assert all(equal_tensors(groups[row], whole[row]) for row in range(ROWS))
     assert len(groups) == ROWS
     if whole.spec.meta:
         assert groups.column("name") == whole.column("name")
@@ -86,6 +74,6 @@ def test_workers_and_copies_read_the_same(path: Path) -> None:
     whole, groups = kd.load_dataset(path), by_group(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        assert same(pickle.loads(pickle.dumps(groups))[[3, 1]], whole[[3, 1]])
+        assert equal_tensors(pickle.loads(pickle.dumps(groups))[[3, 1]], whole[[3, 1]])
         batches = list(groups.as_dataloader(batch_size=16, num_workers=2, multiprocessing_context="fork"))
-    assert all(same(a, b) for a, b in zip(batches, whole.as_dataloader(batch_size=16), strict=True))
+    assert all(equal_tensors(a, b) for a, b in zip(batches, whole.as_dataloader(batch_size=16), strict=True))

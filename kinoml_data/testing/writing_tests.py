@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kinoml_data.columns import Column, Columns, Ragged
-from kinoml_data.contracts.backend import Backend
+from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.errors import (
     SpecError,
     StoreChangedError,
@@ -83,6 +83,25 @@ class WritingTests(Suite):
                 with pytest.raises(SpecError):
                     backend.write({"X": announced}, iter([{"X": examples.column_of(rows, actual)}]))
         assert contents(tmp_path) == before
+
+    def test_the_check_runs_once_with_the_new_store(self, backend: Backend) -> None:
+        self.needs(backend, "can_write")
+        example = self.usable(backend, examples.mixed())
+        check = _Check(backend, example)
+        backend.write(example.columns, example.batches(), arrays=example.arrays, spec=example.spec, check=check)
+        assert check.calls == 1
+        with backend.open(None) as storage:
+            same_rows(storage, example, range(len(example)))
+
+    def test_a_failing_check_leaves_nothing(self, backend: Backend, tmp_path: Path) -> None:
+        self.needs(backend, "can_write")
+        example = self.usable(backend, examples.mixed())
+        before = contents(tmp_path)
+        with pytest.raises(_Interrupted):
+            backend.write(example.columns, example.batches(), check=_refuse)
+        assert contents(tmp_path) == before
+        with pytest.raises(StoreNotFoundError):
+            backend.open(None)
 
     def test_a_folder_that_does_not_exist_is_a_write_error(self, backend: Backend, tmp_path: Path) -> None:
         self.needs(backend, "can_write")
@@ -175,6 +194,29 @@ class OverwritingTests(Suite):
         with stored.open(example.columns) as storage:
             same_rows(storage, example, range(len(example)))
 
+    def test_the_check_runs_before_the_old_store_is_replaced(self, backend: Backend) -> None:
+        self.needs(backend, "can_write", "can_overwrite")
+        example, second = self._examples(backend)
+        self.store(backend, example)
+        check = _Check(backend, second, old=example)
+        backend.write(
+            second.columns, second.batches(), arrays=second.arrays, spec=second.spec, overwrite=True, check=check
+        )
+        assert check.calls == 1
+        with backend.open(None) as storage:
+            same_rows(storage, second, range(len(second)))
+
+    def test_a_failing_check_leaves_the_old_store(self, backend: Backend, tmp_path: Path) -> None:
+        self.needs(backend, "can_write", "can_overwrite")
+        example, second = self._examples(backend)
+        stored = self.store(backend, example)
+        before = contents(tmp_path)
+        with pytest.raises(_Interrupted):
+            backend.write(second.columns, second.batches(), overwrite=True, check=_refuse)
+        assert contents(tmp_path) == before
+        with stored.open(example.columns) as storage:
+            same_rows(storage, example, range(len(example)))
+
     def test_overwriting_leaves_an_open_reader_consistent(self, backend: Backend) -> None:
         self.needs(backend, "can_write", "can_overwrite")
         example, second = self._examples(backend)
@@ -192,8 +234,32 @@ class OverwritingTests(Suite):
         return self.usable(backend, examples.mixed()), self.usable(backend, examples.other())
 
 
+class _Check:
+    """A check that reads the new store, and the old one if there is one."""
+
+    def __init__(self, backend: Backend, new: Example, old: Example | None = None) -> None:
+        self.backend, self.new, self.old, self.calls = backend, new, old, 0
+
+    def __call__(self, storage: Storage) -> None:
+        self.calls += 1
+        assert len(storage) == len(self.new)
+        same_rows(storage, self.new, range(len(self.new)))
+        assert set(storage.arrays) == (set(self.new.arrays) if type(self.backend).keeps_arrays else set())
+        assert storage.spec == (self.new.spec if type(self.backend).keeps_spec else None)
+        if self.old is None:
+            with pytest.raises(StoreNotFoundError):
+                self.backend.open(None)
+        else:
+            with self.backend.open(self.old.columns) as before:
+                same_rows(before, self.old, range(len(self.old)))
+
+
 class _Interrupted(Exception):
     """What a source of rows, or a check, fails with."""
+
+
+def _refuse(storage: Storage) -> None:
+    raise _Interrupted
 
 
 def _failing(example: Example, batches: int) -> Iterator[Columns]:

@@ -285,6 +285,86 @@ class RaisesTheErrorsOfTheSystem(Sound):
             raise
 
 
+# -- the check of a new store
+
+
+class NeverChecks(Sound):
+    rule = "test_the_check_runs_once_with_the_new_store"
+
+    def check(self, folder, check):
+        pass
+
+
+class ChecksTwice(Sound):
+    rule = "test_the_check_runs_once_with_the_new_store"
+
+    def check(self, folder, check):
+        super().check(folder, check)
+        super().check(folder, check)
+
+
+class ChecksAClosedStorage(Sound):
+    rule = "test_the_check_runs_once_with_the_new_store"
+
+    def check(self, folder, check):
+        if check:
+            storage = _Closable(self.model_copy(update={"path": folder}).open(None))
+            storage.close()
+            check(storage)
+
+
+class ChecksAfterReplacing(Sound):
+    rule = "test_the_check_runs_before_the_old_store_is_replaced"
+
+    def check(self, folder, check):
+        self._check = check
+
+    _check: Any = PrivateAttr(None)
+
+    def replace(self, folder):
+        super().replace(folder)
+        super().check(self.path, self._check)
+
+
+class ChecksTheOldStore(Sound):
+    rule = "test_the_check_runs_before_the_old_store_is_replaced"
+
+    def check(self, folder, check):
+        super().check(self.path if self.path.exists() else folder, check)
+
+
+class ReplacesThoughTheCheckFails(Sound):
+    rule = "test_a_failing_check_leaves_the_old_store"
+
+    def check(self, folder, check):
+        try:
+            super().check(folder, check)
+        except Exception:
+            self.replace(folder)
+            raise
+
+
+class IgnoresAFailingCheck(Sound):
+    rule = "test_a_failing_check_leaves_nothing"
+
+    def check(self, folder, check):
+        try:
+            super().check(folder, check)
+        except Exception:
+            return
+
+
+class LeavesTheStoreThatFailedTheCheck(Sound):
+    rule = "test_a_failing_check_leaves_nothing"
+
+    def check(self, folder, check):
+        try:
+            super().check(folder, check)
+        except Exception:
+            folder.rename(self.path.with_name("refused"))
+            raise
+
+
 # -- the backend that refuses to write
 
 

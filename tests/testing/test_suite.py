@@ -36,5 +36,5 @@ def test_every_broken_backend_fails_the_rule_that_it_breaks(name: str, tmp_path:
         backend = case.attrib["classname"].rpartition(".")[2]
         tests[backend] += 1
         failures[backend] += case.find("failure") is not None
-    assert len(tests) >= 30
+    assert len(tests) >= 35
     assert [backend for backend in tests if not failures[backend]] == []

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from kinoml_data import files
+from kinoml_data.backends.npz.backend import NpzLazy
 from kinoml_data.errors import StoreChangedError, StoreExistsError, StoreNotFoundError, StoreReadError, StoreWriteError
 from kinoml_data.files import PositionedFile, replacing
+from kinoml_data.testing import mixed, same_rows
 
 CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 100_000, dtype=np.uint8))
 READERS = {
@@ -532,3 +534,51 @@ def test_a_text_file_is_replaced_in_utf_8(tmp_path):
     files.replace_text(tmp_path / "t", "é")
     files.replace_text(tmp_path / "t", "é2")
     assert (tmp_path / "t").read_bytes() == "é2".encode() and names(tmp_path) == ["t"]
+
+
+@pytest.fixture(params=["pread", "preadv"])
+def windows(request, monkeypatch):
+    """A system that lacks the calls and flags that Windows lacks, and one that lacks only one of the two calls."""
+    for name in {request.param, "preadv"}:
+        monkeypatch.delattr(os, name)
+    for name in ("O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "link", "memfd_create"):
+        monkeypatch.delattr(os, name)
+
+
+@pytest.mark.usefixtures("windows")
+def test_files_are_read_and_written_without_the_calls_that_windows_lacks(tmp_path):
+    target = tmp_path / "out"
+    with replacing(target, overwrite=False) as temporary:
+        temporary.write_bytes(CONTENT)
+    with pytest.raises(StoreExistsError, match="appeared"), replacing(tmp_path / "two", overwrite=False) as temporary:
+        temporary.write_bytes(b"mine")
+        (tmp_path / "two").write_bytes(b"theirs")
+    assert names(tmp_path) == ["out", "two"] and (tmp_path / "two").read_bytes() == b"theirs"
+    for keep_open in (True, False):
+        file = PositionedFile(target, keep_open=keep_open)
+        test_threads_share_no_offset(file)
+        assert (
+            gathered(file, (9, 2000), (0, 15), (60_000, 20_000))
+            == CONTENT[9:2009] + CONTENT[:15] + CONTENT[60_000:80_000]
+        )
+        assert file.read_prefixes(np.array([8, 99_999]), 64) == CONTENT[8:72] + CONTENT[99_999:].ljust(64, b"\0")
+        test_reading_past_the_end_is_an_error_and_never_zeros(file)
+        target.write_bytes(CONTENT[:50])
+        with pytest.raises(StoreChangedError):
+            file.read(0, 10)
+        target.write_bytes(CONTENT)
+        file.close()
+
+
+@pytest.mark.usefixtures("windows")
+@pytest.mark.parametrize("options", [{}, {"io": "mmap"}, {"compress": True}], ids=str)
+def test_npz_files_are_written_and_read_without_the_calls_that_windows_lacks(tmp_path, options):
+    example = mixed()
+    backend = NpzLazy(path=tmp_path / "data.npz", **options)
+    for overwrite in (False, True):
+        backend.write(
+            example.columns, example.batches(), arrays=example.arrays, spec=example.spec, overwrite=overwrite, check=len
+        )
+        with backend.open(None) as storage:
+            same_rows(storage, example, range(len(example)))
+    assert names(tmp_path) == ["data.npz"]

@@ -13,7 +13,7 @@ from pydantic import PrivateAttr
 from kinoml_data.columns import Column, Columns, Ragged, cast, concatenate
 from kinoml_data.contracts.backend import AnyBackend, Backend, Storage
 from kinoml_data.errors import SpecError, one_line, quoted
-from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, flatten, ragged_array
+from kinoml_data.layouts.flat_arrays import flatten, is_reserved, ragged_array
 from kinoml_data.layouts.memory_storage import MemoryStorage
 from kinoml_data.spec.array import DTYPES, STRING, Array
 
@@ -100,7 +100,7 @@ def columns_of(
     arrays: dict[str, Array] = {}
     values_by_name: dict[str, Column] = {}
     for name, values in data.items():
-        if name.endswith((VALUES, UTF8, SHAPES, INDEX, CRC)) or name == SPEC:
+        if is_reserved(name):
             raise SpecError(f"the column name {quoted(name)} is reserved; rename the column")
         arrays[name], values_by_name[name] = _column_of(name, values, (columns or {}).get(name))
     lengths = {name: len(column) for name, column in values_by_name.items()}

@@ -22,7 +22,7 @@ from kinoml_data.errors import (
     one_line,
     unknown,
 )
-from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES
+from kinoml_data.layouts.flat_arrays import is_reserved
 from kinoml_data.spec.array import DTYPES, STRING, Array
 
 NULL = "null"
@@ -194,7 +194,7 @@ def infer_array(
         SpecError: the rows do not show the type of the values, and `declared` does not specify it.
         UnsupportedStoreError: neither a tensor nor a string can have this type, or the name is reserved.
     """
-    if name.endswith((VALUES, UTF8, SHAPES, INDEX, CRC)) or name == SPEC:
+    if is_reserved(name):
         raise UnsupportedStoreError(f"{where}: this name is reserved for the library's own layout; rename the column")
     depth, dtype = dtype_of(type_, where)
     axes: tuple[int | None, ...] = (None,) * depth

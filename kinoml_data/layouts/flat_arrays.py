@@ -284,6 +284,3 @@ def common_length(rows: Mapping[str, int]) -> int:
 def to_native_order(array: NDArray[Any]) -> NDArray[Any]:
     """`array` in the byte order of this machine."""
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-
-
-SPEC = SPEC_KEY

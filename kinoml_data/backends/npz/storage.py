@@ -25,7 +25,7 @@ from kinoml_data.backends.npz.columns import _Column, _MembersColumn, _PackedCol
 from kinoml_data.columns import Columns
 from kinoml_data.contracts.backend import Storage
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted, unknown
-from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, common_length
+from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC_KEY, UTF8, VALUES, common_length
 from kinoml_data.spec.array import Array
 
 _PER_ROW = re.compile(r"X_s([0-9]{1,18})(?:_a([0-9]{1,9}))?_?")
@@ -94,7 +94,7 @@ class NpzStorage(Storage):
         for key, member in members.items():
             if key in own:
                 plain[key] = member
-            elif key == SPEC:
+            elif key == SPEC_KEY:
                 self.spec = archive.array(member).tobytes().decode("utf-8", "replace")
             elif key.endswith(INDEX):
                 arrays[key.removesuffix(INDEX)] = archive.array(member)

@@ -11,7 +11,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-from kinoml_data import Ragged
 from kinoml_data.errors import (
     CorruptStoreError,
     KinomlDataError,
@@ -23,8 +22,7 @@ from kinoml_data.errors import (
     format_error,
     quoted,
 )
-from kinoml_data.files import PositionedFile
-from kinoml_data.spec.array import DTYPES, STRING
+from kinoml_data.plugin import DTYPES, STRING, PositionedFile, Ragged
 from numpy.typing import NDArray
 
 FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}

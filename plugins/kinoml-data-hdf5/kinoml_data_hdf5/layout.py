@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kinoml_data.spec.array import Model
+from kinoml_data.plugin import Model
 from pydantic import field_serializer, field_validator, model_validator
 
 

@@ -14,11 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kinoml_data import Array, ArrayStorage, Columns
-from kinoml_data.columns import gather
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted
-from kinoml_data.layouts.checked_arrays import CheckedArrayStorage, own_arrays, rows_of
-from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES
+from kinoml_data.plugin import (
+    CRC,
+    INDEX,
+    SHAPES,
+    SPEC_KEY,
+    UTF8,
+    VALUES,
+    Array,
+    ArrayStorage,
+    CheckedArrayStorage,
+    Columns,
+    gather,
+    own_arrays,
+    rows_of,
+)
 from numpy.typing import NDArray
 
 from kinoml_data_hdf5.file import Hdf5File, is_text
@@ -123,7 +134,7 @@ def _column_of(file: Hdf5File, key: str, at: str) -> dict[str, Any]:
     if is_text(file.array(at)):
         strings = file.text(at)
         return {key + UTF8: strings.values, key + SHAPES: strings.shapes}
-    return {key: file.whole(at) if key == SPEC or key.endswith((SHAPES, INDEX)) else rows_of(file, at)}
+    return {key: file.whole(at) if key == SPEC_KEY or key.endswith((SHAPES, INDEX)) else rows_of(file, at)}
 
 
 def _ragged(file: Hdf5File, name: str, layout: RaggedLayout, group: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The plugin `kinoml-data-zarr`: the backend `zarr`."""
 
-from kinoml_data import Backend, hookimpl
+from kinoml_data.plugin import Backend, hookimpl
 
 from kinoml_data_zarr.backend import Zarr
 

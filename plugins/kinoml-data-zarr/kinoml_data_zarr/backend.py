@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from kinoml_data import Array, Backend, Columns, DataPath, Storage
 from kinoml_data.errors import UnsupportedStoreError, quoted
+from kinoml_data.plugin import Array, Backend, Columns, DataPath, Storage
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 

@@ -20,7 +20,7 @@ from kinoml_data.errors import (
     format_error,
     quoted,
 )
-from kinoml_data.spec.array import DTYPES, STRING
+from kinoml_data.plugin import DTYPES, STRING
 from numpy.typing import NDArray
 from zarr.storage import FsspecStore, LocalStore
 

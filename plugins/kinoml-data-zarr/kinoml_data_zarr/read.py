@@ -16,11 +16,23 @@ from typing import Any
 
 import numpy as np
 import zarr
-from kinoml_data import Array, ArrayStorage, Columns
-from kinoml_data.columns import gather
 from kinoml_data.errors import CorruptStoreError, StoreChangedError, UnsupportedStoreError, quoted
-from kinoml_data.layouts.checked_arrays import CheckedArrayStorage, own_arrays, rows_of
-from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC, UTF8, VALUES, to_native_order
+from kinoml_data.plugin import (
+    CRC,
+    INDEX,
+    SHAPES,
+    SPEC_KEY,
+    UTF8,
+    VALUES,
+    Array,
+    ArrayStorage,
+    CheckedArrayStorage,
+    Columns,
+    gather,
+    own_arrays,
+    rows_of,
+    to_native_order,
+)
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
@@ -93,8 +105,8 @@ def _foreign_arrays(held: ZarrGroup, columns: Mapping[str, Array] | None, *, fil
     for key in keys:
         name = key.removesuffix(VALUES).removesuffix(UTF8).removesuffix(SHAPES)
         if columns is None or name not in columns:
-            if key == SPEC or key.endswith(INDEX) or key.startswith("idx_"):
-                flat[key if key == SPEC or key.endswith(INDEX) else key + INDEX] = held.whole(key)
+            if key == SPEC_KEY or key.endswith(INDEX) or key.startswith("idx_"):
+                flat[key if key == SPEC_KEY or key.endswith(INDEX) else key + INDEX] = held.whole(key)
                 continue
             if columns is not None:
                 continue

@@ -49,7 +49,6 @@ UNTESTED: set[str] = {
     "kinoml_data.backends.parquet.foreign",
     "kinoml_data.backends.parquet.layout",
     "kinoml_data.columns",
-    "kinoml_data.conversion",
     "kinoml_data.dataset.dataset",
     "kinoml_data.dataset.device",
     "kinoml_data.dataset.forms",

@@ -74,9 +74,6 @@ UNTESTED: set[str] = {
     "kinoml_data.testing.writing_tests",
     "kinoml_data.torch_datasets.samples",
 }
-# Arrows and plugins that are about to change.
-PENDING: set[tuple[str, str]] = set()
-PENDING_PLUGINS = {"kinoml-data-hdf5", "kinoml-data-zarr"}
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -106,7 +103,7 @@ def arrows(name: str) -> set[str]:
     for module, attribute in imports_of(MODULES[name].read_text("utf-8")):
         submodule = f"{module}.{attribute}"
         targets.add(submodule if submodule in MODULES else module)
-    return {target for target in targets if (name, target) not in PENDING}
+    return targets
 
 
 def layer(name: str) -> int:
@@ -145,9 +142,7 @@ def private_imports(source: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(
-    "folder", [*(p for p in PLUGINS if p.name not in PENDING_PLUGINS), TEMPLATE], ids=lambda folder: folder.name
-)
+@pytest.mark.parametrize("folder", [*PLUGINS, TEMPLATE], ids=lambda folder: folder.name)
 def test_plugins_and_their_template_import_public_modules_only(folder: Path) -> None:
     files = [
         file for file in folder.rglob("*.py") if folder == TEMPLATE or "tests" not in file.relative_to(folder).parts

@@ -6,7 +6,6 @@ Each command imports what it needs when it runs: `kinoml-data --help` and errors
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 import warnings
@@ -24,7 +23,6 @@ from kinoml_data.errors import KinomlDataError, PluginLoadError, SpecError, one_
 if TYPE_CHECKING:
     from kinoml_data.dataset.dataset import XyDataset
 
-PROBLEM = re.compile(r"; (?!known: |cast: )(?=[\w.-]+: )")
 SHOWN = 20  # damaged places that `verify` lists without --all
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -238,6 +236,7 @@ def _print_error(error: Exception) -> None:
     expected = isinstance(error, (KinomlDataError, OSError))
     title = type(error).__name__ if expected else f"unexpected {type(error).__name__}, please report it"
     say(f"kinoml-data: {title}", style="red", stderr=True)
-    for line in PROBLEM.split(str(error) or "no message"):
-        say(f"  {line}", stderr=True)
+    problems = [KinomlDataError(text) for text in error.problems] if isinstance(error, SpecError) else [error]
+    for problem in problems:
+        say(f"  {str(problem) or 'no message'}", stderr=True)
     say("  (--debug shows the traceback)", stderr=True)

@@ -26,9 +26,11 @@ def test_progress_without_a_terminal_is_printed_as_lines(
     clock = [0.0]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: clock[0])
     with terminal.progress("copying") as report:
-        for seconds, done in ((1.0, 10), (11.0, 1_500), (12.0, 2_000), (25.0, 3_000)):
+        for seconds, done in ((1.0, 10), (11.0, 1_500), (12.0, 2_000)):
             clock[0] = seconds
             report(done, 3_000)
+        clock[0] = 25.0
+        report(3_000, 3_000, "comparing")
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [

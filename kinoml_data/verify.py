@@ -1,11 +1,10 @@
-"""Reading everything there is, with every check on, to find out what is damaged."""
+"""Verifying data: every row is read with every check on, and damage is reported by column and row."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,23 +13,27 @@ import numpy as np
 from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.columns import Ragged
 from kinoml_data.contracts.backend import Backend, Storage
-from kinoml_data.errors import KinomlDataError, SpecError, StoreChangedError, format_error
-from kinoml_data.factory import as_spec, load_dataset, make_backend
+from kinoml_data.dataset.session import Session
+from kinoml_data.errors import KinomlDataError, SpecError, StoreChangedError, StoreNotFoundError, format_error
+from kinoml_data.factory import as_spec, make_backend
+from kinoml_data.inference import complete
 from kinoml_data.spec.array import Model
 from kinoml_data.spec.dataset_spec import DatasetSpec
 
 ROWS_PER_READ = 1024
-MOST = 1000  # damaged places after which reading stops
+MAX_PLACES = 1000  # damaged places after which reading stops
+WITH_CHECKS = {"verify": "first", "memory_budget": 0}
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What is wrong in one place.
+    """Damage in one place.
 
     Attributes:
-        column: None where it is not in one column.
-        first, last: the rows, numbered from 0, neighbours with one reason together; None where it is no row.
-        reason: the error that reading it raises.
+        column: the name of the column; None if the damage is not in one column.
+        first, last: the first and the last damaged row, numbered from 0. Neighbouring rows that are damaged for the same
+            reason are one place. None if the damage is not in rows.
+        reason: the error that reading raises.
     """
 
     column: str | None
@@ -40,7 +43,7 @@ class Damage:
 
     @property
     def count(self) -> int:
-        """How many rows it is, 0 where it is none."""
+        """The number of rows, 0 if the damage is not in rows."""
         return 0 if self.first is None or self.last is None else self.last - self.first + 1
 
     def __str__(self) -> str:
@@ -52,14 +55,14 @@ class Damage:
 
 @dataclass
 class Verification:
-    """What `verify` found.
+    """The result of `verify`.
 
     Attributes:
-        rows, columns: how many were read.
-        nbytes: how many bytes of values.
-        damage: what is wrong, in the order it was found; after 1,000 places nothing more is read.
-        damaged: how many values are, a value being one row of one column; 0 also where the store cannot be opened.
-        unchecked: why damage may be there that nothing can find; None where everything has a checksum.
+        rows, columns: the numbers of rows and columns that were read.
+        nbytes: the number of bytes of values that were read.
+        damage: the damaged places, in the order of reading. After 1,000 places, reading stops.
+        damaged: the number of damaged values, a value being one row of one column. It is 0 if the store cannot be opened.
+        unchecked: why there may be damage that cannot be found; None if checksums cover everything.
     """
 
     rows: int = 0
@@ -70,8 +73,8 @@ class Verification:
     unchecked: str | None = None
 
     @property
-    def whole(self) -> bool:
-        """True if nothing is damaged."""
+    def intact(self) -> bool:
+        """True if no damage was found."""
         return not self.damage
 
 
@@ -80,86 +83,79 @@ def verify(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
-    """Read all rows of a dataset with every check on, and say what is damaged.
+    """Read all rows of a dataset with every check on, and report what is damaged.
 
-    It checks that the store opens and is whole as far as its format says, every value of every column, computed ones
-    too, and then the spec and its splits against the store. What a spec says that does not fit a store that is whole
-    is an error, not damage; unless the store brings its spec itself.
+    The store is opened once. Every value of every column is read, computed columns included; then the spec and its splits
+    are compared with the store. A spec that does not fit an intact store is an error, not damage, unless the store
+    itself contains that spec.
 
     Args:
         spec: as for `load_dataset`.
-        progress: called with the rows read so far and all rows.
+        progress: called with the number of rows read so far and the number of all rows.
 
     Raises:
-        SpecError, UnknownNameError, PluginLoadError, PluginConflictError: the spec names no backend that opens it, or
-            does not fit what it opens.
-        StoreNotFoundError: there is no such store.
-        StoreChangedError: it was changed while it was read.
+        SpecError: the spec is not valid, or does not fit the store.
+        UnknownNameError: the spec names a backend or featurizer that is not installed.
+        PluginLoadError, PluginConflictError: the plugin of such a name is broken, or two plugins register the name.
+        StoreNotFoundError: the store does not exist.
+        StoreChangedError: the store was changed while it was read.
     """
-    found = Verification()
-    described_spec = as_spec(spec)
-    backend = with_checks(make_backend(described_spec))
+    result = Verification()
+    described = as_spec(spec)
+    backend: Backend = with_checks(make_backend(described))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that this is a slow way to read
-            storage = backend.open(described_spec.requested_columns)
-    except FileNotFoundError:
+            warnings.simplefilter("ignore", UserWarning)  # reading with all checks is slow, and meant to be
+            storage = backend.open(described.requested_columns)
+    except StoreNotFoundError:
         raise
     except KinomlDataError as error:
-        found.damage.append(Damage(None, None, None, format_error(error)))
-        return found
-    with closing(storage):
-        found.rows, found.columns = len(storage), len(storage.columns)
+        result.damage.append(Damage(None, None, None, format_error(error)))
+        return result
+    with storage:
         if not storage.has_checksums:
-            found.unchecked = f"{backend.name} has no checksums for all that it reads"
-        for start in range(0, len(storage), ROWS_PER_READ):
-            rows = range(start, min(start + ROWS_PER_READ, len(storage)))
-            for name in storage.columns:
-                reason = _failure(storage, name, rows, found)
-                if reason is not None:
-                    for damage in _where(storage, name, rows, reason, found):
-                        found.damaged += damage.count
-                        _add(found.damage, damage)
-            if len(found.damage) >= MOST:
-                return found
-            if progress is not None:
-                progress(rows.stop, len(storage))
-    if found.whole:
-        try:
-            load_dataset(spec).close()
-        except StoreChangedError:
-            raise
-        except KinomlDataError as error:
-            if isinstance(error, SpecError) and described_spec.model_fields_set != {"storage"}:
-                raise
-            found.damage.append(Damage(None, None, None, format_error(error)))
-    return found
+            result.unchecked = f"{backend.name} does not have checksums for all that it reads"
+        _read_all(storage, result, progress)
+        if result.intact:
+            try:
+                Session(complete(described, storage), backend, storage)
+            except KinomlDataError as error:
+                by_user = isinstance(error, SpecError) and described.model_fields_set != {"storage"}
+                if by_user or isinstance(error, StoreChangedError):
+                    raise
+                result.damage.append(Damage(None, None, None, format_error(error)))
+    return result
 
 
-def with_checks(backend: Backend) -> Backend:
-    """The backend with its options `verify` and `memory_budget` set as `Backend` says, and all inside it alike."""
-    if isinstance(backend, InMemory) and backend.source is not None:
-        return with_checks(backend.source)  # whose rows are the same, and are not all kept
-    changed: Backend = _with_checks(backend)
-    return changed
+def with_checks(option: Any) -> Any:
+    """A backend with its options `verify` and `memory_budget` set as `Backend` describes, and so every backend in it."""
+    if isinstance(option, InMemory) and option.source is not None:
+        return with_checks(option.source)  # it has the same rows, and they need not fit into memory
+    if isinstance(option, Mapping):
+        return {key: with_checks(item) for key, item in option.items()}
+    if not isinstance(option, Model):
+        return option
+    names = type(option).model_fields
+    return option.model_copy(update={n: WITH_CHECKS.get(n, with_checks(getattr(option, n))) for n in names})
 
 
-def _with_checks(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _checked_field(item) for key, item in value.items()}
-    options = {"verify": "first", "memory_budget": 0}
-    fields = {name: getattr(value, name) for name in type(value).model_fields}
-    changes = {name: options.get(name, _checked_field(item)) for name, item in fields.items()}
-    return value.model_copy(update=changes)
+def _read_all(storage: Storage, result: Verification, progress: Callable[[int, int], None] | None) -> None:
+    result.rows, result.columns = len(storage), len(storage.columns)
+    for start in range(0, len(storage), ROWS_PER_READ):
+        rows = range(start, min(start + ROWS_PER_READ, len(storage)))
+        for name in storage.columns:
+            reason = _failure(storage, name, rows, result)
+            if reason is not None:
+                for damage in _locate(storage, name, rows, reason, result):
+                    result.damaged += damage.count
+                    _add(result.damage, damage)
+        if len(result.damage) >= MAX_PLACES:
+            return
+        if progress is not None:
+            progress(rows.stop, len(storage))
 
 
-def _checked_field(value: Any) -> Any:
-    if isinstance(value, Backend):
-        return with_checks(value)
-    return _with_checks(value) if isinstance(value, (Model, Mapping)) else value
-
-
-def _failure(storage: Storage, name: str, rows: range, found: Verification) -> str | None:
+def _failure(storage: Storage, name: str, rows: range, result: Verification) -> str | None:
     """Why some rows of a column cannot be read; None if they can."""
     try:
         column = storage.read(np.arange(rows.start, rows.stop), [name])[name]
@@ -167,31 +163,32 @@ def _failure(storage: Storage, name: str, rows: range, found: Verification) -> s
         raise
     except KinomlDataError as error:
         return format_error(error)
-    found.nbytes += (column.values if isinstance(column, Ragged) else column).nbytes
+    result.nbytes += (column.values if isinstance(column, Ragged) else column).nbytes
     return None
 
 
-def _where(storage: Storage, name: str, rows: range, reason: str, found: Verification) -> Iterator[Damage]:
-    """The damage in rows that cannot be read together, by halves."""
-    if len(rows) > 1 and not _all_alike(storage, name, rows, reason, found):
+def _locate(storage: Storage, name: str, rows: range, reason: str, result: Verification) -> Iterator[Damage]:
+    """The damage in rows that cannot be read together, found by reading halves of them."""
+    if len(rows) > 1 and not _same_reason(storage, name, rows, reason, result):
         for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
-            why = _failure(storage, name, half, found)
-            if why is not None:
-                yield from _where(storage, name, half, why, found)
+            half_reason = _failure(storage, name, half, result)
+            if half_reason is not None:
+                yield from _locate(storage, name, half, half_reason, result)
         return
     yield Damage(name, rows.start, rows.stop - 1, reason)
 
 
-def _all_alike(storage: Storage, name: str, rows: range, reason: str, found: Verification) -> bool:
-    """Whether some rows fail for one reason, such as a damaged member that holds them all; 16 of them are asked."""
-    some = {rows[len(rows) * i // 16] for i in range(16)} | {rows[-1]}
-    return all(_failure(storage, name, range(row, row + 1), found) == reason for row in sorted(some))
+def _same_reason(storage: Storage, name: str, rows: range, reason: str, result: Verification) -> bool:
+    """True if 17 of the rows fail for one reason, such as a damaged member that contains all of them."""
+    sample = {rows[len(rows) * i // 16] for i in range(16)} | {rows[-1]}
+    return all(_failure(storage, name, range(row, row + 1), result) == reason for row in sorted(sample))
 
 
-def _add(known: list[Damage], new: Damage) -> None:
-    """Add to the list, or to the last place of the column if it goes on there."""
-    for i in reversed(range(max(0, len(known) - 8), len(known))):
-        if known[i].column == new.column and known[i].reason == new.reason and known[i].last == (new.first or 0) - 1:
-            known[i] = replace(known[i], last=new.last)
+def _add(places: list[Damage], damage: Damage) -> None:
+    """Append the damage, or extend the last place in the same column if the damage continues it."""
+    for i in reversed(range(max(0, len(places) - 8), len(places))):
+        place = places[i]
+        if (place.column, place.reason, place.last) == (damage.column, damage.reason, (damage.first or 0) - 1):
+            places[i] = replace(place, last=damage.last)
             return
-    known.append(new)
+    places.append(damage)

@@ -1,4 +1,4 @@
-"""`verify`: everything read with every check on, and what is damaged named."""
+"""`verify`: everything is read with every check on, and damage is named."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import kinoml_data as kd
 from kinoml_data.cli.main import main
 from kinoml_data.errors import SpecError, StoreNotFoundError
-from kinoml_data.verify import MOST, verify
+from kinoml_data.verify import MAX_PLACES, verify
 
 ROWS = 3000
 ATOMS = [np.full((n % 5 + 5, 3), n, np.float32) for n in range(ROWS)]
@@ -35,7 +35,7 @@ def flip(path: Path, *places: int) -> None:
 
 
 def place_of(path: Path, row: int) -> int:
-    """Where the bytes of a row of atoms lie in a packed NPZ."""
+    """The offset of a byte of a row of atoms in a flat NPZ file."""
     data = path.read_bytes()
     at = data.index(ATOMS[row].tobytes())
     assert row > 0 and data.count(ATOMS[row].tobytes()) == 1
@@ -43,9 +43,9 @@ def place_of(path: Path, row: int) -> int:
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.parquet"])
-def test_a_whole_store_is_whole(tmp_path, name):
+def test_an_intact_store_is_intact(tmp_path, name):
     found = verify(stored(tmp_path / name))
-    assert found.whole and found.unchecked is None and (found.rows, found.columns, found.damaged) == (ROWS, 2, 0)
+    assert found.intact and found.unchecked is None and (found.rows, found.columns, found.damaged) == (ROWS, 2, 0)
     assert found.nbytes == sum(row.nbytes for row in ATOMS) + Y.nbytes
 
 
@@ -56,11 +56,11 @@ def test_the_damaged_rows_are_named_and_no_other(tmp_path):
     assert [(damage.column, damage.first, damage.last) for damage in found.damage] == [
         ("atoms", row, row) for row in (7, 1500, 1501, 2999)
     ]
-    assert found.damaged == 4 and "CRC-32" in found.damage[0].reason and not found.whole
+    assert found.damaged == 4 and "CRC-32" in found.damage[0].reason and not found.intact
 
 
 @pytest.mark.parametrize("wrapped", ["in-memory", "joined", "verify"])
-def test_what_wraps_a_damaged_store_is_damaged_in_the_same_rows(tmp_path, wrapped):
+def test_a_backend_over_a_damaged_store_is_damaged_in_the_same_rows(tmp_path, wrapped):
     path = stored(tmp_path / "a.npz")
     flip(path, place_of(path, 41))
     storage: dict[str, Any] = {"backend": "npz-lazy", "path": "a.npz"}
@@ -77,7 +77,7 @@ def test_what_wraps_a_damaged_store_is_damaged_in_the_same_rows(tmp_path, wrappe
     assert rows == ([1, 3] if wrapped == "joined" else [41])
 
 
-def test_damage_that_is_not_one_rows_names_all_it_touches(tmp_path):
+def test_damage_of_a_member_names_all_of_its_rows(tmp_path):
     np.savez(tmp_path / "a.npz", X=np.ones((500, 30), np.float32), y=np.arange(500))
     flip(tmp_path / "a.npz", 5000)
     (damage,) = verify(tmp_path / "a.npz").damage
@@ -99,7 +99,7 @@ def test_a_store_that_does_not_open_is_damaged(tmp_path, name):
     assert damage.column is None and damage.count == 0 and name in str(damage)
 
 
-def test_a_spec_that_does_not_fit_a_whole_store_is_an_error_and_no_damage(tmp_path):
+def test_a_spec_that_does_not_fit_an_intact_store_is_an_error_and_not_damage(tmp_path):
     stored(tmp_path / "a.npz")
     said = {"columns": {"atoms": {"shape": ["*", 4]}, "y": {}}, "X": "atoms", "y": "y"}
     for wrong, error in ((said, "the spec asks for"), ({"splits": {"train": "train"}}, "did you mean 'idx_train'")):
@@ -115,10 +115,10 @@ def test_a_spec_in_the_store_that_does_not_fit_it_is_damage(tmp_path):
     assert damage.column is None and "SpecError" in str(damage)
 
 
-def test_what_has_no_checksums_is_said(tmp_path):
+def test_a_store_without_checksums_is_reported_as_unchecked(tmp_path):
     (tmp_path / "a.csv").write_text("x,y\n1,2\n3,4\n")
     found = verify(tmp_path / "a.csv")
-    assert found.whole and "csv has no checksums" in str(found.unchecked)
+    assert found.intact and "csv does not have checksums" in str(found.unchecked)
 
 
 def test_foreign_parquet_opens_and_says_once_that_its_integrity_is_unknown(tmp_path):
@@ -135,11 +135,11 @@ def test_foreign_parquet_opens_and_says_once_that_its_integrity_is_unknown(tmp_p
     assert verify(tmp_path / "foreign.parquet").unchecked is not None
 
 
-def test_after_very_many_places_it_stops(tmp_path):
+def test_verifying_stops_after_very_many_damaged_places(tmp_path):
     path = stored(tmp_path / "a.npz")
     flip(path, *(place_of(path, row) for row in range(1, 2500, 2)))
     found = verify(path)
-    assert MOST <= len(found.damage) < 1250
+    assert MAX_PLACES <= len(found.damage) < 1250
 
 
 def test_verifying_a_missing_store_is_an_error(tmp_path):

@@ -184,7 +184,7 @@ def verify(
     checksums which would show damage.
     """
     from kinoml_data.cli.terminal import format_size, progress, say
-    from kinoml_data.verify import MOST
+    from kinoml_data.verify import MAX_PLACES
     from kinoml_data.verify import verify as verify_data
 
     start = time.perf_counter()
@@ -195,15 +195,15 @@ def verify(
         say(f"DAMAGED  {place}", style="red")
     if len(result.damage) > len(damage):
         say(f"... and {len(result.damage) - len(damage):,} more places; --all lists them")
-    if len(result.damage) >= MOST:
-        say(f"There may be more damage: reading stopped after {MOST:,} places.")
+    if len(result.damage) >= MAX_PLACES:
+        say(f"There may be more damage: reading stopped after {MAX_PLACES:,} places.")
     state = "UNCHECKED" if result.unchecked else "OK"
-    state = state if result.whole else f"DAMAGED, {result.damaged:,} values" if result.damaged else "DAMAGED"
+    state = state if result.intact else f"DAMAGED, {result.damaged:,} values" if result.damaged else "DAMAGED"
     amount = f"{result.rows:,} rows of {result.columns} columns, {format_size(result.nbytes)} read"
     say(f"{state}  {path}: {amount} in {time.perf_counter() - start:.1f} s")
     if result.unchecked is not None:
         say(f"integrity unknown: {result.unchecked}", style="yellow")
-    if not result.whole:
+    if not result.intact:
         raise typer.Exit(1)
 
 

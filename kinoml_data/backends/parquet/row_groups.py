@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from kinoml_data.backends.parquet.container import ParquetContainer
 from kinoml_data.columns import Column, Columns, Ragged, concatenate
 from kinoml_data.contracts.backend import Storage
+from kinoml_data.lru import LruCache
 from kinoml_data.spec.array import Array
 
 Decode = Callable[[int, Sequence[str]], Mapping[str, Column]]
@@ -41,11 +41,10 @@ class RowGroups(Storage):
         arrays: Mapping[str, NDArray[Any]] | None = None,
         spec: str | None = None,
     ) -> None:
-        self._file, self._decode, self._budget = file, decode, budget
+        self._file, self._decode = file, decode
         self.columns, self.arrays, self.spec, self.identity = columns, arrays or {}, spec, file.identity
         self._ends = np.cumsum(file.groups, dtype=np.int64)
-        self._cache: OrderedDict[tuple[int, str], Column] = OrderedDict()
-        self._used = 0
+        self._cache: LruCache[tuple[int, str], Column] = LruCache(budget, keep=len(columns))
         self._lock = threading.Lock()  # Arrow reads the file through one position
 
     def __len__(self) -> int:
@@ -69,19 +68,12 @@ class RowGroups(Storage):
 
     def _group(self, group: int, columns: Sequence[str]) -> dict[str, Column]:
         with self._lock:
-            missing = [name for name in columns if (group, name) not in self._cache]
-            data = dict(self._decode(group, missing)) if missing else {}
-            for name in columns:
-                if name in data:
-                    self._cache[group, name] = data[name]
-                    self._used += data[name].nbytes
-                else:
-                    data[name] = self._cache[group, name]
-                    self._cache.move_to_end((group, name))
-            while self._used > self._budget and len(self._cache) > len(columns):
-                _, oldest = self._cache.popitem(last=False)
-                self._used -= oldest.nbytes
-            return data
+            cached = self._cache.get_all((group, name) for name in columns)
+            missing = [name for name in columns if (group, name) not in cached]
+            decoded = dict(self._decode(group, missing)) if missing else {}
+            for name, column in decoded.items():
+                self._cache.put((group, name), column, column.nbytes)
+            return decoded | {name: column for (_, name), column in cached.items()}
 
 
 def _take(column: Column, rows: NDArray[np.int64]) -> Column:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import kinoml_data as kd
+from kinoml_data.backends.parquet.container import ParquetContainer
 from kinoml_data.backends.parquet.row_groups import RowGroups
 from kinoml_data.layouts import arrow_rows
 from tests.builders import equal_tensors
@@ -61,13 +62,21 @@ def test_rows_are_those_of_the_whole_file(path: Path, budget: int) -> None:
         assert groups.column("name") == whole.column("name")
 
 
-def test_what_is_kept_stays_within_the_budget(path: Path) -> None:
-    groups = by_group(path, 1000)
-    for _ in groups.as_dataloader(batch_size=8, shuffle=True):
-        storage = groups._session.binding.storage
-        assert isinstance(storage, RowGroups)
-        largest = max(storage._used - 1000, 0)
-        assert largest <= 4000 or len(storage._cache) <= len(storage.columns)
+def test_row_groups_are_decoded_again_if_they_exceed_the_budget(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    read = ParquetContainer.read
+
+    def counted(file: ParquetContainer, group: int, columns: Any) -> Any:
+        decoded.append(group)
+        return read(file, group, columns)
+
+    monkeypatch.setattr(ParquetContainer, "read", counted)
+    groups = by_group(path, 0)
+    last = pq.ParquetFile(path).num_row_groups - 1
+    for rows, expected in (([0, 1], [0]), ([1], []), ([59], [last]), ([59, 58], []), ([0], [0])):
+        decoded.clear()
+        groups[rows]
+        assert decoded == expected
 
 
 def test_workers_and_copies_read_the_same(path: Path) -> None:

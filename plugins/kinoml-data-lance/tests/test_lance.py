@@ -239,6 +239,25 @@ def test_a_failing_commit_leaves_everything_as_it_was(
     assert digests(store.parent) == before and sorted(p.name for p in store.parent.iterdir()) == ["data.lance"]
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_the_new_rows_are_checked_before_they_become_a_dataset(store: Path, exists: bool) -> None:
+    target = store if exists else store.with_name("new.lance")
+    columns, before = {"y": kd.Array("float64")}, digests(store.parent)
+    batches = [{"y": np.arange(5.0)}]
+
+    def refuse(written: Storage) -> None:
+        assert written.spec == "{}" and written.read(np.arange(5), ["y"])["y"].tolist() == [0, 1, 2, 3, 4]
+        raise CorruptStoreError("the copy differs")
+
+    with pytest.raises(CorruptStoreError, match="the copy differs"):
+        Lance(path=target).write(columns, batches, spec="{}", overwrite=exists, check=refuse)
+    assert digests(store.parent) == before and [p.name for p in store.parent.iterdir()] == ["data.lance"]
+
+    seen: list[int] = []
+    Lance(path=target).write(columns, batches, overwrite=exists, check=lambda written: seen.append(len(written)))
+    assert seen == [5] and list(opened(target)["columns"]) == ["y"]
+
+
 def test_only_lance_datasets_are_overwritten(dataset: kd.XyDataset, tmp_path: Path) -> None:
     (tmp_path / "folder.lance").mkdir()
     (tmp_path / "folder.lance" / "thesis.txt").write_text("precious")

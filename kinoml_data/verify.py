@@ -31,8 +31,8 @@ class Damage:
 
     Attributes:
         column: the name of the column; None if the damage is not in one column.
-        first, last: the first and the last damaged row, numbered from 0. Neighbouring rows that are damaged for the same
-            reason are one place. None if the damage is not in rows.
+        first, last: the first and the last damaged row, numbered from 0; None if the damage is not in rows.
+            Neighbouring rows that are damaged for the same reason are one place.
         reason: the error that reading raises.
     """
 
@@ -61,7 +61,7 @@ class Verification:
         rows, columns: the numbers of rows and columns that were read.
         nbytes: the number of bytes of values that were read.
         damage: the damaged places, in the order of reading. After 1,000 places, reading stops.
-        damaged: the number of damaged values, a value being one row of one column. It is 0 if the store cannot be opened.
+        damaged: the number of damaged values, a value being one row of one column; 0 if the store cannot be opened.
         unchecked: why there may be damage that cannot be found; None if checksums cover everything.
     """
 
@@ -85,9 +85,9 @@ def verify(
 ) -> Verification:
     """Read all rows of a dataset with every check on, and report what is damaged.
 
-    The store is opened once. Every value of every column is read, computed columns included; then the spec and its splits
-    are compared with the store. A spec that does not fit an intact store is an error, not damage, unless the store
-    itself contains that spec.
+    The store is opened once. Every value of every column is read, computed columns included; then the spec and its
+    splits are compared with the store. A spec that does not fit an intact store is an error, not damage, unless the
+    store itself contains that spec.
 
     Args:
         spec: as for `load_dataset`.
@@ -128,7 +128,7 @@ def verify(
 
 
 def with_checks(option: Any) -> Any:
-    """A backend with its options `verify` and `memory_budget` set as `Backend` describes, and so every backend in it."""
+    """A backend, and every backend in it, with the options `verify` and `memory_budget` as `Backend` describes them."""
     if isinstance(option, InMemory) and option.source is not None:
         return with_checks(option.source)  # it has the same rows, and they need not fit into memory
     if isinstance(option, Mapping):

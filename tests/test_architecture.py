@@ -53,7 +53,6 @@ UNTESTED: set[str] = {
     "kinoml_data.dataset.device",
     "kinoml_data.dataset.forms",
     "kinoml_data.dataset.session",
-    "kinoml_data.errors",
     "kinoml_data.layouts.arrow",
     "kinoml_data.layouts.arrow_rows",
     "kinoml_data.layouts.memory_storage",

@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import awkward as ak
@@ -22,6 +23,7 @@ from kinoml_data.errors import (
     SpecError,
     SplitError,
     StoreNotFoundError,
+    StoreReadError,
     UnknownNameError,
     UnsafeStoreError,
     UnsupportedStoreError,
@@ -119,6 +121,42 @@ def test_an_omegaconf_config_is_a_mapping(stored):
 def test_a_split_can_be_asked_for_at_once(stored):
     with kd.load_dataset(stored / "x.npz", split="test") as view:
         assert_rows(view, [3, 4])
+
+
+def open_files(folder):
+    """The files in a folder that this process has open."""
+    names = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            names.append(descriptor.readlink())
+    return [name.name for name in names if name.parent == folder]
+
+
+def test_a_dataset_that_was_opened_as_a_split_closes_its_file(stored):
+    with kd.load_dataset(stored / "x.npz", split="train") as train:
+        assert_rows(train, [6, 1, 2])
+        assert open_files(stored) == ["x.npz"]
+        train.select([0]).close()
+        assert_rows(train, [6, 1, 2])
+    assert open_files(stored) == []
+    with pytest.raises(StoreReadError, match="the dataset was closed"):
+        train[0]
+
+
+def test_a_view_leaves_the_dataset_open_that_it_was_made_from(stored):
+    with kd.load_dataset(stored / "x.npz") as dataset:
+        with dataset.split("train") as train:
+            assert_rows(train, [6, 1, 2])
+        dataset.select([0]).split("test").close()
+        assert_rows(train, [6, 1, 2])
+        assert_rows(dataset, range(N))
+    assert open_files(stored) == []
+
+
+def test_a_split_that_does_not_exist_closes_the_file_that_was_opened(stored):
+    with pytest.raises(SplitError, match="unknown split 'trian'; did you mean 'train'"):
+        kd.load_dataset(stored / "x.npz", split="trian")
+    assert open_files(stored) == []
 
 
 def test_what_the_spec_says_goes_before_what_the_store_carries(stored):

@@ -1,0 +1,50 @@
+"""Errors: their text, and the problems that a `SpecError` lists."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from kinoml_data import DatasetSpec
+from kinoml_data.errors import SpecError, SplitError, StoreReadError, error_prefix
+
+
+def test_the_text_of_a_spec_error_is_all_of_its_problems():
+    error = SpecError("columns.a: unknown", "X: missing; say which")
+    assert str(error) == "columns.a: unknown; X: missing; say which"
+    assert error.problems == ("columns.a: unknown", "X: missing; say which")
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))], ids=["copy", "pickle"]
+)
+def test_a_copied_error_has_the_same_problems(duplicate):
+    error = duplicate(SplitError("a", "b"))
+    assert type(error) is SplitError and error.problems == ("a", "b") and str(error) == "a; b"
+
+
+def test_an_error_that_is_rebuilt_from_its_text_has_the_same_text():
+    error = SpecError("a", "b")
+    again = type(error)(str(error))
+    assert str(again) == "a; b" and again.problems == ("a; b",)
+
+
+def test_a_prefix_goes_before_the_first_problem_and_keeps_the_type():
+    with pytest.raises(SplitError) as caught, error_prefix("datasets.x: "):
+        raise SplitError("a", "b")
+    assert caught.value.problems == ("datasets.x: a", "b")
+    with pytest.raises(StoreReadError, match=r"^datasets\.x: gone$"), error_prefix("datasets.x: "):
+        raise StoreReadError("gone")
+
+
+def test_the_problems_of_a_spec_are_separate_also_where_one_check_reports_several():
+    columns = {"a": {}, "b b": {}, "s": {"dtype": "str"}}
+    with pytest.raises(SpecError) as caught:
+        DatasetSpec(columns=columns, X=["s", "z"], y="a", storage={"backend": "in-memory"}, meta=["a"])
+    assert [problem.partition(" ")[0] for problem in caught.value.problems] == ["X,", "the", "X:", "X:"]
+
+
+def test_control_characters_are_escaped_in_the_text():
+    assert str(SpecError("a\x1b[31m", "b\0")) == "a\\x1b[31m; b\\x00"

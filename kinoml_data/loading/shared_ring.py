@@ -1,11 +1,11 @@
-"""How a batch gets from a worker process to its parent: through shared memory that is allocated once.
+"""Sends batches from worker processes to their parent through shared memory that is allocated once.
 
-torch sends every tensor in a shared-memory segment and a file descriptor of its own, at 0.4 ms each. Here a worker
-copies all buffers of a batch into one slot of a shared mapping and sends the rest, a few hundred bytes, through the
-pipe; the parent copies them out and frees the slot. Where no slot is free, or a batch does not fit, it goes as torch
-sends it.
+torch sends each tensor in its own shared-memory segment with its own file descriptor, which costs 0.4 ms. Here a worker
+copies all buffers of a batch into one slot of a shared mapping, and sends the remaining few hundred bytes through the
+pipe. The parent copies the buffers out and frees the slot. If no slot is free or a batch does not fit into one, torch
+sends it in its own way.
 
-The mapping is anonymous memory (`memfd_create`): nothing is left behind when a worker or the parent is killed.
+The mapping is anonymous memory (`memfd_create`), so nothing is left behind if a worker or the parent is killed.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from torch.utils.data import get_worker_info
 
 ALIGNMENT = 64
 PAGE = mmap.PAGESIZE
-LOCK_TIMEOUT = 1.0  # seconds; a worker that was killed may have held it
+LOCK_TIMEOUT = 1.0  # seconds; a worker may have been killed while it held the lock
 
 _rings: WeakValueDictionary[int, Ring] = WeakValueDictionary()
 _numbers = itertools.count()
 
 
 class Ring:
-    """Slots of shared memory, claimed by workers and freed by the process that made it.
+    """Slots of shared memory, which workers claim and the process that created the ring frees.
 
     Args:
-        slots: how many batches may be on their way at once.
-        slot_size: bytes each, rounded up to pages.
+        slots: the number of batches that may be in transit at once.
+        slot_size: bytes per slot, rounded up to full pages.
         context: the multiprocessing context of the workers.
     """
 
@@ -54,11 +54,11 @@ class Ring:
         _rings[self.number] = self
 
     def _map(self) -> None:
-        # The first page holds one byte per slot: 1 while a batch is in it.
+        # The first page contains one byte per slot, which is 1 while there is a batch in the slot.
         self._memory = memoryview(mmap.mmap(self._fd, PAGE + self.slots * self.slot_size))
         self._taken = self._memory[: self.slots]
 
-    def __reduce__(self) -> tuple[Any, ...]:  # into a spawned process: forked ones have the mapping already
+    def __reduce__(self) -> tuple[Any, ...]:  # for a spawned process; a forked one has the mapping already
         return _mapped, (self.number, self.slots, self.slot_size, self._lock, DupFd(self._fd))
 
     def __del__(self) -> None:
@@ -66,7 +66,11 @@ class Ring:
             os.close(self._fd)
 
     def put(self, buffers: list[memoryview]) -> tuple[int, list[tuple[int, int]]] | None:
-        """Copy buffers into a free slot: its number, and offset and length of each; None if there is no place."""
+        """Copy buffers into a free slot.
+
+        Returns:
+            The number of the slot, and the offset and length of each buffer; None if they fit into no free slot.
+        """
         places, at = [], 0
         for buffer in buffers:
             places.append((at, buffer.nbytes))
@@ -92,15 +96,15 @@ class Ring:
             self._lock.release()
 
     def take(self, slot: int, places: list[tuple[int, int]]) -> list[memoryview]:
-        """The buffers in a slot, as private writable memory; frees the slot."""
+        """Copy the buffers out of a slot into private, writable memory, and free the slot."""
         start = PAGE + slot * self.slot_size
         size = places[-1][0] + places[-1][1] if places else 0
         data = np.empty(size + ALIGNMENT, np.uint8)
         shift = -data.ctypes.data % ALIGNMENT
-        whole = data.data[shift : shift + size]
-        whole[:] = self._memory[start : start + size]
+        memory = data.data[shift : shift + size]
+        memory[:] = self._memory[start : start + size]
         self._taken[slot] = 0
-        return [whole[offset : offset + length] for offset, length in places]
+        return [memory[offset : offset + length] for offset, length in places]
 
 
 def _mapped(number: int, slots: int, slot_size: int, lock: Lock, fd: Any) -> Ring:
@@ -111,11 +115,11 @@ def _mapped(number: int, slots: int, slot_size: int, lock: Lock, fd: Any) -> Rin
 
 
 class RingCollate:
-    """A collate function whose batches leave a worker through a ring, and are the same on the other side.
+    """A collate function whose batches leave a worker through a ring. The parent receives equal batches.
 
     Args:
-        collate: the collate function itself.
-        ring: made by the process that reads the batches.
+        collate: the function that makes the batches.
+        ring: the ring, created by the process that receives them.
     """
 
     def __init__(self, collate: Callable[[Any], Any], ring: Ring) -> None:
@@ -127,7 +131,7 @@ class RingCollate:
 
 
 class _BatchInTransit:
-    """A batch on its way; unpickling it gives the batch."""
+    """A batch in transit. Unpickling it returns the batch."""
 
     def __init__(self, number: int, payload: bytes, slot: int, places: list[tuple[int, int]]) -> None:
         self._parts = (number, payload, slot, places)
@@ -149,7 +153,7 @@ def _received(number: int, payload: bytes, slot: int, places: list[tuple[int, in
 
 
 class _Pickler(pickle.Pickler):
-    """Tensors leave as numpy arrays, whose buffers stay out of the pickle."""
+    """Pickles tensors as numpy arrays, whose buffers are kept out of the pickle."""
 
     def reducer_override(self, value: Any) -> Any:
         plain = type(value) is Tensor and value.layout == torch.strided and value.device.type == "cpu"
@@ -163,5 +167,5 @@ class _Pickler(pickle.Pickler):
 
 
 def available() -> bool:
-    """True where the operating system has anonymous files."""
+    """True if the operating system has anonymous files, as Linux does."""
     return hasattr(os, "memfd_create")

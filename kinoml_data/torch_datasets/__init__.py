@@ -1,4 +1,4 @@
-"""KinoML's five dataset classes under their own names: change the import, and code written for KinoML works."""
+"""KinoML's five dataset classes under the same names: to migrate code written for KinoML, change the import."""
 
 from kinoml_data.torch_datasets.datasets import (
     AwkwardArrayDataset,

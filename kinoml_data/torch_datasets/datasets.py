@@ -1,9 +1,10 @@
-"""KinoML's five dataset classes under their own names, over the core.
+"""KinoML's five dataset classes under the same names, as thin layers over `XyDataset`.
 
-Code written for `kinoml.datasets.torch_datasets` moves by changing this import. `docs/from-kinoml.md` says for
-each class what does the same without it, and which faults of the original cannot happen here. All raise what
-`load_dataset` raises: `SpecError` for arrays, keys or indices that do not fit together, `SplitError` for indices
-that overlap or are out of range, `StoreNotFoundError` and `CorruptStoreError` for files.
+To migrate code written for `kinoml.datasets.torch_datasets`, change the import. For each class, `docs/from-kinoml.md`
+shows how to do the same without it, and lists the faults of the original that are fixed.
+
+All classes raise the errors of `load_dataset`: `SpecError` if arrays, keys or indices do not fit together, `SplitError`
+if indices overlap or are out of range, and `StoreNotFoundError` or `CorruptStoreError` for files.
 """
 
 from __future__ import annotations
@@ -33,15 +34,16 @@ _accessor_to_indices = samples.accessor_to_indices
 
 
 class PrefeaturizedTorchDataset(CoreDataset):
-    """Arrays that are featurized already; `ds[i]` is `(X, y)` in float32.
+    """Arrays that are already featurized; `ds[i]` is `(X, y)` in float32.
 
     Args:
-        systems: one array per row, of the same shape or not.
+        systems: one array per row, of the same shape or of different ones.
         measurements: one number or array per row.
-        observation_model: from predicted to observed y; by default the identity.
+        observation_model: a function from predicted to observed y; by default the identity.
 
     Attributes:
-        device: where tensors land: "cuda" where there is one, else "cpu". Worker processes give CPU tensors.
+        device: where tensors are moved: "cuda" if a GPU is available, otherwise "cpu". Worker processes return CPU
+            tensors.
     """
 
     def __init__(self, systems: Any, measurements: Any, observation_model: Callable[..., Any] | None = None) -> None:
@@ -64,14 +66,17 @@ class PrefeaturizedTorchDataset(CoreDataset):
 
 
 class TorchDataset(PrefeaturizedTorchDataset):
-    """Systems that are featurized, and the features remembered, when they are read.
+    """Systems that are featurized when they are first read. The features are remembered.
 
     Args:
-        systems: KinoML systems, or whatever the featurizer takes.
+        systems: KinoML systems, or any other arguments of the featurizer.
         measurements: one number or array per row.
-        featurizer: a callable that returns an array; or KinoML's, which fills
-            `system.featurizations[featurizer.name]` and returns the system, or of a list the systems.
-        observation_model: from predicted to observed y; by default the identity.
+        featurizer: a callable that returns an array; or one of KinoML's, which stores the features in
+            `system.featurizations[featurizer.name]` and returns the system, or a list of systems for a list.
+        observation_model: a function from predicted to observed y; by default the identity.
+
+    Raises:
+        ValueError: `featurizer` is None.
     """
 
     def __init__(self, systems: Any, measurements: Any, featurizer: Any, observation_model: Any = None) -> None:
@@ -81,11 +86,11 @@ class TorchDataset(PrefeaturizedTorchDataset):
         super().__init__(systems, measurements, observation_model)
 
     def _use(self) -> None:
-        """Nothing yet: the rank of X is known when the first system was featurized."""
+        """Do nothing yet: the rank of X is unknown until the first system has been featurized."""
 
     @cached_property
     def core(self) -> XyDataset:  # type: ignore[override]
-        """The same rows as an `XyDataset`."""
+        """The same rows as an `XyDataset`. First use featurizes the first system."""
         featurize, y = Featurize(self.featurizer), np.asarray(self.measurements)
         rank = featurize(self.systems[0]).ndim if len(self.systems) else 1
         narrowed = {"dtype": "float32", "cast": "same_kind"}
@@ -103,11 +108,11 @@ class TorchDataset(PrefeaturizedTorchDataset):
 
 
 class XyTorchDataset(WithIndices):
-    """X and y as homogeneous tensors; `ds[index]` is `(X[index], y[index])` in their own dtypes.
+    """X and y as one tensor each; `ds[index]` is `(X[index], y[index])` in the dtypes of the arrays.
 
     Args:
         X, y: arrays `(rows, ...)`.
-        indices: row selectors under train, test and val, in any combination; without any, all rows train.
+        indices: a mapping with any of the keys train, test and val to row selectors; by default `{"train": True}`.
     """
 
     def __init__(self, X: Any, y: Any, indices: Mapping[str, Any] | None = None) -> None:
@@ -116,7 +121,7 @@ class XyTorchDataset(WithIndices):
 
     @classmethod
     def from_npz(cls, path: Path_) -> XyTorchDataset:
-        """From a file with `X` and `y`, and where there are splits `idx_train`, `idx_test` and `idx_val`."""
+        """Read a file with the arrays `X` and `y`, and any of `idx_train`, `idx_test` and `idx_val` for its splits."""
         self = cls.__new__(cls)
         self.core = load_dataset(path, backend="in-memory")
         self.take_indices(self.core.indices, len(self.core))
@@ -135,12 +140,13 @@ class XyTorchDataset(WithIndices):
 class MultiXTorchDataset(WithIndices):
     """One or several tensors per system, of different shapes.
 
-    Where X is one array, `ds[index]` is `(X[index], y[index])`. Else `ds[i]` is `([tensor, ...], y)` and `ds[many]`
-    is `([[tensor, ...], ...], y)`.
+    If X is one array, `ds[index]` is `(X[index], y[index])`. Otherwise `ds[i]` is `([tensor, ...], y)`, and an index of
+    several rows returns `([[tensor, ...], ...], y)`.
 
     Args:
-        dict_of_arrays: `X`, or `X_s{row}_`, or `X_s{row}_a{array}_` (the last underscore may be missing), and `y`.
-        indices: row selectors under train, test and val, in any combination; without any, all rows train.
+        dict_of_arrays: `y`, and X under the keys `X`, `X_s{row}_` or `X_s{row}_a{array}_`. The last underscore may be
+            missing.
+        indices: a mapping with any of the keys train, test and val to row selectors; by default `{"train": True}`.
     """
 
     def __init__(self, dict_of_arrays: Mapping[str, Any], indices: Mapping[str, Any] | None = None) -> None:
@@ -150,17 +156,17 @@ class MultiXTorchDataset(WithIndices):
 
     @classmethod
     def from_npz(cls, path: Path_, lazy: bool = True, close_filehandle: bool = False) -> MultiXTorchDataset:
-        """From a file in one of the three layouts.
+        """Read a file in one of the three layouts.
 
         Args:
             path: the file.
-            lazy: read a system when it is asked for; False reads all at once, with a progress bar.
-            close_filehandle: hold no file between reads.
+            lazy: if True, each system is read on access; if False, all are read now, with a progress bar.
+            close_filehandle: if True, no file is kept open between reads.
         """
         source = {"backend": "npz-reopen" if close_filehandle else "npz-lazy", "path": os.fspath(path)}
         self = cls.__new__(cls)
         core = load_dataset({"storage": source if lazy else IN_MEMORY | {"source": source, "progress": True}})
-        archive = Archive(Path(path))  # to the core, one array per row and one array of rows are the same
+        archive = Archive(Path(path))  # `core` does not tell one array per row from one array of all rows
         archive.close()
         self._use(core, single="X.npy" in archive.names)
         self.take_indices(core.indices, len(core))
@@ -176,12 +182,12 @@ class MultiXTorchDataset(WithIndices):
 
     @cached_property
     def data_X(self) -> Tensor | None:
-        """All of X where it is one array, else None."""
+        """All of X if it is one array, otherwise None."""
         return cast(Tensor, self.core.column("X")) if self._single else None
 
     @property
     def shape_X(self) -> torch.Size:
-        """The shape of X where it is one array; else `(rows,)`, or `(rows, arrays)` where a system has several."""
+        """The shape of X if it is one array; otherwise `(rows,)`, or `(rows, arrays)` if a system has several."""
         if self._single:
             return torch.Size(self.core.shape_X)
         arrays = len(self.core.spec.X_names)
@@ -202,9 +208,10 @@ class MultiXTorchDataset(WithIndices):
 
 
 class AwkwardArrayDataset(CoreDataset):
-    """Records of an awkward array with fields "0", "1", ...; the last field is y.
+    """Records of an awkward array with fields "0", "1" and so on; the last field is y.
 
-    `ds[i]` is `([X0, X1, ...], y)`. `ds[many]` gives one tensor per field where the rows have one shape, else a list.
+    `ds[i]` is `([X0, X1, ...], y)`. An index of several rows returns one tensor per field if the rows have the same
+    shape, otherwise a list of tensors.
 
     Args:
         data: an `awkward.Array` of records, one array of numbers per field.
@@ -215,14 +222,14 @@ class AwkwardArrayDataset(CoreDataset):
     def __init__(self, data: Any) -> None:
         fields = list(getattr(data, "fields", ()))
         if len(fields) < 2:
-            raise SpecError("an awkward array of records is needed, with at least one X and y")
+            raise SpecError("AwkwardArrayDataset needs an awkward array of records with at least two fields, X and y")
         spec = {"X": fields[:-1], "y": fields[-1], "storage": IN_MEMORY}
         self._use(load_dataset(spec, data={field: data[field] for field in fields}))
         self.__dict__["data"] = data
 
     @classmethod
     def from_parquet(cls, path: Path_, **kwargs: Any) -> AwkwardArrayDataset:
-        """From a Parquet file as `ak.to_parquet` writes it; with `kwargs`, `ak.from_parquet` reads it."""
+        """Read a Parquet file written by `ak.to_parquet`. With `kwargs`, it is read by `ak.from_parquet`."""
         if kwargs:
             import awkward as ak
 

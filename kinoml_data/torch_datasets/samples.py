@@ -1,4 +1,4 @@
-"""How KinoML's classes hand out samples, take dicts of arrays and call featurizers; see `torch_datasets`."""
+"""The samples of KinoML's classes, the layouts of their arrays, and calls of their featurizers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from kinoml_data.dataset.collate import Batch, Collater
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.dataset.forms import Form, as_tensor, built_list
 from kinoml_data.dataset.indexing import normalize_index
-from kinoml_data.errors import SpecError
+from kinoml_data.errors import SpecError, unknown
 from kinoml_data.spec.dataset_spec import CompleteSpec
 
 SPLITS = ("train", "test", "val")
 
 
 class StackIfUniform(Collater):
-    """Rows of a ragged column that happen to have one shape become one tensor, others a list."""
+    """Rows of a ragged column become one tensor if they have the same shape, otherwise a list of tensors."""
 
     def __init__(self, spec: CompleteSpec) -> None:
         super().__init__(spec, "list")
@@ -36,7 +36,7 @@ class StackIfUniform(Collater):
 
 
 class ToDeviceCollater(StackIfUniform):
-    """Tensors land on a device, but for those made in worker processes."""
+    """Moves tensors to a device, except in worker processes."""
 
     def __init__(self, spec: CompleteSpec, *, device: str) -> None:
         super().__init__(spec)
@@ -87,52 +87,50 @@ class Featurize:
         if not hasattr(system, "featurizations"):
             return np.asarray(self.featurizer(system))
         try:
-            found = self.featurizer(system)
+            result = self.featurizer(system)
         except TypeError:  # newer featurizers take a list of systems
-            found = self.featurizer([system])
-        if isinstance(found, (list, tuple)) and len(found) == 1 and hasattr(found[0], "featurizations"):
-            found = found[0]
-        return np.asarray(found.featurizations[self.__name__] if hasattr(found, "featurizations") else found)
+            result = self.featurizer([system])
+        if isinstance(result, (list, tuple)) and len(result) == 1 and hasattr(result[0], "featurizations"):
+            result = result[0]
+        return np.asarray(result.featurizations[self.__name__] if hasattr(result, "featurizations") else result)
 
 
 def columns_of_dict(arrays: Mapping[str, Any]) -> tuple[dict[str, Any], str | list[str]]:
-    """The columns of a dict in one of KinoML's layouts, and the names of X.
+    """The columns of a mapping in one of KinoML's layouts, and the names of X.
 
     Raises:
-        SpecError: no y, a key of no such layout, or a row that is missing.
+        SpecError: y or a row is missing, or a key does not belong to the layouts.
     """
     if "y" not in arrays:
-        raise SpecError("there is no y")
+        raise SpecError("the arrays do not contain y")
     if "X" in arrays:
         return {"X": arrays["X"], "y": arrays["y"]}, "X"
-    found: dict[int, dict[int, Any]] = {}
+    by_array: dict[int, dict[int, Any]] = {}  # -1 for keys without an array number
     for key, values in arrays.items():
         if (numbers := row_and_array(key)) is not None:
-            found.setdefault(-1 if numbers[1] is None else numbers[1], {})[numbers[0]] = values
-    rows = len(arrays["y"])
-    if (
-        not found
-        or any(sorted(held) != list(range(rows)) for held in found.values())
-        or (-1 in found and len(found) > 1)
-    ):
+            by_array.setdefault(-1 if numbers[1] is None else numbers[1], {})[numbers[0]] = values
+    rows = range(len(arrays["y"]))
+    complete = all(sorted(values) == list(rows) for values in by_array.values())
+    if not by_array or not complete or (-1 in by_array and len(by_array) > 1):
         raise SpecError(
-            f"the keys are not those of {rows} systems: X, X_s{{row}}_ or X_s{{row}}_a{{array}}_ for each row"
+            f"the keys must be X, or X_s{{row}}_ or X_s{{row}}_a{{array}}_ for each of the {len(rows)} rows of y"
         )
-    names = ["X"] if len(found) == 1 else [f"X{number}" for number in sorted(found)]
-    columns = {name: [found[n][row] for row in range(rows)] for name, n in zip(names, sorted(found), strict=True)}
-    return columns | {"y": arrays["y"]}, names[0] if len(names) == 1 else names
+    columns = {f"X{number}": [by_array[number][row] for row in rows] for number in sorted(by_array)}
+    if len(columns) == 1:
+        columns = {"X": next(iter(columns.values()))}
+    return columns | {"y": arrays["y"]}, next(iter(columns)) if len(columns) == 1 else list(columns)
 
 
 def accessor_to_indices(accessor: Any, full_size: int) -> tuple[list[int], bool]:
-    """The positions an index selects, and whether it is a single one; True means all, False none."""
+    """The positions that an index selects, and whether it is a single int. True selects all rows, False none."""
     if accessor is True or accessor is False:
         return list(range(full_size)) if accessor else [], False
-    found, single = normalize_index(list(accessor) if isinstance(accessor, tuple) else accessor, full_size)
-    return found.tolist(), single
+    positions, single = normalize_index(list(accessor) if isinstance(accessor, tuple) else accessor, full_size)
+    return positions.tolist(), single
 
 
 class CoreDataset(Dataset[Any]):
-    """A torch dataset whose rows come from the core."""
+    """A torch dataset over an `XyDataset`, its attribute `core`."""
 
     core: XyDataset
 
@@ -146,20 +144,20 @@ class CoreDataset(Dataset[Any]):
         return self.core.__getitems__(indices)
 
     def as_dataloader(self, **kwargs: Any) -> DataLoader[Any]:
-        """A `DataLoader` over this dataset; `kwargs` are its arguments."""
+        """A `DataLoader` over this dataset; `kwargs` are passed to it."""
         return DataLoader(self, **{"collate_fn": self.core.collate_fn, **kwargs})
 
 
 class WithIndices(CoreDataset):
-    """One with row selectors under train, test and val."""
+    """A dataset with row selectors for train, test and val in `indices`."""
 
     indices: dict[str, Any]
 
     def take_indices(self, indices: Mapping[str, Any] | None, length: int) -> dict[str, Any]:
-        """Keep the indices as they were given; returns the splits of a spec, for the core to check."""
+        """Set `indices`, and return them as the splits of a spec, which checks them."""
         self.indices = dict(indices) if indices else {"train": True}
-        if wrong := sorted(set(self.indices) - set(SPLITS)):
-            raise SpecError(f"indices are train, test and val; {', '.join(wrong)} is none of them")
+        if strangers := sorted(set(self.indices) - set(SPLITS)):
+            raise SpecError(f"indices: {unknown(strangers[0], SPLITS)}")
         return {name: {"rows": accessor_to_indices(rows, length)[0]} for name, rows in self.indices.items()}
 
     @cached_property

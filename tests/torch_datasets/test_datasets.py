@@ -231,7 +231,7 @@ def test_keys_are_parsed() -> None:
         MultiXTorchDataset._key_to_ints("idx_train")
     with pytest.raises(SpecError, match="keys"):
         MultiXTorchDataset({"X_s0_": SMILES[0], "X_s2_": SMILES[1], "y": Y[:2]})
-    with pytest.raises(SpecError, match="no y"):
+    with pytest.raises(SpecError, match="do not contain y"):
         MultiXTorchDataset({"X_s0_": SMILES[0]})
 
 

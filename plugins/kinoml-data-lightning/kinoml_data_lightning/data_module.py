@@ -28,28 +28,29 @@ LOADERS: Mapping[str, tuple[str, ...]] = {
 class DataModule(LightningDataModule):
     """The splits of a dataset as the loaders of a `Trainer`.
 
-    The dataset is opened by `setup`, in each process that trains, and closed by `teardown`. The order of the training
-    rows depends on the seed and the number of the epoch alone, so that a run resumed from the checkpoint of an epoch
-    goes on as if it had not stopped.
+    `setup` opens the dataset in each process that trains, and `teardown` closes it. The order of the training rows
+    depends on the seed and the number of the epoch alone, so a run that is resumed from the checkpoint of an epoch
+    continues as if it had not been interrupted.
 
     Args:
-        spec: a spec file or a bare data file; or what a spec file would hold; or a `DatasetSpec`.
-        batch_size: rows in a batch, of each process.
-        num_workers: worker processes of each loader. 0, which reads in the process itself, is the fastest way for
-            stored features.
-        collate: a form for all ragged columns, or by column; by default the spec's own.
-        seed: of the order of the training rows.
-        group_by_length: a ragged column; training rows of similar size come in one batch. Not for several processes.
+        spec: the path of a spec file or a data file, the contents of a spec file as a mapping, or a `DatasetSpec`.
+        batch_size: rows per batch and process.
+        num_workers: worker processes per loader. 0 reads in the process itself, which is the fastest way for stored
+            features.
+        collate: a form for all ragged columns, or a mapping of columns to forms; by default the spec's own.
+        seed: the seed of the order of the training rows.
+        group_by_length: a ragged column; training rows of similar size come in one batch. Does not work with several
+            processes.
         train: the split to train on; None if there is none.
         val: the split to validate on; None for no validation.
         test: the split to test on.
         predict: the split to predict.
-        base: the folder that relative paths in a mapping start from; by default the working directory.
-        dataset_options: further keywords of `kinoml_data.load_dataset`, such as `backend: in-memory`.
-        loader_options: further keywords of `XyDataset.as_dataloader` for all loaders, such as `pin_memory: true`.
+        base: the folder to which relative paths in a mapping refer; by default the working directory.
+        dataset_options: further arguments of `kinoml_data.load_dataset`, such as `backend: in-memory`.
+        loader_options: further arguments of `XyDataset.as_dataloader` for all loaders, such as `pin_memory: true`.
 
     Attributes:
-        dataset: the whole dataset; None before `setup` and after `teardown`.
+        dataset: the dataset with all splits; None before `setup` and after `teardown`.
     """
 
     def __init__(
@@ -91,11 +92,11 @@ class DataModule(LightningDataModule):
         self.save_hyperparameters({"spec": plain, **options})
 
     def setup(self, stage: str) -> None:
-        """Open the dataset, once, and see that it has the splits that `stage` needs.
+        """Open the dataset unless it is open, and check that it has the splits that `stage` needs.
 
         Raises:
             SplitError: a split is missing.
-            SpecError and the others of `load_dataset`.
+            KinomlDataError: `load_dataset` fails.
         """
         if self.dataset is None:
             options = {"collate": self.hparams["collate"], **self.hparams["dataset_options"]}
@@ -117,23 +118,23 @@ class DataModule(LightningDataModule):
     def _split(self, role: str) -> XyDataset:
         name = self._splits[role]
         if self.dataset is None:
-            raise SpecError("the dataset is not open; call setup first")
+            raise SpecError("the dataset is not open; call `setup` first")
         if name is None:
-            raise SplitError(f"{role} is None: there is no split for this")
+            raise SplitError(f"there is no split for {role}, because {role}=None")
         try:
             return self.dataset.split(name)
         except SplitError as error:
-            raise SplitError(f"{role}: {error}; name another one, or {role}=None for none") from None
+            raise SplitError(f"{role}: {error}; set {role} to another split, or to None") from None
 
     def _loader(self, role: str, **options: Any) -> DataLoader[Any]:
         options = {"batch_size": self.hparams["batch_size"], "num_workers": self.hparams["num_workers"], **options}
         return self._split(role).as_dataloader(**options, **self.hparams["loader_options"])
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """The rows to train on, in an order of their own in each epoch.
+        """The rows to train on, in another order in each epoch.
 
         Raises:
-            SpecError: `group_by_length` with several processes.
+            SpecError: `group_by_length` is set and several processes train.
         """
         column, seed, epoch = self.hparams["group_by_length"], self.hparams["seed"], _epoch(self.trainer)
         if column is None:
@@ -141,11 +142,11 @@ class DataModule(LightningDataModule):
             order.set_epoch(epoch)
             return self._loader("train", sampler=order)
         if self.trainer is not None and self.trainer.world_size > 1:
-            raise SpecError("group_by_length makes the batches itself, for one process; leave it out")
+            raise SpecError("group_by_length does not work with several processes; leave it out")
         loader = self._loader("train", shuffle=True, seed=seed, group_by_length=column)
         groups: Any = loader.batch_sampler
         groups.set_epoch(epoch)
-        groups.sampler = groups  # where the trainer looks for `set_epoch`
+        groups.sampler = groups  # the trainer looks for `set_epoch` here
         return loader
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
@@ -161,24 +162,26 @@ class DataModule(LightningDataModule):
         return self._loader("predict")
 
     def state_dict(self) -> dict[str, Any]:
-        """Which rows were trained on, as a checksum."""
+        """A checksum of the rows that were trained on."""
         if self.dataset is None or self._splits["train"] is None:
             return {}
         return {"train": hashlib.sha256(self._split("train").rows.tobytes()).hexdigest()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare with `state_dict`, and warn where training would go on with other rows."""
+        """Warn if training would continue with other rows than those of the checkpoint."""
         fitting = self.trainer is not None and self.trainer.state.fn == "fit"
         if fitting and state_dict != self.state_dict():
-            rank_zero_warn("the checkpoint was trained on other rows than `train` has now: scores may be too good")
+            rank_zero_warn(
+                "the checkpoint was trained on other rows than `train` contains now, so scores may be too good"
+            )
 
 
 def _epoch(trainer: Trainer | None) -> int:
-    """The epoch that a trainer begins with: it says so only after workers and batch samplers have begun."""
+    """The epoch with which a trainer begins. The trainer sets it only after workers and batch samplers have begun."""
     if trainer is None:
         return 0
     progress: Any = trainer.fit_loop.epoch_progress.current
-    # A checkpoint of validation holds an epoch that has had its last batch and yet is not counted.
+    # In a checkpoint written during validation, the epoch has had its last batch but is not counted yet.
     over = progress.ready > progress.processed and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
     return int(progress.processed + over)
 
@@ -192,9 +195,9 @@ class EpochOrder(RandomSampler):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin at this epoch; a trainer calls it."""
+        """Continue with this epoch. A trainer calls it."""
         self.epoch = epoch
-        # torch takes 32 bits of a seed.
+        # torch uses 32 bits of a seed.
         self.generator.manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
 
     def __iter__(self) -> Iterator[int]:

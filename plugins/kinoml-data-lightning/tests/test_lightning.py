@@ -110,7 +110,7 @@ def test_the_keywords_of_load_dataset_and_of_the_loaders_reach_them(store: Path)
 def test_a_missing_split_is_an_error_before_training_and_none_goes_without(store: Path, tmp_path: Path) -> None:
     data = DataModule(store, collate="pad-mask", val="valid")
     with pytest.raises(
-        SplitError, match=r"val: unknown split 'valid'; did you mean 'val'.*; name another one, or val=None"
+        SplitError, match=r"val: unknown split 'valid'; did you mean 'val'.*; set val to another split, or to None"
     ):
         trainer(tmp_path).fit(Mean(), data)
     assert data.dataset is None
@@ -118,9 +118,9 @@ def test_a_missing_split_is_an_error_before_training_and_none_goes_without(store
     model = Mean()
     trainer(tmp_path).fit(model, data)
     assert set(model.seen) == {"train"} and len(model.seen["train"]) == 2
-    with pytest.raises(SplitError, match="test is None: there is no split for this"):
+    with pytest.raises(SplitError, match="no split for test, because test=None"):
         trainer(tmp_path).test(model, data)
-    with pytest.raises(SpecError, match="call setup first"):
+    with pytest.raises(SpecError, match="call `setup` first"):
         data.train_dataloader()
 
 
@@ -182,7 +182,7 @@ def test_going_on_with_other_training_rows_warns_and_testing_does_not(store: Pat
     last = str(tmp_path / "last.ckpt")
     swapped = DataModule(store, collate="pad-mask", train="test", test="train")
     trainer(tmp_path).test(Mean(), swapped, ckpt_path=last)
-    with pytest.warns(UserWarning, match="trained on other rows than `train` has now"):
+    with pytest.warns(UserWarning, match="trained on other rows than `train` contains now"):
         trainer(tmp_path, max_epochs=2).fit(Mean(), swapped, ckpt_path=last)
 
 

@@ -16,34 +16,37 @@ from kinoml_data_pyg.graph_batch import FIELDS, GraphBatch
 class AwkwardArrayGeometricDataset(AwkwardArrayDataset):
     """KinoML's dataset of graphs: records with three fields, `edge_index`, `x` and y, in this order.
 
-    `ds[i]` is `([Data], y)`, and `ds[many]` is `([Data, ...], y)`. `as_dataloader` gives a `Batch` with y in it, made
-    at once; PyTorch Geometric's own `DataLoader` works as well.
+    `ds[i]` is `([Data], y)`, and an index of several rows returns `([Data, ...], y)`. The batches of `as_dataloader`
+    contain y. PyTorch Geometric's own `DataLoader` works as well.
 
     Args:
         data: an `awkward.Array` of such records.
+
+    Raises:
+        SpecError: the records do not have three fields.
     """
 
     def _use(self, core: XyDataset) -> None:
         columns = (*core.spec.X_names, *core.spec.y_names)
         if len(columns) != len(FIELDS):
-            raise SpecError(f"graphs have three fields, edge_index, x and y; there are {len(columns)}")
+            raise SpecError(f"the records must have three fields, edge_index, x and y; they have {len(columns)}")
         form = GraphBatch(core.spec, dict(zip(columns, FIELDS, strict=True)))
         self.core = core.with_collater(Collater(core.spec, form))
 
     def __getitem__(self, index: Any) -> tuple[list[Any], Tensor]:
-        chosen, _ = normalize_index(index, len(self))
-        batch = self.core[chosen]
+        positions, _ = normalize_index(index, len(self))
+        batch = self.core[positions]
         y = batch.y
         del batch.y
         return batch.to_data_list(), y
 
-    __getitems__ = None  # type: ignore[assignment]  # loaders of others get samples as KinoML's were
+    __getitems__ = None  # type: ignore[assignment]  # other loaders get single samples, as from KinoML
 
     def __iter__(self) -> NoReturn:
-        raise NotImplementedError("iterate over as_dataloader(), or by index")
+        raise NotImplementedError("iterate over `as_dataloader()` or over indices")
 
     def as_dataloader(self, **kwargs: Any) -> DataLoader[Any]:
-        """As `XyDataset.as_dataloader`."""
+        """The same as `XyDataset.as_dataloader`."""
         return self.core.as_dataloader(**kwargs)
 
     def __repr__(self) -> str:

@@ -25,30 +25,31 @@ EDGE_LEVEL = ("edge_attr", "edge_weight", "edge_type", "e_id")
 """Columns with one row per edge."""
 
 FIELDS = ("edge_index", "x", "y")
-"""What the fields of KinoML's Parquet files of graphs are, in their order."""
+"""The attributes that the fields of KinoML's Parquet files of graphs become, in their order."""
 
 _PROPERTIES = ("x", "edge_index", "edge_attr", "edge_weight", "pos", "time", "face", "y")  # that a `Data` may set
 Ints: TypeAlias = NDArray[np.int64]
 
 
 class GraphBatch(BatchForm):
-    """`pyg`: the batch is a `torch_geometric.data.Batch`, equal to `Batch.from_data_list` of the single graphs.
+    """`pyg`: a batch is a `torch_geometric.data.Batch`, equal to `Batch.from_data_list` of the single graphs.
 
-    Every column of X is the attribute of its name, and so is y, called `y` where it is one column. How they join:
+    Each column of X and y becomes the attribute of the same name; a single y becomes `y`. They are joined as follows:
 
-    - `x`, `pos`, `feat`, `node_type`, `n_id` have a row per node, `edge_attr`, `edge_weight`, `edge_type`, `e_id` a
-      row per edge of `edge_index`. There must be one that tells how many nodes a graph has;
-    - columns with "index" in their name, and `face`, hold numbers of nodes: they join along their last axis and count
-      on from graph to graph;
-    - other ragged columns join along their first axis;
-    - other fixed columns belong to the graph: they stack.
+    - `x`, `pos`, `feat`, `node_type` and `n_id` have one row per node; `edge_attr`, `edge_weight`, `edge_type` and
+      `e_id` have one row per edge of `edge_index`. At least one of the former is required to know the number of nodes.
+    - Columns with "index" in their name, and `face`, contain node numbers. They are joined along their last axis, and
+      the numbers are counted on from graph to graph.
+    - Other ragged columns are joined along their first axis.
+    - Other fixed columns are stacked, with one row per graph.
 
     Args:
-        spec: the spec, with its columns.
-        attributes: the attributes that columns become, where they have other names.
+        spec: a complete spec.
+        attributes: the attribute for each column that does not become the attribute of the same name.
 
     Raises:
-        SpecError: a name that means something else to PyTorch Geometric, a shape that does not join as above.
+        SpecError: PyTorch Geometric uses the name of a column itself, or a column has a shape that cannot be joined as
+            described above.
     """
 
     name = "pyg"
@@ -62,7 +63,7 @@ class GraphBatch(BatchForm):
         self._shapes: dict[str, tuple[Any, ...]] = {}  # of one row, without the axis along which rows join
         for column, attribute in self._attributes.items():
             if attribute in self._axes:
-                raise SpecError(f"collate: pyg: two columns would be `{attribute}`; rename {column!r}")
+                raise SpecError(f"collate: pyg: two columns would become `{attribute}`; rename {column!r}")
             array = spec.columns[column]
             try:
                 _check_name(attribute)
@@ -72,7 +73,7 @@ class GraphBatch(BatchForm):
             self._shapes[attribute] = array.shape[:-1] if axis == -1 else array.shape[1:]
         if not any(name in self._axes for name in NODE_LEVEL):
             raise SpecError(
-                "collate: pyg: no column says how many nodes a graph has; name the nodes' features `x`, as in "
+                "collate: pyg: no column has one row per node; name the features of the nodes `x`, as in "
                 "`x: {stored_as: atoms}`, or their positions `pos`"
             )
 
@@ -80,7 +81,7 @@ class GraphBatch(BatchForm):
         """The `Batch`.
 
         Raises:
-            SpecError: a graph whose columns do not fit together, or with an edge to a node it does not have.
+            SpecError: the columns of a graph do not fit together, or an edge refers to a node that does not exist.
         """
         import torch
         from torch_geometric.data import Batch, Data
@@ -112,7 +113,7 @@ class GraphBatch(BatchForm):
         batch = Batch(_base_cls=Data, **values)
         batch.batch = torch.from_numpy(np.repeat(np.arange(graphs), nodes)).to(device)
         batch.ptr = ptr.to(device)
-        # What `Batch` takes a batch apart by.
+        # `Batch` needs these to return the single graphs.
         batch._num_graphs, batch._slice_dict, batch._inc_dict = graphs, slices, offsets
         return batch
 
@@ -126,31 +127,31 @@ def _check_name(attribute: str) -> None:
 
     taken = hasattr(Data, attribute) and attribute not in _PROPERTIES
     if taken or "batch" in attribute or attribute == "ptr" or attribute.startswith("_"):
-        raise SpecError("has a name that PyTorch Geometric uses; rename it")
+        raise SpecError("has a name that PyTorch Geometric uses itself; rename it")
 
 
 def _axis(attribute: str, array: Array) -> int | None:
-    """The axis along which the rows of a column join; None where they stack."""
+    """The axis along which the rows of a column are joined; None if they are stacked."""
     shape = array.shape
     if "index" in attribute or attribute == "face":
         edges = attribute == "edge_index"
         if array.numpy.kind not in "iu" or not shape or None in shape[:-1] or (shape[-1] is not None and not edges):
             raise SpecError(
-                f"numbers nodes, by its name `{attribute}`: it needs integers whose last axis alone is ragged; "
-                "rename it if it is something else"
+                f"contains node numbers, according to its name `{attribute}`, so it must have integers with only the "
+                "last axis ragged; rename it if it contains something else"
             )
         if edges and (len(shape) != 2 or shape[0] != 2):
-            raise SpecError("needs the shape [2, '*']: from node, to node")
+            raise SpecError("must have the shape [2, '*']: from which node, to which node")
         return -1
     if attribute not in (*NODE_LEVEL, *EDGE_LEVEL) and not array.ragged:
         return None
     if not shape or None in shape[1:]:
-        raise SpecError("joins along its first axis: no other may be ragged, and there must be one")
+        raise SpecError("is joined along its first axis, so it must have one, and no other axis may be ragged")
     return 0
 
 
 def _flat(part: Packed | Tensor) -> tuple[Tensor, Ints]:
-    """All values end to end, and the shape of each row."""
+    """The values of all rows, end to end, and the shape of each row."""
     from kinoml_data.plugin import Packed
 
     if isinstance(part, Packed):
@@ -159,39 +160,39 @@ def _flat(part: Packed | Tensor) -> tuple[Tensor, Ints]:
 
 
 def _agreed(names: list[str], sizes: Mapping[str, Ints]) -> Ints:
-    """The sizes of columns that have the same."""
+    """The sizes of the rows of these columns, which must be the same in all of them."""
     for other in names[1:]:
         if (wrong := sizes[other] != sizes[names[0]]).any():
             graph = int(wrong.argmax())
             raise SpecError(
-                f"graph {graph} of the batch: {names[0]} is for {sizes[names[0]][graph]}, "
-                f"{other} for {sizes[other][graph]}"
+                f"graph {graph} of the batch: {names[0]} has {sizes[names[0]][graph]} entries, "
+                f"{other} has {sizes[other][graph]}"
             )
     return sizes[names[0]] if names else np.empty(0, np.int64)
 
 
 def _starts(sizes: Ints) -> Ints:
-    """Where each begins, and the last one ends."""
+    """Where each row begins, and where the last one ends."""
     starts = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(sizes, out=starts[1:])
     return starts
 
 
 def _node_numbers(name: str, values: Tensor, lengths: Ints, leading: tuple[int, ...], nodes: Ints) -> Tensor:
-    """Rows of node numbers, each `(*leading, length)`, joined along their last axis and counted through the batch."""
+    """Rows of node numbers, each `(*leading, length)`, joined along the last axis and counted on from row to row."""
     import torch
 
     total, height = int(lengths.sum()), math.prod(leading)
-    # Each row is stored as `height` lines one after the other; here each line goes on in the next row.
+    # Each row is stored as `height` lines, one after the other. In the batch, each line continues with the next row.
     first = np.arange(total) + np.repeat(_starts(lengths)[:-1] * (height - 1), lengths)
     lines = np.arange(height)[:, None] * np.repeat(lengths, lengths) + first
-    found = values.cpu().numpy()[lines].astype(np.int64, copy=False)
-    wrong = (found < 0) | (found >= np.repeat(nodes, lengths))
+    numbers = values.cpu().numpy()[lines].astype(np.int64, copy=False)
+    wrong = (numbers < 0) | (numbers >= np.repeat(nodes, lengths))
     if wrong.any():
         line, at = np.argwhere(wrong)[0].tolist()
         graph = int(np.searchsorted(np.cumsum(lengths), at, side="right"))
         raise SpecError(
-            f"graph {graph} of the batch: {name} has the node {found[line, at]}, but there are {nodes[graph]}"
+            f"graph {graph} of the batch: {name} refers to node {numbers[line, at]}, but the graph has {nodes[graph]} nodes"
         )
-    found += np.repeat(_starts(nodes)[:-1], lengths)
-    return torch.from_numpy(found.reshape(*leading, total)).to(values.device)
+    numbers += np.repeat(_starts(nodes)[:-1], lengths)
+    return torch.from_numpy(numbers.reshape(*leading, total)).to(values.device)

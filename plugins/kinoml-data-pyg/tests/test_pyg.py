@@ -242,11 +242,14 @@ def test_a_sample_is_plain_tensors_and_a_column_packed() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"edge_index": [[[1], [3]]]}, "graph 1 of the batch: edge_index has the node 3, but there are 3"),
-        ({"edge_index": [[[0], [-1]]]}, "graph 1 of the batch: edge_index has the node -1, but there are 3"),
-        ({"pos": [np.zeros((2, 3))]}, "graph 1 of the batch: x is for 3, pos for 2"),
-        ({"edge_attr": [np.zeros((2, 3))]}, "graph 1 of the batch: edge_index is for 1, edge_attr for 2"),
-        ({"face": [[[0], [1], [3]]]}, "face has the node 3"),
+        ({"edge_index": [[[1], [3]]]}, "graph 1 of the batch: edge_index refers to node 3, but the graph has 3 nodes"),
+        (
+            {"edge_index": [[[0], [-1]]]},
+            "graph 1 of the batch: edge_index refers to node -1, but the graph has 3 nodes",
+        ),
+        ({"pos": [np.zeros((2, 3))]}, "graph 1 of the batch: x has 3 entries, pos has 2"),
+        ({"edge_attr": [np.zeros((2, 3))]}, "graph 1 of the batch: edge_index has 1 entries, edge_attr has 2"),
+        ({"face": [[[0], [1], [3]]]}, "face refers to node 3"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
@@ -269,19 +272,25 @@ def test_a_graph_that_is_none_is_an_error_and_no_edge_into_another_graph(change:
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"atoms": X["x"]}, "no column says how many nodes a graph has; name the nodes' features `x`"),
-        ({"x": X["x"], "edges": X["edge_index"]}, "column 'edges' joins along its first axis: no other may be ragged"),
-        ({"x": X["x"], "edge_index": X["edge_attr"]}, "column 'edge_index' numbers nodes"),
-        ({"x": X["x"], "edge_index": X["root_index"]}, r"column 'edge_index' needs the shape \[2, '\*'\]"),
-        ({"x": X["x"], "edge_index": X["face"]}, "column 'edge_index' needs the shape"),
-        ({"x": X["x"], "protein_index": X["charge"]}, "column 'protein_index' numbers nodes, by its name"),
-        ({"x": X["x"], "some_index": X["x"]}, "column 'some_index' numbers nodes"),
+        ({"atoms": X["x"]}, "no column has one row per node; name the features of the nodes `x`"),
+        (
+            {"x": X["x"], "edges": X["edge_index"]},
+            "column 'edges' is joined along its first axis, so it must have one, and no other axis may be ragged",
+        ),
+        ({"x": X["x"], "edge_index": X["edge_attr"]}, "column 'edge_index' contains node numbers"),
+        ({"x": X["x"], "edge_index": X["root_index"]}, r"column 'edge_index' must have the shape \[2, '\*'\]"),
+        ({"x": X["x"], "edge_index": X["face"]}, "column 'edge_index' must have the shape"),
+        (
+            {"x": X["x"], "protein_index": X["charge"]},
+            "column 'protein_index' contains node numbers, according to its name",
+        ),
+        ({"x": X["x"], "some_index": X["x"]}, "column 'some_index' contains node numbers"),
         ({"x": X["x"], "batch": X["charge"]}, "column 'batch' has a name that PyTorch Geometric uses"),
         ({"x": X["x"], "num_nodes": X["charge"]}, "column 'num_nodes' has a name that PyTorch Geometric uses"),
         ({"x": X["x"], "keys": X["charge"]}, "column 'keys' has a name that PyTorch Geometric uses"),
         ({"x": X["x"], "_store": X["charge"]}, "column '_store' has a name that PyTorch Geometric uses"),
-        ({"x": X["charge"]}, "column 'x' joins along its first axis"),
-        ({"x": X["x"], "y": X["charge"]}, "two columns would be `y`; rename 'z'"),
+        ({"x": X["charge"]}, "column 'x' is joined along its first axis"),
+        ({"x": X["x"], "y": X["charge"]}, "two columns would become `y`; rename 'z'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else None,
 )
@@ -406,10 +415,10 @@ def test_pytorch_geometrics_loader_over_kinomls_dataset_gives_what_it_gave(
 
 
 def test_kinomls_dataset_refuses_records_that_are_no_graphs() -> None:
-    with pytest.raises(SpecError, match="graphs have three fields, edge_index, x and y; there are 2"):
+    with pytest.raises(SpecError, match="the records must have three fields, edge_index, x and y; they have 2"):
         AwkwardArrayGeometricDataset(ak.zip([ak.Array(X["x"]), Y], depth_limit=1))
     swapped = ak.zip([ak.Array(X["x"]), ak.Array(X["edge_index"]), Y], depth_limit=1)
-    with pytest.raises(SpecError, match="column '0' numbers nodes"):
+    with pytest.raises(SpecError, match="column '0' contains node numbers"):
         AwkwardArrayGeometricDataset(swapped)
 
 

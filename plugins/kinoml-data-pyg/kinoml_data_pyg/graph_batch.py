@@ -192,7 +192,8 @@ def _node_numbers(name: str, values: Tensor, lengths: Ints, leading: tuple[int, 
         line, at = np.argwhere(wrong)[0].tolist()
         graph = int(np.searchsorted(np.cumsum(lengths), at, side="right"))
         raise SpecError(
-            f"graph {graph} of the batch: {name} refers to node {numbers[line, at]}, but the graph has {nodes[graph]} nodes"
+            f"graph {graph} of the batch: {name} refers to node {numbers[line, at]}, "
+            f"but the graph has {nodes[graph]} nodes"
         )
     numbers += np.repeat(_starts(nodes)[:-1], lengths)
     return torch.from_numpy(numbers.reshape(*leading, total)).to(values.device)

@@ -335,7 +335,7 @@ def test_a_dataset_of_another_program_is_read(tmp_path: Path) -> None:
         assert [row.tolist() for row in X["tokens"]] == [[8], [], [], [1]]
         assert [tuple(row.shape) for row in X["matrix"]] == [(1, 2), (0, 2), (0, 2), (1, 2)]
         assert X["good"].tolist() == [False, True, True, True] and X["half"].dtype.itemsize == 2
-        assert "no checksums" in str(verify(found.spec).unchecked)
+        assert "not have checksums" in str(verify(found.spec).unchecked)
 
 
 def test_what_a_tensor_cannot_hold_is_named(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from kinoml_data.files import PositionedFile
 from kinoml_data.spec.array import DTYPES
 
 MAX_HEADER = 10_000  # bytes, as numpy's own limit
-MAX_BYTES = 1 << 62  # what no file holds; below, sizes and their sums fit int64
-MAX_EMPTY = 1 << 28  # the same for an array of no elements, whose axes no bytes vouch for
+MAX_BYTES = 1 << 62  # larger than any file; sizes below it, and their sums, fit int64
+MAX_EMPTY = 1 << 28  # the same for an array without elements, because no bytes prove the length of its axes
 
 _HEADER = re.compile(
     rb"\{'descr': '([<>|=]?)([biufcmMOSUV])(\d{0,5}(?:\[\w{1,8}\])?)', 'fortran_order': (True|False), "
@@ -32,7 +32,7 @@ _HEADER = re.compile(
 
 @dataclass(frozen=True)
 class NpyHeader:
-    """What an npy header says: dtype (with its byte order), shape, memory order, and its own length in bytes."""
+    """An npy header: the dtype with its byte order, the shape, the memory order, and its own length in bytes."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -49,8 +49,8 @@ def header_length(head: bytes) -> int:
     """The length of the header that begins with `head`, of which 12 bytes are enough.
 
     Raises:
-        CorruptStoreError: it is none.
-        UnsafeStoreError: it is longer than any array needs.
+        CorruptStoreError: `head` is not the beginning of an npy header.
+        UnsafeStoreError: the header is longer than any array needs.
     """
     form = "<H" if head[6:7] == b"\1" else "<I"
     begin = 8 + struct.calcsize(form)
@@ -63,12 +63,12 @@ def header_length(head: bytes) -> int:
 
 
 def parse(text: bytes) -> NpyHeader:
-    """The header whose bytes are `text`.
+    """Parse the bytes of an npy header.
 
     Raises:
-        CorruptStoreError: it is not as numpy writes them.
-        UnsafeStoreError: it describes Python objects.
-        UnsupportedStoreError: it describes something else than numbers.
+        CorruptStoreError: numpy does not write such a header.
+        UnsafeStoreError: the array contains Python objects.
+        UnsupportedStoreError: the array contains neither numbers nor booleans.
     """
     match = _HEADER.fullmatch(text, 10 if text[6] == 1 else 12)
     if (match is None and (b"'|O'" in text or b"'O'" in text)) or (match is not None and match[2] == b"O"):
@@ -93,12 +93,14 @@ def parse(text: bytes) -> NpyHeader:
 
 
 def read(path: Path) -> NDArray[Any]:
-    """A .npy file, never unpickled.
+    """Read a .npy file, without unpickling anything.
 
     Raises:
         StoreNotFoundError: there is no such regular file.
         StoreReadError: the operating system failed to read.
-        CorruptStoreError, UnsafeStoreError, UnsupportedStoreError: it is not one .npy array of numbers, whole.
+        CorruptStoreError: the file is not an npy array, or is longer or shorter than its header specifies.
+        UnsafeStoreError: the array contains Python objects.
+        UnsupportedStoreError: the array contains neither numbers nor booleans.
     """
     file = PositionedFile(path)
     try:
@@ -108,7 +110,7 @@ def read(path: Path) -> NDArray[Any]:
             raise CorruptStoreError("is shorter than its npy header")
         header = parse(head[:length])
         if file.size - length != header.nbytes:
-            raise CorruptStoreError(f"holds {file.size - length} bytes, its header says {header.nbytes}")
+            raise CorruptStoreError(f"has {file.size - length} bytes, but its header specifies {header.nbytes}")
         values = np.frombuffer(file.read(length, header.nbytes), header.dtype)
     except (CorruptStoreError, UnsupportedStoreError) as error:
         raise type(error)(f"{path} {error}") from None

@@ -268,7 +268,7 @@ def zip_files() -> Iterator[Attack]:
         return Attack(f"zip: {name}", file(content), error, said)
 
     # Bytes that belong to nothing.
-    yield of("no bytes", corrupt, "0 bytes are no NPZ file", b"")
+    yield of("no bytes", corrupt, "0 bytes is not an NPZ file", b"")
     yield of("no members", corrupt, "contains no column", zipped())
     yield of(
         "bytes before the first member", unsafe, "do not begin at the start", zipped(Member("X.npy", X, before=b"#!"))
@@ -286,7 +286,7 @@ def zip_files() -> Iterator[Attack]:
     yield of(
         "a directory longer than its members",
         corrupt,
-        "0 members, and holds some",
+        "0 members, but contains some",
         zipped(x, end={"here": 0, "count": 0}),
     )
 
@@ -302,19 +302,19 @@ def zip_files() -> Iterator[Attack]:
     # Bombs.
     said = {"usize": len(X)}
     bomb = Member("X.npy", X, 8, local=said, entry=said, stored=_stored(X + zeros, 8))
-    yield of("a bomb that says it is small", corrupt, "does not expand to the size it says", zipped(bomb))
+    yield of("a bomb that says it is small", corrupt, "does not expand to the size in its header", zipped(bomb))
     small = {"usize": 1000}
     bomb = Member("X.npy", zeros, 8, local=small, entry=small)
-    yield of("a bomb whose header is right", corrupt, "holds 872 bytes, its header says 4194304", zipped(bomb))
+    yield of("a bomb whose header is right", corrupt, "872 bytes, but its npy header specifies 4194304", zipped(bomb))
     small = Member("X.npy", X, 8, local={"usize": 1 << 30}, entry={"usize": 1 << 30})
     yield of("a small member that says it is a bomb", unsafe, "would expand to 1073741824 bytes", zipped(small))
     yield Attack("zip: a bomb beyond the limit", bomb_beyond_the_limit, unsafe, "would expand to 17179869185 bytes")
     yield of("a zip file in a zip file", corrupt, "not an npy array", zipped(Member("X.npy", zipped(x), 8)))
     many = [Member("X.npy", b"") for _ in range(60_000)]
-    yield of("60,000 members of one name", unsafe, "stands twice", lambda _: zipped(*many))
+    yield of("60,000 members of one name", unsafe, "exists twice", lambda _: zipped(*many))
     names = [Member(f"{i}".encode() + b"n" * 60_000 * (i == 0) + b".npy", nothing) for i in range(2000)]
     yield of("one name that all others are read as wide as", unsafe, "longer than 1024 bytes", lambda _: zipped(*names))
-    yield Attack("zip: a directory of 2 GiB of nothing", sparse_directory, unsafe, "its directory is 2147483648 bytes")
+    yield Attack("zip: a directory of 2 GiB of nothing", sparse_directory, unsafe, "its directory has 2147483648 bytes")
     yield of(
         "a directory of 2**60 members",
         corrupt,
@@ -364,7 +364,7 @@ def zip_files() -> Iterator[Attack]:
     for key in ("disk", "first_disk", "here", "length", "start"):
         yield of(f"another {key} at the end", corrupt, "does not end where it says", zipped(*PLAIN, end={key: 1}))
     yield of(
-        "fewer members than there are", corrupt, "1 members and holds 2", zipped(*PLAIN, end={"here": 1, "count": 1})
+        "fewer members than there are", corrupt, "1 members, but contains 2", zipped(*PLAIN, end={"here": 1, "count": 1})
     )
     yield of(
         "more members than there are", corrupt, "too short for 9 members", zipped(*PLAIN, end={"here": 9, "count": 9})
@@ -414,7 +414,7 @@ def zip_files() -> Iterator[Attack]:
         )
 
     # Names.
-    yield of("two members of one name", unsafe, "'X.npy' stands twice", zipped(x, x))
+    yield of("two members of one name", unsafe, "'X.npy' exists twice", zipped(x, x))
     yield of("a name with NUL", unsafe, "control characters", zipped(Member(b"X.npy\0.npy", X)))
     yield of("a name of two lines", unsafe, "control characters", zipped(Member(b"X\n.npy", X)))
     yield of("a name that paints", SpecError, r"'a\x1b[31mred'", zipped(Member(b"a\x1b[31mred.npy", X)))
@@ -504,8 +504,8 @@ def npy_headers() -> Iterator[Attack]:
         "a header that is not ASCII": (corrupt, broken, headed(described().replace("descr", "d\xe9scr"))),
         "a number in another script": (corrupt, broken, headed(described(shape="(\N{ARABIC-INDIC DIGIT THREE}, 2)"))),
         "fortran_order neither true nor false": (corrupt, broken, headed(described(fortran="5"))),
-        "too few bytes": (corrupt, "holds 20 bytes, its header says 24", headed(plain, bytes(20))),
-        "too many bytes": (corrupt, "holds 28 bytes, its header says 24", headed(plain, bytes(28))),
+        "too few bytes": (corrupt, "20 bytes, but its npy header specifies 24", headed(plain, bytes(20))),
+        "too many bytes": (corrupt, "28 bytes, but its npy header specifies 24", headed(plain, bytes(28))),
         "another magic": (corrupt, "not an npy array", b"\x93NUMPX" + X[6:]),
         "npy 4.0": (corrupt, "not an npy array", headed(plain, version=4)),
         "npy 1.1": (corrupt, "not an npy array", X[:7] + b"\1" + X[8:]),
@@ -585,7 +585,7 @@ def layouts() -> Iterator[Attack]:
     yield of(
         "another number of rows in y", corrupt, "differ in their number of rows", X=np.zeros((3, 2)), y=np.zeros(4)
     )
-    yield of("values without shapes", corrupt, "has no 'v.shapes'", v__values=flat)
+    yield of("values without shapes", corrupt, "'v.shapes' is missing", v__values=flat)
     yield of("shapes that add up to less", corrupt, "its shapes say 5", v__values=flat, v__shapes=two - [[0], [1]])
     yield of("negative shapes", corrupt, "negative length", v__values=flat, v__shapes=np.array([[8], [-2]]))
     yield of("shapes with a point", corrupt, "its shapes are float64", v__values=flat, v__shapes=two * 1.0)

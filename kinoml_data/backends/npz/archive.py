@@ -1,6 +1,7 @@
-"""The arrays of an NPZ file, each checked against its header and its CRC-32.
+"""The arrays of an NPZ file, each compared with its header and its CRC-32.
 
-Format: npy arrays inside a zip file. Nothing per member is kept as a Python object.
+Format: npy arrays inside a zip file. Members are described by numpy arrays and not by one Python object each, because
+there may be one member per row.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.backends.npz.zip_directory import Directory
+from kinoml_data.backends.npz.zip_directory import Directory, Io
 from kinoml_data.errors import CorruptStoreError, UnsupportedStoreError, quoted
 from kinoml_data.layouts import npy
 from kinoml_data.layouts.checksums import zlib
@@ -26,21 +27,23 @@ class Archive(Directory):
 
     Args:
         path: the file.
-        io: see `Directory`.
-        verify: "first" checks a member's CRC-32 when it is first read, "always" each time, "never" not at all.
+        io: see `Io`.
+        verify: "first" compares a member with its CRC-32 when it is first read, "always" compares each time, "never"
+            does not compare.
 
     Raises:
-        StoreNotFoundError: there is no such regular file.
-        CorruptStoreError, UnsafeStoreError, UnsupportedStoreError: it is not as zip and numpy say.
+        CorruptStoreError: a member is not an npy array. For the directory, as `Directory` raises.
     """
 
-    def __init__(self, path: Path, *, io: str = "hold", verify: str = "first") -> None:
+    def __init__(self, path: Path, *, io: Io = "keep-open", verify: str = "first") -> None:
         super().__init__(path, io=io)
         self.verify = verify
         if other := [name for name in self.names if not name.endswith(".npy")]:
             self.close()
             raise self.corrupt(f"member {quoted(other[0])} is not an npy array")
-        self._payload = np.full(len(self), -1, np.int64)  # where the array begins in the file, or in the content
+        self._payload = np.full(
+            len(self), -1, np.int64
+        )  # where the array begins in the file or in the inflated content
         self._kind = np.full(len(self), -1, np.int32)
         self._checked = np.zeros(len(self), bool)
         self.headers: list[NpyHeader] = []
@@ -50,7 +53,7 @@ class Archive(Directory):
     # -- headers
 
     def resolve(self, members: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Read and check the headers of some members; returns the number of each one's header in `headers`."""
+        """Read and compare the headers of some members; returns the position of each npy header in `headers`."""
         kinds = self._kind[members]
         if (kinds < 0).any():
             todo = np.array(sorted(set(members[kinds < 0].tolist())), np.int64)
@@ -65,7 +68,7 @@ class Archive(Directory):
         super().forget_names()
 
     def compare_rest(self) -> None:
-        """Compare the local headers of the members that nobody asked for, so that every byte is accounted for."""
+        """Compare the local headers of the other members too, so that no byte of the file belongs to nothing."""
         todo = np.flatnonzero(self._kind < 0)
         for a in range(0, len(todo), 1 << 15):
             self.compare_headers(todo[a : a + (1 << 15)], 0)
@@ -94,13 +97,13 @@ class Archive(Directory):
             begun = blob[i * width + int(at[i]) : (i + 1) * width]
             kinds[i] = self._header_number(self._whole_header(begun, int(members[i])), int(members[i]))
         self._sizes = np.array([(h.length, h.nbytes) for h in self.headers], np.int64).reshape(-1, 2)
-        held = self._sizes[kinds]
-        if (wrong := held.sum(axis=1) != self._usize[members]).any():
+        sizes = self._sizes[kinds]
+        if (wrong := sizes.sum(axis=1) != self._usize[members]).any():
             i = int(wrong.argmax())
-            size = int(self._usize[members[i]]) - int(held[i, 0])
+            size = int(self._usize[members[i]]) - int(sizes[i, 0])
             name = quoted(self.name(int(members[i])))
-            raise self.corrupt(f"member {name} holds {size} bytes, its header says {int(held[i, 1])}")
-        self._payload[members] = held[:, 0] + np.where(stored, self._offset[members] + at, 0)
+            raise self.corrupt(f"member {name} has {size} bytes, but its npy header specifies {int(sizes[i, 1])}")
+        self._payload[members] = sizes[:, 0] + np.where(stored, self._offset[members] + at, 0)
         self._kind[members] = kinds
 
     def _whole_header(self, head: bytes, member: int) -> bytes:
@@ -143,14 +146,14 @@ class Archive(Directory):
     # -- content
 
     def header(self, member: int) -> NpyHeader:
-        """What the npy header of one member says."""
+        """The npy header of one member."""
         return self.headers[int(self.resolve(np.array([member]))[0])]
 
     def array(self, member: int) -> NDArray[Any]:
-        """One whole member, its CRC-32 checked as `verify` says, in native byte order and C order.
+        """The array of one member, in native byte order and C order, compared with its CRC-32 according to `verify`.
 
         Raises:
-            CorruptStoreError: its content does not fit its checksum or its header.
+            CorruptStoreError: the content does not match its checksum or its header.
         """
         header = self.header(member)
         data = self._content(member)
@@ -159,7 +162,7 @@ class Archive(Directory):
         return np.asarray(shaped, header.dtype.newbyteorder("="), order="C")
 
     def check(self, members: NDArray[np.int64]) -> None:
-        """Check the CRC-32 of stored members that were not checked yet, as `verify` says."""
+        """Compare stored members with their CRC-32 according to `verify`."""
         if self.verify == "never":
             return
         todo = members if self.verify == "always" else members[~self._checked[members]]
@@ -174,24 +177,24 @@ class Archive(Directory):
             self._compare(member, crc)
 
     def gather(self, members: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The array bytes of some resolved members, end to end, as they are stored."""
+        """The bytes of the arrays of some resolved members, end to end, as they are stored."""
         kinds = self.resolve(members)
         sizes = self._sizes[kinds, 1]
         if (self._method[members] == 0).all():
             self.check(members)
             return self.file.gather(self._payload[members], sizes)
-        held = self._csize[members]
-        raw, ends = self.file.gather(self.start(members), held).data, np.cumsum(held)
+        stored_sizes = self._csize[members]
+        raw, ends = self.file.gather(self.start(members), stored_sizes).data, np.cumsum(stored_sizes)
         parts = []
         for member, size, start, end in zip(
-            members.tolist(), sizes.tolist(), (ends - held).tolist(), ends.tolist(), strict=True
+            members.tolist(), sizes.tolist(), (ends - stored_sizes).tolist(), ends.tolist(), strict=True
         ):
             data = self._content(member, raw[start:end])
             parts.append(memoryview(data)[len(data) - size :])
         return np.frombuffer(bytearray().join(parts), np.uint8)
 
     def member(self, member: int) -> tuple[NDArray[np.uint8], NpyHeader]:
-        """The array bytes of one resolved member as they are stored, and its header."""
+        """The bytes of the array of one resolved member as they are stored, and its npy header."""
         header = self.headers[self._kind.item(member)]
         if self._method[member]:
             return np.frombuffer(self._content(member), np.uint8)[header.length :].copy(), header
@@ -202,16 +205,16 @@ class Archive(Directory):
         return out, header
 
     def extent(self, member: int, offset: int, out: NDArray[np.uint8]) -> None:
-        """Fill `out` from a byte offset of a resolved, stored member's array; not checked against its CRC-32."""
+        """Fill `out` from a byte offset of a resolved, stored member's array; not compared with its CRC-32."""
         self.file.read_into(self._payload.item(member) + offset, out)
 
     def extents(self, member: int, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Byte ranges of a stored member's array, end to end; not checked against its CRC-32."""
+        """Byte ranges of a stored member's array, end to end; not compared with its CRC-32."""
         self.resolve(np.array([member]))
         return self.file.gather(self._payload[member] + offsets, sizes)
 
     def _content(self, member: int, raw: memoryview | bytearray | None = None) -> memoryview | bytearray | bytes:
-        """One whole member, checked as `verify` says; `raw` is what the file holds of it, where that was read."""
+        """The content of one member, compared according to `verify`; `raw` is its stored bytes if they are known."""
         if raw is None:
             raw = self.file.read(int(self.start(member)), int(self._csize[member]))
         data = self._inflate(member, raw) if self._method[member] else raw
@@ -226,11 +229,11 @@ class Archive(Directory):
         except zlib.error as error:
             raise self.corrupt(f"member {quoted(self.name(member))}: {error}") from None
         if len(data) != size or not inflater.eof or inflater.unused_data or inflater.unconsumed_tail:
-            raise self.corrupt(f"member {quoted(self.name(member))} does not expand to the size it says")
+            raise self.corrupt(f"member {quoted(self.name(member))} does not expand to the size in its header")
         return data
 
     def _compare(self, member: int, crc: int) -> None:
         if crc != self._crc[member]:
-            said = int(self._crc[member])
-            raise self.corrupt(f"member {quoted(self.name(member))}: its CRC-32 is {crc:#010x}, stored is {said:#010x}")
+            name, stored = quoted(self.name(member)), int(self._crc[member])
+            raise self.corrupt(f"member {name}: its CRC-32 is {crc:#010x}, stored is {stored:#010x}")
         self._checked[member] = True

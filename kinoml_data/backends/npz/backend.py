@@ -15,13 +15,15 @@ from kinoml_data.spec.array import Array
 
 
 class NpzLazy(Backend):
-    """An NPZ file in one of KinoML's layouts or in the packed one, read by position.
+    """An NPZ file in the flat layout or in one of KinoML's layouts; rows are read when they are needed.
 
     Attributes:
         path: the file.
-        io: "pread" reads by position; "mmap" maps the file, which is faster, and safe only while nobody shortens it.
-        verify: when checksums are checked: "first" time a row or member is read in a process, "always", "never".
-        compress: write compressed members; they can only be read whole, and are held in memory.
+        io: "pread" reads from the open file; "mmap" maps the file into memory, which is faster, but is safe only while
+            nobody shortens the file.
+        verify: "first" compares a row or a member with its checksum when it is first read in a process, "always"
+            compares each time, "never" does not compare.
+        compress: True writes compressed members, which can only be read whole and are then kept in memory.
     """
 
     name = "npz-lazy"
@@ -33,7 +35,7 @@ class NpzLazy(Backend):
     compress: bool = False
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
-        return NpzStorage(self.path, columns, io="mmap" if self.io == "mmap" else "hold", verify=self.verify)
+        return NpzStorage(self.path, columns, io="mmap" if self.io == "mmap" else "keep-open", verify=self.verify)
 
     def write(
         self,
@@ -58,10 +60,10 @@ class NpzLazy(Backend):
 
 
 class NpzReopen(NpzLazy):
-    """The same files, opened for each read and closed after it.
+    """An NPZ file as for `npz-lazy`, which is opened for each read and closed afterwards.
 
-    For many files, or file systems that dislike held handles. The directory is parsed once, and a file that
-    changed in between is noticed. A file that is not held is not mapped either.
+    Use it for very many files, or on file systems on which files should not stay open. The directory is parsed once,
+    and a change between two reads is noticed. Such a file cannot be mapped into memory.
     """
 
     name = "npz-reopen"

@@ -1,4 +1,4 @@
-"""The columns of an NPZ file, however each is laid out."""
+"""The columns of an NPZ file, one class for each way in which a column can be stored."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from kinoml_data.layouts.flat_arrays import ragged_array, to_native_order
 from kinoml_data.spec.array import Array
 
 _NO_VALUES = np.empty(0, np.uint8)
-SMALL_ROW = 16  # bytes; a column of smaller rows is held in memory once it was read
+SMALL_ROW = 16  # bytes; a column with rows of up to this size is kept in memory when it is first read
 
 
 class _Column(ABC):
-    """One column of an NPZ file, however it is laid out."""
+    """One column of an NPZ file."""
 
     array: Array
 
@@ -39,10 +39,15 @@ class _Column(ABC):
 
 
 class _RowBytes:
-    """The bytes of rows that lie in one member, each checked against its CRC-32 when it is first read.
+    """The bytes of rows that one member contains, with the checksums of the rows.
 
-    Without CRCs by row the member's own is checked before its first row is read. A compressed member is
-    held in memory once it was read. `row_bytes` is the length that every row has, or None.
+    Without checksums of the rows, the member is compared with its own CRC-32 before its first row is read.
+
+    Attributes:
+        in_memory: True if the member is read whole when its first row is read, and is then kept in memory.
+
+    Args:
+        row_bytes: the size of every row; None if rows differ.
     """
 
     def __init__(
@@ -53,19 +58,19 @@ class _RowBytes:
         small = row_bytes is not None and row_bytes <= SMALL_ROW
         header = archive.header(member)
         # Rows of a Fortran-ordered array are not contiguous in the file.
-        self._hold = small or header.fortran or not archive.is_stored(member)
-        self._held: NDArray[np.uint8] | None = None
+        self.in_memory = small or header.fortran or not archive.is_stored(member)
+        self._content: NDArray[np.uint8] | None = None
         self._lock = threading.Lock()
         self._checked = np.zeros(0 if crc is None else len(crc), bool)
         self._skip = archive.verify == "never"
 
     def read(self, rows: NDArray[np.int64], starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
-        if self._hold:
-            held = self.held()
+        if self.in_memory:
+            content = self.content()
             if self._row_bytes:
-                table: NDArray[np.uint8] = held.reshape(-1, self._row_bytes)
+                table: NDArray[np.uint8] = content.reshape(-1, self._row_bytes)
                 return table[rows].reshape(-1)
-            parts = [held[a : a + n] for a, n in zip(starts.tolist(), sizes.tolist(), strict=True)]
+            parts = [content[a : a + n] for a, n in zip(starts.tolist(), sizes.tolist(), strict=True)]
             return np.concatenate(parts) if parts else np.empty(0, np.uint8)
         if self._crc is None:
             self._archive.check(np.array([self._member]))
@@ -73,31 +78,31 @@ class _RowBytes:
 
     def row(self, start: int, out: NDArray[Any]) -> NDArray[Any]:
         """Fill `out` with the bytes of one row, as `read` does; returns it."""
-        if self._hold:
-            out.reshape(-1).view(np.uint8)[:] = self.held()[start : start + out.nbytes]
+        if self.in_memory:
+            out.reshape(-1).view(np.uint8)[:] = self.content()[start : start + out.nbytes]
             return out
         if self._crc is None:
             self._archive.check(np.array([self._member]))
         self._archive.extent(self._member, start, out)
         return out
 
-    def held(self) -> NDArray[np.uint8]:
-        """The bytes of all rows, read once and kept."""
-        if self._held is not None:
-            return self._held
+    def content(self) -> NDArray[np.uint8]:
+        """The bytes of all rows, which are read once."""
+        if self._content is not None:
+            return self._content
         with self._lock:
-            held = self._held
-            if held is None:
-                self._held = held = self._archive.array(self._member).reshape(-1).view(np.uint8)
-            return held
+            content = self._content
+            if content is None:
+                self._content = content = self._archive.array(self._member).reshape(-1).view(np.uint8)
+            return content
 
     def checked(self, row: int) -> bool:
         """True if nothing is left to compare of one row."""
-        return self._crc is None or self._skip or self._hold or bool(self._checked[row])
+        return self._crc is None or self._skip or self.in_memory or bool(self._checked[row])
 
     def check(self, rows: NDArray[np.int64], column: Column, *, is_string: bool) -> None:
         """Compare rows that were read with their checksums, unless they were compared before."""
-        if self._crc is None or self._skip or self._hold or (checked := self._checked[rows]).all():
+        if self._crc is None or self._skip or self.in_memory or (checked := self._checked[rows]).all():
             return
         if checked.any():
             new = np.flatnonzero(~checked)
@@ -125,10 +130,9 @@ class _WholeColumn(_Column):
         self._row_bytes = header.nbytes // max(1, self._length)
         if crc is not None and crc.shape != (self._length,):
             raise archive.corrupt(f"column {quoted(name)} has {self._length} rows and {len(crc)} checksums")
-        self._scalars: NDArray[Any] | None = None  # small rows as an array, once they are held
-        small = self._row_bytes <= SMALL_ROW
+        self._scalars: NDArray[Any] | None = None  # the array of small rows, once they were read
         self._rows = _RowBytes(archive, member, crc, name, row_bytes=self._row_bytes)
-        if small or header.fortran or not archive.is_stored(member):
+        if self._rows.in_memory:
             self._dtype = header.dtype.newbyteorder("=")  # `Archive.array` gives native order
 
     def __len__(self) -> int:
@@ -139,7 +143,7 @@ class _WholeColumn(_Column):
             return self._scalars[row, ...].copy()
         out = to_native_order(self._rows.row(row * self._row_bytes, np.empty(self._shape, self._dtype)))
         if self._row_bytes <= SMALL_ROW:
-            self._scalars = self._rows.held().view(self._dtype).reshape(self._length, *self._shape)
+            self._scalars = self._rows.content().view(self._dtype).reshape(self._length, *self._shape)
         if not self._rows.checked(row):
             self._rows.check(np.array([row]), out[None], is_string=False)
         return out
@@ -153,7 +157,7 @@ class _WholeColumn(_Column):
         return column
 
 
-class _PackedColumn(_Column):
+class _FlatColumn(_Column):
     """A ragged column or strings: `<column>.values` or `.utf8`, and `<column>.shapes`."""
 
     def __init__(

@@ -1,13 +1,13 @@
-"""The columns of an NPZ file, for `npz-lazy` and `npz-reopen`: KinoML's three layouts and the packed one.
+"""The storage of `npz-lazy` and `npz-reopen`: the flat layout and KinoML's three layouts.
 
 | layout | members |
 | --- | --- |
 | one array | `X`: `(rows, ...)` |
 | one per row | `X_s{row}` or `X_s{row}_` |
 | several per row | `X_s{row}_a{array}` or `X_s{row}_a{array}_` |
-| packed | see `arrays`; besides `<column>.crc32`: uint32 `(rows,)`, over each row's bytes as stored |
+| flat | see `flat_arrays` |
 
-The first three have `y` and, where there are splits, `idx_train`, `idx_test` and `idx_val` beside them.
+KinoML's layouts also have `y` and, if there are splits, `idx_train`, `idx_test` and `idx_val`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.backends.npz.archive import Archive
-from kinoml_data.backends.npz.columns import _Column, _MembersColumn, _PackedColumn, _WholeColumn
+from kinoml_data.backends.npz.columns import _Column, _FlatColumn, _MembersColumn, _WholeColumn
+from kinoml_data.backends.npz.zip_directory import Io
 from kinoml_data.columns import Columns
 from kinoml_data.contracts.backend import Storage
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted, unknown
@@ -34,11 +35,11 @@ _PER_ROW = re.compile(r"X_s([0-9]{1,18})(?:_a([0-9]{1,9}))?_?")
 _PER_ROW_LINES = re.compile(rf"^{_PER_ROW.pattern}\.npy$", re.MULTILINE)
 
 
-MAX_ARRAYS = 1024  # per row; each is a column, and opening takes time by their square
+MAX_ARRAYS = 1024  # per row; each is a column, and opening takes time in proportion to the square of their number
 
 
 def row_and_array(key: str) -> tuple[int, int | None] | None:
-    """What `X_s{row}_a{array}_` names, `X_s{row}_` with None for the array; None for any other key."""
+    """The row and the array of a name such as `X_s{row}_a{array}_`, or None for the array; None for other names."""
     match = _PER_ROW.fullmatch(key)
     if match is None:
         return None
@@ -51,19 +52,22 @@ class NpzStorage(Storage):
 
     Args:
         path: the file.
-        columns: what the spec asks for; None to find out.
-        io: "hold", "reopen" or "mmap", see `Directory`; nothing is parsed again.
+        columns: the columns that the spec asks for; None to infer them.
+        io: see `Io`.
         verify: "first", "always" or "never", see `Archive`.
 
     Raises:
-        StoreNotFoundError, CorruptStoreError, UnsafeStoreError, UnsupportedStoreError: as their names say.
-        SpecError: no columns are asked for and there are members of no known layout.
+        StoreNotFoundError: there is no such regular file.
+        CorruptStoreError: the file is damaged, or its arrays do not fit together.
+        UnsafeStoreError: reading the file would run code or take unbounded memory.
+        UnsupportedStoreError: a member contains another type than numbers, or there are too many arrays per row.
+        SpecError: no columns are given and a member belongs to no known layout.
     """
 
     has_checksums = True
 
     def __init__(
-        self, path: Path, columns: Mapping[str, Array] | None, *, io: str = "hold", verify: str = "first"
+        self, path: Path, columns: Mapping[str, Array] | None, *, io: Io = "keep-open", verify: str = "first"
     ) -> None:
         self._archive = archive = Archive(path, io=io, verify=verify)
         try:
@@ -103,9 +107,9 @@ class NpzStorage(Storage):
             elif key.endswith((VALUES, UTF8)):
                 name = key.removesuffix(VALUES).removesuffix(UTF8)
                 if name + SHAPES not in members:
-                    raise archive.corrupt(f"{quoted(key)} has no {quoted(name + SHAPES)} beside it")
+                    raise archive.corrupt(f"{quoted(key)} is there, but {quoted(name + SHAPES)} is missing")
                 crc = self._row_checks(members, name)
-                self._columns[name] = _PackedColumn(
+                self._columns[name] = _FlatColumn(
                     archive, member, archive.array(members[name + SHAPES]), crc, name, is_string=key.endswith(UTF8)
                 )
             elif not key.endswith((SHAPES, CRC)):
@@ -144,7 +148,7 @@ class NpzStorage(Storage):
         if -1 in numbers and len(numbers) > 1:
             raise archive.corrupt("it mixes X_s{row} and X_s{row}_a{array}")
         if len(numbers) > MAX_ARRAYS:
-            raise UnsupportedStoreError(f"{archive.path}: {len(numbers)} arrays per row, at most {MAX_ARRAYS} are read")
+            raise UnsupportedStoreError(f"{archive.path}: {len(numbers)} arrays per row, up to {MAX_ARRAYS} are read")
         for number in numbers:
             name = "X" if len(numbers) == 1 else f"X{number}"
             held = np.array(members, np.int64)[arrays == number]

@@ -1,4 +1,4 @@
-"""The directory of a zip file, read strictly: what does not add up is an error, never a guess.
+"""The directory of a zip file, read strictly: an inconsistency is an error and is never repaired by a guess.
 
 Format: PKWARE's APPNOTE 6.3.10, with zip64 and data descriptors. It is parsed once into flat numpy arrays.
 """
@@ -9,7 +9,7 @@ import hashlib
 import struct
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from kinoml_data.errors import CorruptStoreError, UnsafeStoreError, UnsupportedStoreError, quoted
 from kinoml_data.files import MappedFile, PositionedFile
 
-MAX_MEMBER = 1 << 34  # a compressed member is held whole; more than this is no column of features
-MAX_RATIO = 1032  # deflate cannot do better
-MAX_DIRECTORY = 1 << 30  # some ten million members
+MAX_MEMBER = 1 << 34  # bytes; a compressed member is kept in memory, and no column of features is larger
+MAX_RATIO = 1032  # deflate compresses no further
+MAX_DIRECTORY = 1 << 30  # bytes; about ten million members
 MAX_NAME = 1024  # bytes
+
+Io = Literal["keep-open", "reopen", "mmap"]
+"""How a file is read: from one open file, from a file that is opened for each read, or mapped into memory."""
 
 _ENTRY = np.dtype("<u4,<u2,<u2,<u2,<u2,<u2,<u2,<u4,<u4,<u4,<u2,<u2,<u2,<u2,<u2,<u4,<u4")
 _ENTRY.names = (
@@ -42,22 +45,24 @@ class Directory:
 
     Args:
         path: the file.
-        io: "hold" reads by position from one handle, "reopen" opens the file for each read, "mmap" maps it.
+        io: see `Io`.
 
     Attributes:
-        names: of the members; empty once they were dropped.
-        identity: a text that changes when the directory does, and so when any checksum in it does.
+        names: the names of the members; empty after `forget_names`.
+        identity: a text that changes when the directory changes, and so when the checksum of any member changes.
 
     Raises:
         StoreNotFoundError: there is no such regular file.
-        CorruptStoreError, UnsafeStoreError, UnsupportedStoreError: the directory is not as the format says.
+        CorruptStoreError: the directory is inconsistent or truncated.
+        UnsafeStoreError: members overlap, or a name or a size is beyond every limit.
+        UnsupportedStoreError: a member is encrypted or compressed in another way than by deflate.
     """
 
     names: list[str]
 
-    def __init__(self, path: Path, *, io: str = "hold") -> None:
+    def __init__(self, path: Path, *, io: Io = "keep-open") -> None:
         self.path = path
-        self.file = MappedFile(path) if io == "mmap" else PositionedFile(path, keep_open=io == "hold")
+        self.file = MappedFile(path) if io == "mmap" else PositionedFile(path, keep_open=io == "keep-open")
         try:
             self._read_directory()
         except BaseException:
@@ -72,25 +77,25 @@ class Directory:
         self.file.close()
 
     def corrupt(self, text: str) -> CorruptStoreError:
-        """The error that says what is wrong with this file."""
+        """The error that describes what is wrong with this file."""
         return CorruptStoreError(f"{self.path}: {text}; the file is damaged")
 
     def name(self, member: int) -> str:
-        """The name of a member, without a look at the directory once its header was compared with it."""
+        """The name of a member; after `forget_names` it is read from the header of the member."""
         if self.names:
             return self.names[member]
         data = self.file.read(int(self._offset[member]) + 30, int(self._name_length[member]))
         return data.decode("utf-8", "replace")
 
     def forget_names(self) -> None:
-        """Drop the names, which for one member per row are most of the memory. The headers of all were compared."""
+        """Drop the names, which take most of the memory if there is one member per row; all headers were compared."""
         self.names = []
         self._raw, self._name_at = np.empty(0, np.uint8), np.empty(0, np.int64)
 
     def _read_directory(self) -> None:
         size = self.file.size
         if size < 22:
-            raise self.corrupt(f"{size} bytes are no NPZ file")
+            raise self.corrupt(f"a file of {size} bytes is not an NPZ file")
         tail = bytes(self.file.read(max(0, size - 98), min(size, 98)))
         end = tail[-22:]
         if end[:4] != b"PK\5\6" or end[20:] != b"\0\0":
@@ -107,7 +112,7 @@ class Directory:
         if disk or first_disk or here != count or start + length != directory_end:
             raise self.corrupt("its directory does not end where it says")
         if length > MAX_DIRECTORY:
-            raise UnsafeStoreError(f"{self.path}: its directory is {length} bytes, at most {MAX_DIRECTORY} are read")
+            raise UnsafeStoreError(f"{self.path}: its directory has {length} bytes; up to {MAX_DIRECTORY} are read")
         raw = np.frombuffer(self.file.read(start, length), np.uint8)
         self.identity = f"npz:{size}:{hashlib.blake2b(raw.tobytes() + tail, digest_size=16).hexdigest()}"
         entry = self._entries(raw, count)
@@ -137,18 +142,18 @@ class Directory:
         signature, size, _, _, this, first, here, count, length, start = struct.unpack("<IQHHIIQQQQ", tail[:56])
         if signature != 0x06064B50 or size != 44 or disk or disks != 1 or this or first or where != self.file.size - 98:
             raise self.corrupt("its zip64 directory record is not where it says")
-        said = (0, 0, min(here, 0xFFFF), min(count, 0xFFFF), min(length, _FULL), min(start, _FULL))
-        if short != said:
+        expected = (0, 0, min(here, 0xFFFF), min(count, 0xFFFF), min(length, _FULL), min(start, _FULL))
+        if short != expected:
             raise self.corrupt("its two directory records disagree")
         return this, first, here, count, length, start
 
     def _entries(self, raw: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
-        """Where each directory entry begins: every signature found, if they form a chain; else walked one by one."""
+        """Where each directory entry begins: at the signatures if they form a chain, or else one after another."""
         if len(raw) < 46 * count:
             raise self.corrupt(f"its directory is too short for {count} members")
         if not count:
             if len(raw):
-                raise self.corrupt("its directory says 0 members, and holds some")
+                raise self.corrupt("its directory specifies 0 members, but contains some")
             return np.empty(0, np.int64)
         hits = np.flatnonzero(raw[:-3] == 0x50)
         for i, byte in enumerate(b"K\1\2", 1):
@@ -157,16 +162,16 @@ class Directory:
             ends = hits + 46 + sum(raw[hits + i] + raw[hits + i + 1] * np.int64(256) for i in (28, 30, 32))
             if np.array_equal(ends, np.r_[hits[1:], len(raw)]):
                 return hits.astype(np.int64)
-        found: list[int] = []
+        entries: list[int] = []
         at, data = 0, raw.tobytes()
-        while at < len(data) and len(found) <= count:
+        while at < len(data) and len(entries) <= count:
             if at + 46 > len(data) or data[at : at + 4] != b"PK\1\2":
                 raise self.corrupt("its directory is broken")
-            found.append(at)
+            entries.append(at)
             at += 46 + sum(struct.unpack_from("<HHH", data, at + 28))
-        if at != len(data) or len(found) != count:
-            raise self.corrupt(f"its directory says {count} members and holds {len(found)}")
-        return np.array(found, np.int64)
+        if at != len(data) or len(entries) != count:
+            raise self.corrupt(f"its directory specifies {count} members, but contains {len(entries)}")
+        return np.array(entries, np.int64)
 
     def _check_entries(self, head: NDArray[Any]) -> None:
         if (head["comment_length"] != 0).any() or (head["disk"] != 0).any():
@@ -183,24 +188,24 @@ class Directory:
             )
 
     def _long_sizes(self, raw: NDArray[np.uint8], entry: NDArray[np.int64], head: NDArray[Any]) -> None:
-        """Replace the sentinels of zip64 by the values in the extra field; any other extra field is refused."""
+        """Replace the placeholders of zip64 by the values in the extra field; any other extra field is refused."""
         fields = [self._usize, self._csize, self._offset]
         marked = np.stack([field == _FULL for field in fields]) if len(head) else np.zeros((3, 0), bool)
         if (head["extra_length"] != np.where(marked.any(axis=0), 4 + 8 * marked.sum(axis=0), 0)).any():
             raise self.corrupt("a directory entry has an extra field other than zip64's")
         for combination in range(1, 8):
-            chosen = [i for i in range(3) if combination >> i & 1]
-            members = np.flatnonzero((marked == [[i in chosen] for i in range(3)]).all(axis=0))
+            marks = [i for i in range(3) if combination >> i & 1]
+            members = np.flatnonzero((marked == [[i in marks] for i in range(3)]).all(axis=0))
             if not len(members):
                 continue
             at = entry[members] + 46 + head["name_length"][members]
-            extra = raw[at[:, None] + np.arange(4 + 8 * len(chosen))]
-            if (extra[:, :4].copy().view("<u2") != [1, 8 * len(chosen)]).any():
+            extra = raw[at[:, None] + np.arange(4 + 8 * len(marks))]
+            if (extra[:, :4].copy().view("<u2") != [1, 8 * len(marks)]).any():
                 raise self.corrupt("a directory entry has an extra field other than zip64's")
             values = extra[:, 4:].copy().view("<u8")
             if (values >= np.uint64(1 << 62)).any():
                 raise self.corrupt("a member's size is beyond any file's")
-            for column, i in enumerate(chosen):
+            for column, i in enumerate(marks):
                 fields[i][members] = values[:, column]
 
     def _decode_names(self, utf8: NDArray[np.bool_]) -> list[str]:
@@ -219,15 +224,15 @@ class Directory:
             raise self.corrupt("a member's name is not UTF-8") from None
         if len(set(names)) != len(names):
             twice = Counter(names).most_common(1)[0][0]
-            raise UnsafeStoreError(f"{self.path}: the member {quoted(twice)} stands twice")
+            raise UnsafeStoreError(f"{self.path}: the member {quoted(twice)} exists twice")
         return names
 
     def is_stored(self, member: int) -> bool:
-        """True if the member is not compressed, so that parts of it can be read."""
+        """True if the member is stored without compression, so that parts of it can be read."""
         return bool(self._method[member] == 0)
 
     def start(self, members: Any) -> Any:
-        """Where the content of some members begins; their headers have to be compared before."""
+        """Where the content of some members begins. Their headers must have been compared before."""
         gap = self._next[members] - self._offset[members] - 30 - self._name_length[members] - self._csize[members]
         # A data descriptor is 16 bytes after a plain header, 24 after one with the 20 bytes of zip64.
         streamed = (self._flags[members] & _DESCRIPTOR) != 0
@@ -237,15 +242,16 @@ class Directory:
         """Read the local headers of some members and compare them with the directory.
 
         Args:
-            members: their numbers.
-            extra_width: bytes of the content to read along.
+            members: the numbers of the members.
+            extra_width: the number of bytes that are read in addition, from the start of each member's content.
 
         Returns:
-            What was read, the bytes per member in it, and where in them each member's content begins.
+            The bytes that were read, how many of them belong to each member, and where each member's content begins in
+            its bytes.
 
         Raises:
-            CorruptStoreError: they disagree.
-            UnsafeStoreError: a member would expand beyond any limit.
+            CorruptStoreError: a header and the directory disagree.
+            UnsafeStoreError: a member would expand beyond the limits.
         """
         offset, names = self._offset[members], self._name_length[members].astype(np.int64)
         width = 30 + int(names.max()) + 20 + extra_width
@@ -263,23 +269,23 @@ class Directory:
             | ~np.isin(extra, (0, 20))
             | (offset + length != self._next[members])
         )
-        found = np.stack([local[name].astype(np.uint64) for name in ("crc", "csize", "usize")])
+        fields = np.stack([local[name].astype(np.uint64) for name in ("crc", "csize", "usize")])
         for key in set((names * 32 + extra).tolist()):
             same = np.flatnonzero((names * 32 + extra == key) & ~wrong)
             if not len(same):
                 continue
             size, more = divmod(key, 32)
-            said = self._raw[self._name_at[members[same]][:, None] + np.arange(size)]
-            wrong[same] |= (heads[same, 30 : 30 + size] != said).any(axis=1)
+            stored_name = self._raw[self._name_at[members[same]][:, None] + np.arange(size)]
+            wrong[same] |= (heads[same, 30 : 30 + size] != stored_name).any(axis=1)
             if more:
                 zip64 = heads[same, 30 + size : 50 + size].copy().view(_ZIP64).reshape(-1)
-                wrong[same] |= (zip64["f0"] != 1) | (zip64["f1"] != 16) | (found[1:, same] != _FULL).any(axis=0)
-                found[1, same], found[2, same] = zip64["f3"], zip64["f2"]
+                wrong[same] |= (zip64["f0"] != 1) | (zip64["f1"] != 16) | (fields[1:, same] != _FULL).any(axis=0)
+                fields[1, same], fields[2, same] = zip64["f3"], zip64["f2"]
         for i in np.flatnonzero(streamed & ~wrong).tolist():
-            wrong[i] = found[:, i].any()
-            found[:, i] = self._descriptor(int(self._next[members[i]]), bool(extra[i]))
+            wrong[i] = fields[:, i].any()
+            fields[:, i] = self._descriptor(int(self._next[members[i]]), bool(extra[i]))
         csize, usize = self._csize[members], self._usize[members]
-        wrong |= (found != np.stack([self._crc[members], csize, usize]).astype(np.uint64)).any(axis=0)
+        wrong |= (fields != np.stack([self._crc[members], csize, usize]).astype(np.uint64)).any(axis=0)
         stored = self._method[members] == 0
         wrong |= stored & (csize != usize)
         if wrong.any():

@@ -95,7 +95,7 @@ def test_the_same_content_gives_the_same_file(tmp_path):
     assert one.path.read_bytes() == two.path.read_bytes()
 
 
-def test_the_packed_layout_may_come_from_numpy_and_without_checksums(tmp_path):
+def test_the_flat_layout_may_come_from_numpy_and_without_checksums(tmp_path):
     rows = [np.full((2, n), n, np.int16) for n in (3, 0, 1)]
     np.savez(
         tmp_path / "data.npz",

@@ -38,7 +38,7 @@ def piped(path, save, arrays):
     path.write_bytes(kept[0])
 
 
-@pytest.mark.parametrize("io_", ["hold", "reopen", "mmap"])
+@pytest.mark.parametrize("io_", ["keep-open", "reopen", "mmap"])
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed], ids=lambda save: save.__name__)
 def test_what_numpy_writes_into_a_pipe_is_read(tmp_path, save, io_):
     whole = {"X": np.arange(600.0).reshape(100, 6), "y": np.arange(100)}
@@ -127,7 +127,7 @@ def test_damage_within_a_compressed_member_is_found_beyond_its_beginning(tmp_pat
     other = zlib.compressobj(9, zlib.DEFLATED, -15)
     for said, stored in {
         "'X.npy': .*invalid block type": begun + b"\xff" * len(rest),
-        "does not expand to the size it says": begun + rest[:-9],
+        "does not expand to the size in its header": begun + rest[:-9],
         "its CRC-32 is": other.compress(content[:-1] + b"x") + other.flush(),
     }.items():
         (tmp_path / "data.npz").write_bytes(zipped(Member("X.npy", content, 8, stored=stored)))
@@ -157,12 +157,12 @@ def test_a_repeated_name_is_found_at_once_among_many(tmp_path):
     (tmp_path / "data.npz").write_bytes(zipped(*members))
     script = f"import kinoml_data as kd; kd.load_dataset({str(tmp_path / 'data.npz')!r})"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert "UnsafeStoreError" in run.stderr and "'X_s59999.npy' stands twice" in run.stderr
+    assert "UnsafeStoreError" in run.stderr and "'X_s59999.npy' exists twice" in run.stderr
 
 
 @pytest.mark.parametrize("column", ["atoms.values", "fixed"])
-def test_another_byte_order_in_the_header_of_a_packed_column_is_damage(tmp_path, column):
-    path = tmp_path / "packed.npz"
+def test_another_byte_order_in_the_header_of_a_flat_column_is_damage(tmp_path, column):
+    path = tmp_path / "flat.npz"
     rows = [np.arange(n, dtype=np.float32) for n in (5, 3)]
     kd.save_dataset(kd.from_arrays({"atoms": rows, "fixed": np.ones((2, 9), np.float32)}), path)
     data = path.read_bytes()

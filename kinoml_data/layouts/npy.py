@@ -110,7 +110,7 @@ def read(path: Path) -> NDArray[Any]:
             raise CorruptStoreError("is shorter than its npy header")
         header = parse(head[:length])
         if file.size - length != header.nbytes:
-            raise CorruptStoreError(f"has {file.size - length} bytes, but its header specifies {header.nbytes}")
+            raise CorruptStoreError(f"has {file.size - length} bytes, but its npy header specifies {header.nbytes}")
         values = np.frombuffer(file.read(length, header.nbytes), header.dtype)
     except (CorruptStoreError, UnsupportedStoreError) as error:
         raise type(error)(f"{path} {error}") from None

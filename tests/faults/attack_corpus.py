@@ -364,7 +364,10 @@ def zip_files() -> Iterator[Attack]:
     for key in ("disk", "first_disk", "here", "length", "start"):
         yield of(f"another {key} at the end", corrupt, "does not end where it says", zipped(*PLAIN, end={key: 1}))
     yield of(
-        "fewer members than there are", corrupt, "1 members, but contains 2", zipped(*PLAIN, end={"here": 1, "count": 1})
+        "fewer members than there are",
+        corrupt,
+        "1 members, but contains 2",
+        zipped(*PLAIN, end={"here": 1, "count": 1}),
     )
     yield of(
         "more members than there are", corrupt, "too short for 9 members", zipped(*PLAIN, end={"here": 9, "count": 9})

@@ -71,7 +71,7 @@ def test_a_npy_file_cut_anywhere_is_damaged(tmp_path):
         with pytest.raises(CorruptStoreError, match=r"b\.npy (is|has|holds) "):
             npy.read(tmp_path / "b.npy")
     (tmp_path / "b.npy").write_bytes(data + b"x")
-    with pytest.raises(CorruptStoreError, match="has 81 bytes, but its header specifies 80"):
+    with pytest.raises(CorruptStoreError, match="has 81 bytes, but its npy header specifies 80"):
         npy.read(tmp_path / "b.npy")
 
 

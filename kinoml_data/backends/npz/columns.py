@@ -123,7 +123,7 @@ class _WholeColumn(_Column):
     def __init__(self, archive: Archive, member: int, crc: NDArray[np.uint32] | None, name: str) -> None:
         header = archive.header(member)
         if not header.shape:
-            raise archive.corrupt(f"member {quoted(name)} has no axis of rows")
+            raise archive.corrupt(f"member {quoted(name)} is a single value, not a sequence of rows")
         self.array = Array(header.dtype, header.shape[1:])
         self._shape = header.shape[1:]
         self._dtype, self._length = header.dtype, header.shape[0]

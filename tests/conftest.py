@@ -12,8 +12,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Plain `pytest` uses every CPU core, if pytest-xdist is installed; `pytest FILE` and `--pdb` use one process."""
-    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    if everything and getattr(config.option, "numprocesses", 0) is None and not config.option.collectonly:
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.collectonly
+    worker = hasattr(config, "workerinput")  # a process that pytest-xdist started must start none
+    if everything and not worker and getattr(config.option, "numprocesses", 0) is None:
         config.option.numprocesses = "auto"  # pytest-xdist turns this into 0 for --pdb
         config.option.dist = "worksteal"
 

@@ -20,7 +20,7 @@ SPEC = DatasetSpec.parse(
 ATOMS = [np.full((i % 4, 3), i, np.float32) for i in range(20)]
 
 
-class Careless(Storage):
+class WrongRows(Storage):
     """Gives what `change` makes of the right columns."""
 
     columns = COLUMNS
@@ -65,7 +65,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("wrong", "said"), WRONG.values(), ids=WRONG)
 def test_other_rows_than_were_asked_for_are_an_error(wrong, said):
-    binding = Binding(SPEC, Careless(wrong))
+    binding = Binding(SPEC, WrongRows(wrong))
     rows = np.array([1, 1, 1])
     for read in (binding.read, binding.read_stored):
         with pytest.raises(StoreReadError, match=said):
@@ -74,10 +74,10 @@ def test_other_rows_than_were_asked_for_are_an_error(wrong, said):
 
 @pytest.mark.parametrize("name", ["a row too few", "all rows", "another dtype", "values too few"])
 def test_another_row_than_the_requested_one_is_an_error(name):
-    with pytest.raises(StoreReadError, match="Careless is wrong"):
-        Binding(SPEC, Careless(WRONG[name][0])).read_row(7, ("atoms", "y"))
+    with pytest.raises(StoreReadError, match="WrongRows is wrong"):
+        Binding(SPEC, WrongRows(WRONG[name][0])).read_row(7, ("atoms", "y"))
 
 
 def test_right_rows_are_given_on():
-    found = Binding(SPEC, Careless(lambda found: None)).read_row(7, ("atoms", "y"))
+    found = Binding(SPEC, WrongRows(lambda found: None)).read_row(7, ("atoms", "y"))
     assert found["atoms"].tolist() == ATOMS[7].tolist() and found["y"] == 7

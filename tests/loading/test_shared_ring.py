@@ -1,0 +1,126 @@
+"""Batches from worker processes through shared memory."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import kinoml_data as kd
+from kinoml_data.loading import shared_ring as ring
+from tests.loading.rows import rows_of, store_rows
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> kd.XyDataset:
+    return store_rows(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("form", "context"),
+    [
+        *[(form, "fork") for form in ("list", "packed", "pad", "pad-mask", "nested")],
+        *[pytest.param(form, "spawn", marks=pytest.mark.slow) for form in ("list", "packed", "pad", "nested")],
+        ("pad-mask", "spawn"),
+    ],
+)
+def test_batches_that_went_through_the_ring_equal_those_read_here(
+    dataset: kd.XyDataset, form: str, context: str
+) -> None:
+    here = list(dataset.as_dataloader(batch_size=128, collate=form))
+    there = dataset.as_dataloader(batch_size=128, collate=form, num_workers=1, multiprocessing_context=context)
+    kept = list(there)  # every batch is kept while its slot is used again
+    assert isinstance(there.collate_fn, ring.RingCollate)
+    assert len(kept) == len(here)
+    for (a, y), (b, z) in zip(here, kept, strict=True):
+        assert torch.equal(y, z)
+        parts = [(a, b)] if isinstance(a, torch.Tensor) else zip(a, b, strict=True)
+        for one, other in parts:
+            assert one.dtype == other.dtype
+            pairs = zip(one.unbind(), other.unbind(), strict=True) if one.is_nested else [(one, other)]
+            assert all(torch.equal(p, q) for p, q in pairs)
+            assert not other.is_shared() or one.is_nested
+
+
+def test_a_batch_too_large_for_its_slot_goes_as_torch_sends_it(
+    dataset: kd.XyDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kinoml_data.loading.loader.SLOT_BYTES", 4096)
+    loader = dataset.as_dataloader(batch_size=100, num_workers=1, multiprocessing_context="fork")
+    assert rows_of(loader) == list(range(500))
+
+
+def test_a_full_ring_is_no_obstacle() -> None:
+    small = ring.Ring(1, 4096, multiprocessing.get_context("fork"))
+    first = small.put([memoryview(b"abc"), memoryview(b"")])
+    assert first is not None
+    assert small.put([memoryview(b"x")]) is None
+    assert [bytes(part) for part in small.take(*first)] == [b"abc", b""]
+    assert small.put([memoryview(bytes(4097))]) is None
+    assert small.put([memoryview(b"x")]) is not None
+
+
+def shared_memory_of(processes: set[str]) -> list[str]:
+    """The files of these processes: torch names its files after them, and other programs use the folder as well."""
+    return [path.name for path in Path("/dev/shm").iterdir() if processes & {*path.name.split("_")}]
+
+
+def test_no_descriptor_and_no_shared_memory_is_left(dataset: kd.XyDataset) -> None:
+    processes = {str(os.getpid())}
+
+    def open_descriptors_after_an_epoch() -> int:
+        loader = dataset.as_dataloader(batch_size=64, num_workers=1, multiprocessing_context="fork")
+        for _ in loader:
+            processes.update(str(child.pid) for child in multiprocessing.active_children())
+        del loader
+        gc.collect()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = open_descriptors_after_an_epoch()
+    assert max(open_descriptors_after_an_epoch() for _ in range(5)) <= before
+    assert len(processes) > 1
+    assert shared_memory_of(processes) == []
+
+
+CHILD = """
+import resource, sys
+import kinoml_data as kd
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+if __name__ == "__main__":
+    ds = kd.load_dataset(sys.argv[1]).select([i % 500 for i in range(8192)])
+    rows = 0
+    for X, y in ds.as_dataloader(batch_size=1024, num_workers=4, multiprocessing_context="fork"):
+        rows += len(X)
+    print(rows)
+"""
+
+
+def test_large_ragged_batches_from_workers_need_few_descriptors(dataset: kd.XyDataset, tmp_path: Path) -> None:
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 256
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "a.npz"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.strip() == "8192", done.stderr
+
+
+def test_a_killed_parent_leaves_no_shared_memory(dataset: kd.XyDataset, tmp_path: Path) -> None:
+    script = tmp_path / "child.py"
+    script.write_text(
+        "import os, signal, sys\nimport kinoml_data as kd\n"
+        "loader = kd.load_dataset(sys.argv[1]).as_dataloader(\n"
+        "    batch_size=64, num_workers=1, multiprocessing_context='fork')\n"
+        "batches = iter(loader); next(batches)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    child = subprocess.Popen([sys.executable, script, tmp_path / "a.npz"], stderr=subprocess.DEVNULL)
+    assert child.wait(timeout=120) == -9
+    assert shared_memory_of({str(child.pid)}) == []

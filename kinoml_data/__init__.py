@@ -23,63 +23,32 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Each public name and the module that defines it, imported on first use: `kinoml-data --help` needs no torch.
-_MODULES = {
-    "AnyBackend": "contracts.backend",
-    "Array": "spec.array",
-    "ArrayStorage": "layouts.flat_arrays",
-    "Backend": "contracts.backend",
-    "BatchForm": "contracts.batch_form",
-    "Columns": "columns",
-    "CompleteSpec": "spec.dataset_spec",
-    "DataPath": "contracts.backend",
-    "DatasetSpec": "spec.dataset_spec",
-    "Featurizer": "contracts.featurizer",
-    "ObservationModel": "contracts.observation_model",
-    "Packed": "dataset.forms",
-    "PadMask": "dataset.forms",
-    "Ragged": "columns",
-    "Storage": "contracts.backend",
-    "XyDataset": "dataset.dataset",
-    "convert": "conversion",
-    "from_arrays": "factory",
-    "hookimpl": "contracts.hookspecs",
-    "infer_spec": "factory",
-    "list_backends": "registry",
-    "load_dataset": "factory",
-    "load_datasets": "several",
-    "save_dataset": "conversion",
+# The public names of each module, imported on first use: `kinoml-data --help` needs no torch.
+_NAMES = {
+    "columns": ("Columns", "Ragged"),
+    "contracts.backend": ("AnyBackend", "Backend", "DataPath", "Storage"),
+    "contracts.batch_form": ("BatchForm",),
+    "contracts.featurizer": ("Featurizer",),
+    "contracts.hookspecs": ("hookimpl",),
+    "contracts.observation_model": ("ObservationModel",),
+    "conversion": ("convert", "save_dataset"),
+    "dataset.dataset": ("XyDataset",),
+    "dataset.forms": ("Packed", "PadMask"),
+    "factory": ("from_arrays", "infer_spec", "load_dataset"),
+    "layouts.flat_arrays": ("ArrayStorage",),
+    "registry": ("list_backends",),
+    "several": ("load_datasets",),
+    "spec.array": ("Array",),
+    "spec.dataset_spec": ("CompleteSpec", "DatasetSpec"),
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 _PUBLIC_MODULES = ("errors", "torch_datasets")
 
-__all__ = [
-    "AnyBackend",
-    "Array",
-    "ArrayStorage",
-    "Backend",
-    "BatchForm",
-    "Columns",
-    "CompleteSpec",
-    "DataPath",
-    "DatasetSpec",
-    "Featurizer",
-    "ObservationModel",
-    "Packed",
-    "PadMask",
-    "Ragged",
-    "Storage",
-    "XyDataset",
-    "convert",
-    "errors",
-    "from_arrays",
-    "hookimpl",
-    "infer_spec",
-    "list_backends",
-    "load_dataset",
-    "load_datasets",
-    "save_dataset",
-    "torch_datasets",
-]
+__all__ = ["convert", "from_arrays", "infer_spec", "list_backends", "load_dataset", "load_datasets", "save_dataset"]
+__all__ += ["Array", "CompleteSpec", "DatasetSpec", "XyDataset"]
+__all__ += ["ArrayStorage", "Columns", "Packed", "PadMask", "Ragged"]
+__all__ += ["AnyBackend", "Backend", "BatchForm", "DataPath", "Featurizer", "ObservationModel", "Storage", "hookimpl"]
+__all__ += ["errors", "torch_datasets"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,13 +22,7 @@ from kinoml_data.contracts.observation_model import ObservationModel
 from kinoml_data.files import PositionedFile, replacing
 
 # Flat arrays with a checksum for each row, for backends over containers of arrays, such as HDF5 and Zarr.
-from kinoml_data.layouts.checked_arrays import (
-    CheckedArrayStorage,
-    check_names,
-    own_arrays,
-    rows_of,
-    write_rows,
-)
+from kinoml_data.layouts.checked_arrays import CheckedArrayStorage, check_names, own_arrays, rows_of, write_rows
 
 # Flat arrays: values end to end plus shapes. The constants are the suffixes of the arrays' names, and the spec's name.
 from kinoml_data.layouts.flat_arrays import (
@@ -72,52 +66,15 @@ _LAZY = {
     "select_columns": "layouts.arrow",
 }
 
-__all__ = [
-    "CRC",
-    "DTYPES",
-    "INDEX",
-    "SHAPES",
-    "SPEC_KEY",
-    "STRING",
-    "UTF8",
-    "VALUES",
-    "AnyBackend",
-    "Array",
-    "ArrayStorage",
-    "ArrowLayout",
-    "Backend",
-    "BatchForm",
-    "CheckedArrayStorage",
-    "Collater",
-    "Column",
-    "Columns",
-    "CompleteSpec",
-    "DataPath",
-    "DatasetSpec",
-    "Featurizer",
-    "Model",
-    "ObservationModel",
-    "Packed",
-    "PadMask",
-    "PositionedFile",
-    "Ragged",
-    "Storage",
-    "XyDataset",
-    "arrow_array",
-    "arrow_column",
-    "check_names",
-    "flat_arrays",
-    "gather",
-    "hookimpl",
-    "mismatch",
-    "normalize_index",
-    "own_arrays",
-    "replacing",
-    "rows_of",
-    "select_columns",
-    "to_native_order",
-    "write_rows",
-]
+__all__ = ["Column", "Columns", "Ragged", "gather"]
+__all__ += ["AnyBackend", "Backend", "BatchForm", "DataPath", "Featurizer", "ObservationModel", "Storage", "hookimpl"]
+__all__ += ["PositionedFile", "replacing"]
+__all__ += ["CheckedArrayStorage", "check_names", "own_arrays", "rows_of", "write_rows"]
+__all__ += ["CRC", "INDEX", "SHAPES", "SPEC_KEY", "UTF8", "VALUES"]
+__all__ += ["ArrayStorage", "flat_arrays", "mismatch", "to_native_order"]
+__all__ += ["DTYPES", "STRING", "Array", "CompleteSpec", "DatasetSpec", "Model"]
+__all__ += ["Collater", "Packed", "PadMask", "XyDataset", "normalize_index"]
+__all__ += ["ArrowLayout", "arrow_array", "arrow_column", "select_columns"]
 
 
 def __getattr__(name: str) -> Any:

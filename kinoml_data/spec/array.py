@@ -6,13 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    field_serializer,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, field_serializer, field_validator, model_validator
 
 from kinoml_data.columns import Column, Ragged
 from kinoml_data.errors import unknown

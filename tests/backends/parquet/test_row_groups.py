@@ -50,7 +50,7 @@ def by_group(path: Path, budget: int = 0) -> kd.XyDataset:
 
 
 @pytest.mark.parametrize("budget", [0, 1000])
-def test_rows_are_those_of_the_whole_file(path: Path, budget: int) -> None:
+def test_rows_read_by_group_are_those_of_the_whole_file(path: Path, budget: int) -> None:
     whole, groups = kd.load_dataset(path), by_group(path, budget)
     assert isinstance(groups._session.binding.storage, RowGroups)
     assert groups.spec.columns == whole.spec.columns
@@ -80,7 +80,7 @@ def test_row_groups_are_decoded_again_if_they_exceed_the_budget(path: Path, monk
         assert decoded == expected
 
 
-def test_workers_and_copies_read_the_same(path: Path) -> None:
+def test_workers_and_unpickled_datasets_read_the_same_rows_by_group(path: Path) -> None:
     whole, groups = kd.load_dataset(path), by_group(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

@@ -1,0 +1,264 @@
+"""Parquet files of KinoML and of other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kinoml_data.backends.parquet.backend import ParquetAwkward
+from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError
+from kinoml_data.spec.array import Array
+from tests.backends.parquet.tables import NUMBERS, assert_rows, content, ragged, random_values, read_all
+
+
+def kinoml(path: Path, *columns: Any) -> Path:
+    """Write a file as KinoML does."""
+    ak.to_parquet(ak.zip([ak.Array(column) for column in columns], depth_limit=1), path)
+    return path
+
+
+def nested(rows: list[np.ndarray]) -> Any:
+    """An awkward array of these rows that keeps their dtype, which `ak.Array` of a list does not."""
+    if rows[0].ndim == 0:
+        return ak.Array(np.array(rows))
+    inner = ak.Array(np.concatenate([row.reshape(-1) for row in rows]))
+    for axis in reversed(range(1, rows[0].ndim)):
+        inner = ak.unflatten(
+            inner, np.concatenate([np.full(int(np.prod(r.shape[:axis])), r.shape[axis]) for r in rows])
+        )
+    return ak.unflatten(inner, np.array([len(row) for row in rows]))
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        ([(5,), (5,), (5,)], (5,)),
+        ([(5,), (0,), (2,)], (None,)),
+        ([(53, 3), (53, 7), (53, 1)], (53, None)),
+        ([(4, 33), (1, 33), (9, 33)], (None, 33)),
+        ([(3, 3), (5, 5), (1, 1)], (None, None)),
+        ([(2, 3, 4), (2, 3, 4)], (2, 3, 4)),
+        ([(2, 3, 4), (2, 1, 4)], (2, None, 4)),
+        ([(2, 4), (2, 0), (2, 1)], (2, None)),
+    ],
+)
+def test_a_kinoml_column_comes_back_bit_for_bit(
+    tmp_path: Path, dtype: str, shapes: list[tuple[int, ...]], expected: tuple[int | None, ...]
+) -> None:
+    rng = np.random.default_rng(7)
+    column = ragged(dtype, shapes, rng)
+    rows = [column[i] for i in range(len(shapes))]
+    y = rng.normal(size=len(shapes))
+    path = kinoml(tmp_path / "k.parquet", nested(rows), y)
+
+    storage = ParquetAwkward(path=path).open(None)
+
+    assert dict(storage.columns) == {"0": Array(dtype, expected), "1": Array("float64")}
+    found = storage.read(np.arange(len(rows)), ["0", "1"])
+    assert_rows(found["0"], rows)
+    assert content(found["1"]) == content(y)
+
+
+def test_several_x_of_a_kinoml_file_keep_their_names_and_their_order(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    edges = [rng.integers(0, 9, (2, n)) for n in (4, 0, 3)]
+    atoms = [rng.normal(size=(n, 33)) for n in (3, 1, 2)]
+    y = np.array([6.5, 7.0, 5.25])
+    path = kinoml(tmp_path / "k.parquet", edges, atoms, y)
+
+    found = read_all(path)
+
+    assert list(found) == ["0", "1", "2"]
+    assert_rows(found["0"], edges)
+    assert_rows(found["1"], atoms)
+    assert found["2"].tobytes() == y.tobytes()
+
+
+def test_rows_that_repeat_come_in_the_order_asked_for_and_are_writable(tmp_path: Path) -> None:
+    rows = [np.arange(n, dtype=np.int64) for n in (3, 0, 5)]
+    storage = ParquetAwkward(path=kinoml(tmp_path / "k.parquet", nested(rows), np.arange(3.0))).open(None)
+
+    found = storage.read(np.array([2, 0, 2, 1]), ["0"])["0"]
+
+    assert_rows(found, [rows[2], rows[0], rows[2], rows[1]])
+    assert found.values.flags.writeable
+
+
+def test_a_row_that_does_not_show_an_axis_has_the_length_the_others_agree_on(tmp_path: Path) -> None:
+    rows = [[[1.0, 2.0]], [], [[3.0, 4.0], [5.0, 6.0]]]
+    found = read_all(kinoml(tmp_path / "k.parquet", rows, [1.0, 2.0, 3.0]))["0"]
+    assert found.shapes.tolist() == [[1, 2], [0, 2], [2, 2]]
+
+
+def test_a_row_that_does_not_show_a_ragged_axis_has_length_0_there(tmp_path: Path) -> None:
+    rows = [[[1.0, 2.0]], [], [[3.0]]]
+    found = read_all(kinoml(tmp_path / "k.parquet", rows, [1.0, 2.0, 3.0]))["0"]
+    assert found.shapes.tolist() == [[1, 2], [0, 0], [1, 1]]
+
+
+def test_an_axis_that_no_row_shows_has_length_0_or_what_the_spec_says(tmp_path: Path) -> None:
+    table = pa.table({"X": pa.array([[], []], pa.list_(pa.list_(pa.float32()))), "y": [1.0, 2.0]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    backend = ParquetAwkward(path=tmp_path / "t.parquet")
+
+    assert backend.open(None).columns["X"] == Array("float32", (0, 0))
+    assert backend.open({"X": Array("float32", ("*", 33))}).columns["X"] == Array("float32", (0, 33))
+
+
+def test_a_type_that_no_row_shows_is_asked_for_and_taken_from_the_spec(tmp_path: Path) -> None:
+    path = kinoml(tmp_path / "k.parquet", [np.zeros((0, 3)), np.zeros((0, 3))], [1.0, 2.0])
+
+    with pytest.raises(SpecError, match=r"column '0': no row shows its type.*`columns`"):
+        ParquetAwkward(path=path).open(None)
+
+    for wrong in (Array("str"), Array("float32")):
+        with pytest.raises(SpecError, match="no row shows its type"):
+            ParquetAwkward(path=path).open({"0": wrong})
+
+    found = read_all(path, {"0": Array("int16", ("*", 3)), "1": Array("float64")})
+    assert_rows(found["0"], [np.zeros((0, 3), "i2")] * 2)
+
+
+def test_packed_bits_that_no_row_shows_have_their_packed_length(tmp_path: Path) -> None:
+    path = kinoml(tmp_path / "k.parquet", [[], []], [1.0, 2.0])
+    storage = ParquetAwkward(path=path).open({"0": Array("float32", ("*", 12), packbits=True)})
+    assert storage.columns["0"] == Array("uint8", (0, 2))
+
+
+def test_a_kinoml_file_of_no_rows_keeps_its_types(tmp_path: Path) -> None:
+    schema = pa.schema({"0": pa.large_list(pa.list_(pa.float32())), "1": pa.float64()})
+    pq.write_table(schema.empty_table(), tmp_path / "k.parquet")
+    backend = ParquetAwkward(path=tmp_path / "k.parquet")
+
+    assert dict(backend.open(None).columns) == {"0": Array("float32", ("*", "*")), "1": Array("float64")}
+    asked = {"0": Array("float32", (53, 4)), "1": Array("float64")}
+    assert dict(backend.open(asked).columns) == asked
+
+
+def test_rows_that_are_not_rectangular_are_named(tmp_path: Path) -> None:
+    path = kinoml(tmp_path / "k.parquet", [[[1], [2]], [[3, 4], [5]]], [1.0, 2.0])
+    with pytest.raises(CorruptStoreError, match=r"k\.parquet: column '0', row 1: its lists on axis 1 differ"):
+        ParquetAwkward(path=path).open(None)
+
+
+def test_rows_that_are_not_rectangular_deep_inside_are_named(tmp_path: Path) -> None:
+    rows = [[[[1], [2]], [[3], [4]]], [[[1, 1]], [[2]]]]
+    path = kinoml(tmp_path / "k.parquet", rows, [1.0, 2.0])
+    with pytest.raises(CorruptStoreError, match="row 1: its lists on axis 2 differ"):
+        ParquetAwkward(path=path).open(None)
+
+
+def test_a_table_of_numbers_bools_and_strings_is_read(tmp_path: Path) -> None:
+    smiles = ["CCO", "", "N#N", "\N{GRINNING FACE}é"]
+    table = pa.table(
+        {
+            "smiles": pa.array(smiles),
+            "kinase": pa.array(["EGFR", "ABL1", "EGFR", "EGFR"]).dictionary_encode(),
+            "active": [True, False, True, True],
+            "fp": pa.array([[1, 0], [0, 1], [1, 1], [0, 0]], pa.list_(pa.uint8(), 2)),
+            "pIC50": pa.array([1.5, 2.5, 3.5, -0.0], pa.float32()),
+        }
+    )
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=3)
+
+    found = read_all(tmp_path / "t.parquet")
+
+    assert found["smiles"].strings() == smiles
+    assert found["kinase"].strings() == ["EGFR", "ABL1", "EGFR", "EGFR"]
+    assert content(found["active"]) == content(np.array([True, False, True, True]))
+    assert content(found["fp"]) == content(np.array([[1, 0], [0, 1], [1, 1], [0, 0]], "u1"))
+    assert content(found["pIC50"]) == content(np.array([1.5, 2.5, 3.5, -0.0], "f4"))
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize("row_group_size", [3, 1000])
+def test_a_plain_column_of_every_dtype_comes_back_bit_for_bit(tmp_path: Path, dtype: str, row_group_size: int) -> None:
+    values = random_values(dtype, 20, np.random.default_rng(3))
+    pq.write_table(pa.table({"x": values}), tmp_path / "t.parquet", row_group_size=row_group_size)
+    assert content(read_all(tmp_path / "t.parquet")["x"]) == content(values)
+
+
+def test_columns_whose_names_have_dots_are_not_mixed_up(tmp_path: Path) -> None:
+    table = pa.table({"a": [1, 2], "a.b": [3, 4], "c": pa.array([{"d": 1}, {"d": 2}]), "c.d": [5, 6]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    found = read_all(tmp_path / "t.parquet", {name: Array("int64") for name in ("a", "a.b", "c.d")})
+    assert {name: column.tolist() for name, column in found.items()} == {"a": [1, 2], "a.b": [3, 4], "c.d": [5, 6]}
+
+
+def test_only_the_columns_asked_for_are_decoded(tmp_path: Path) -> None:
+    table = pa.table({"x": [1.0, 2.0], "when": pa.array([1, 2], pa.timestamp("s")), "holes": [1, None]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert list(read_all(tmp_path / "t.parquet", {"x": Array("float64"), "no such": Array()})) == ["x"]
+    with pytest.raises(SpecError, match="unknown stored column 'y'; known: x, when, holes"):
+        read_all(tmp_path / "t.parquet", {"y": Array()})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([1, 2], pa.decimal128(5, 2)),
+        pa.array([1, 2], pa.timestamp("us")),
+        pa.array([1, 2], pa.duration("s")),
+        pa.array([[1], [2]], pa.list_(pa.duration("s"))),
+        pa.array([b"a", b"b"]),
+        pa.array([["a"], ["b"]]),
+        pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int64())),
+        pa.array([{"a": 1, "b": 2}, {"a": 3, "b": 4}]),
+        pa.array([[{"a": 1}], [{"a": 3}]]),
+    ],
+    ids=lambda values: str(values.type),
+)
+def test_a_type_that_is_no_tensor_is_refused_by_name(tmp_path: Path, values: Any) -> None:
+    pq.write_table(pa.table({"x": [1.0, 2.0], "odd": values}), tmp_path / "t.parquet")
+    with pytest.raises(UnsupportedStoreError, match=r"column 'odd' has the type .*`columns`"):
+        ParquetAwkward(path=tmp_path / "t.parquet").open(None)
+    assert len(ParquetAwkward(path=tmp_path / "t.parquet").open({"x": Array("float64")})) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "row"),
+    [
+        (pa.array([1.0, float("nan"), 2.0, None]), 3),
+        (pa.array(["a", None, "b", "c"]), 1),
+        (pa.array([[1], [2, 2], None, [3]]), 2),
+        (pa.array([[1], [], [2, None], [3]]), 2),
+        (pa.array([[[1]], [], [[2]], [None]], pa.list_(pa.list_(pa.int64()))), 3),
+        (pa.array([[[1]], [[2], [None]], [[2]], []]), 1),
+        (pa.nulls(4), 0),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("row_group_size", [2, 4])
+def test_a_null_anywhere_is_named_with_its_row(tmp_path: Path, values: Any, row: int, row_group_size: int) -> None:
+    pq.write_table(pa.table({"x": values}), tmp_path / "t.parquet", row_group_size=row_group_size)
+    with pytest.raises(CorruptStoreError, match=rf"t\.parquet: column 'x', row {row}: a value is missing"):
+        ParquetAwkward(path=tmp_path / "t.parquet").open(None)
+
+
+def test_a_missing_record_is_a_missing_value(tmp_path: Path) -> None:
+    records = pa.array([{"a": 1.0, "b": 2}, None])
+    pq.write_table(pa.table({"": records}), tmp_path / "t.parquet")
+    with pytest.raises(CorruptStoreError, match="column 'a', row 1: a value is missing"):
+        ParquetAwkward(path=tmp_path / "t.parquet").open(None)
+
+
+def test_an_index_that_pandas_wrote_is_read_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    pd.DataFrame({"x": [1.0, 2.0, 3.0]}, index=[4, 0, 7]).to_parquet(tmp_path / "t.parquet")
+    assert list(read_all(tmp_path / "t.parquet")) == ["x"]
+    asked = read_all(tmp_path / "t.parquet", {"__index_level_0__": Array("int64")})
+    assert asked["__index_level_0__"].tolist() == [4, 0, 7]
+
+
+@pytest.mark.parametrize("name", ["x.values", "x.shapes", "idx.index", "_spec"])
+def test_a_column_named_as_a_part_of_the_layout_is_refused(tmp_path: Path, name: str) -> None:
+    pq.write_table(pa.table({name: [1, 2]}), tmp_path / "t.parquet")
+    with pytest.raises(UnsupportedStoreError, match="rename"):
+        ParquetAwkward(path=tmp_path / "t.parquet").open(None)

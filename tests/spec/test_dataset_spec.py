@@ -4,7 +4,6 @@ import copy
 import json
 import pickle
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -16,51 +15,8 @@ import kinoml_data as kd
 from kinoml_data import Array, DatasetSpec
 from kinoml_data.errors import KinomlDataError, SpecError, StoreNotFoundError
 from kinoml_data.layouts.checksums import row_checksums
-from kinoml_data.spec.array import DTYPES
-from kinoml_data.spec.parts import BackendRef, CollateForm, FileSplit, NamedRef, RangeSplit, RatioSplits, RowsSplit
-
-SUFFIXES = (".yaml", ".json", ".toml")
-DTYPE_NAMES = [
-    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-    *("float16", "float32", "float64", "complex64", "complex128", "str"),
-]
-FULL = {
-    "format": 1,
-    "name": "egfr",
-    "columns": {
-        "edge_index": {"dtype": "int64", "shape": [2, "*"], "stored_as": "X0"},
-        "atoms": {"dtype": "float32", "shape": ["*", 33], "stored_as": "X1", "cast": "same_kind"},
-        "fp": {"dtype": "bool", "shape": [1024], "packbits": True},
-        "pIC50": {"dtype": "float32"},
-        "id": {"dtype": "str"},
-    },
-    "X": ["edge_index", "atoms", "fp"],
-    "y": "pIC50",
-    "meta": ["id"],
-    "storage": {"backend": "npz-lazy", "path": "egfr.npz", "verify": "always"},
-    "splits": {
-        "train": "idx_train",
-        "val": {"range": [0, 5]},
-        "test": {"rows": [7, 6]},
-        "extra": {"file": "rows.npy"},
-    },
-    "observation_model": {"name": "pIC50", "substrate_conc": 1e-6},
-    "collate": {"edge_index": "list", "atoms": {"form": "pad", "value": 0}},
-}
-SMALL = {"columns": {"a": {"dtype": "float32"}}, "X": "a", "storage": {"backend": "in-memory"}}
-
-
-def spec(**changes):
-    return DatasetSpec.parse(SMALL | changes)
-
-
-def refused(mapping):
-    with pytest.raises(SpecError) as caught:
-        DatasetSpec.parse(mapping)
-    text = str(caught.value)
-    assert text.isprintable()
-    return text
-
+from kinoml_data.spec.parts import CollateForm, FileSplit, NamedRef, RangeSplit, RowsSplit
+from tests.spec.specs import DTYPE_NAMES, FULL, SMALL, SUFFIXES, refused, spec
 
 # -- fields
 
@@ -99,19 +55,6 @@ def test_only_the_storage_is_required():
     assert found.to_mapping() == {"format": 1, "storage": {"backend": "somebody-elses"}}
 
 
-def test_random_splits_are_read_in_the_order_written():
-    found = spec(splits={"ratios": {"train": 0.7, "val": 0.2, "test": 0.1}, "seed": 3}).splits
-    assert isinstance(found, RatioSplits) and found.seed == 3
-    assert list(found.ratios.items()) == [("train", 0.7), ("val", 0.2), ("test", 0.1)]
-    assert spec(splits={"ratios": {"all": 1}}).splits.seed == 0
-
-
-@pytest.mark.parametrize("name", ["ratios", "range", "rows", "file", "path", "named", "seed", "X", "0", "fold 1"])
-def test_a_split_may_have_any_name(name):
-    assert spec(splits={"a": "x"} | {name: "idx"} if name != "ratios" else {"a": "x"}).splits["a"] == "x"
-    assert spec(splits={name: {"rows": [1]}} if name != "ratios" else {}).splits is not None
-
-
 def test_empty_splits_are_not_the_same_as_none():
     # {} says that there are none; left out, they are taken from the store.
     assert spec(splits={}) != spec()
@@ -123,122 +66,6 @@ def test_y_and_X_may_be_one_name_or_several():
     one = spec(columns=columns, X="a", y=["b", "c"])
     assert one.X == "a" and one.y == ("b", "c")
     assert spec(columns=columns, X=["a"]).X == ("a",)
-
-
-@pytest.mark.parametrize("form", ["list", "pad", "pad-mask", "packed", "nested", {"a": "pad"}, {"a": {"form": "pad"}}])
-def test_collate_is_a_form_or_forms_by_column(form):
-    assert spec(collate=form).to_mapping()["collate"] == form
-
-
-@pytest.mark.parametrize("value", [0, -1, 0.5, 1e-3, 2**63, None])
-def test_a_padding_value_keeps_its_type(value):
-    found = spec(collate={"a": {"form": "pad", "value": value}}).collate["a"].value
-    assert found == value and type(found) is type(value)
-
-
-# -- Array
-
-
-@pytest.mark.parametrize("name", DTYPE_NAMES)
-def test_every_dtype_has_its_numpy_name(name):
-    assert Array(name).dtype == name
-    assert spec(columns={"a": {}, "b": {"dtype": name}}).columns["b"].dtype == name
-    assert Array(name).numpy == (np.uint8 if name == "str" else np.dtype(name))
-
-
-def test_no_dtype_was_forgotten():
-    assert set(DTYPES) == set(DTYPE_NAMES)
-
-
-@pytest.mark.parametrize(
-    ("given_dtype", "name"),
-    [
-        (np.float32, "float32"),
-        (np.dtype("f2"), "float16"),
-        (np.dtype(">i8"), "int64"),
-        (float, "float64"),
-        (int, "int64"),
-        (bool, "bool"),
-        (complex, "complex128"),
-        (str, "str"),
-        (np.bool_, "bool"),
-    ],
-)
-def test_in_python_a_dtype_may_be_numpys_or_pythons_type(given_dtype, name):
-    assert Array(given_dtype) == Array(name)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        *("float", "f4", "FLOAT32", "float128", "object", "O", "S5", "datetime64", "void", "", " float32"),
-        *(None, 5, True, 1.5, [], ["float32"], {"name": "float32"}, object, np.dtype("M8[s]"), np.longdouble, "\n"),
-    ],
-    ids=repr,
-)
-def test_another_dtype_is_refused(value):
-    with pytest.raises(ValueError, match="dtype"):
-        Array(value)
-    if value is None or isinstance(value, (str, bool, int, float, list, dict)):
-        assert refused(SMALL | {"columns": {"a": {"dtype": value}}}).startswith("columns.a.dtype: unknown dtype")
-
-
-def test_a_ragged_axis_is_None_a_star_or_null(tmp_path):
-    assert Array("float32", (53, None)) == Array("float32", (53, "*")) == Array("float32", [53, "*"])
-    (tmp_path / "a.yaml").write_text("columns: {a: {shape: [53, null]}}\nX: a\nstorage: {backend: x}\n")
-    (tmp_path / "b.yaml").write_text("columns: {a: {shape: [53, ~]}}\nX: a\nstorage: {backend: x}\n")
-    (tmp_path / "c.yaml").write_text("columns: {a: {shape: [53, '*']}}\nX: a\nstorage: {backend: x}\n")
-    (tmp_path / "d.json").write_text('{"columns": {"a": {"shape": [53, null]}}, "X": "a", "storage": {"backend": "x"}}')
-    (tmp_path / "e.toml").write_text('X = "a"\n[columns.a]\nshape = [53, "*"]\n[storage]\nbackend = "x"')
-    found = [DatasetSpec.from_file(path) for path in sorted(tmp_path.iterdir())]
-    assert len(set(found)) == 1 and found[0].columns["a"].shape == (53, None)
-    for suffix in SUFFIXES:
-        found[0].to_file(tmp_path / f"out{suffix}")
-        assert '"*"' in (tmp_path / f"out{suffix}").read_text()
-
-
-@pytest.mark.parametrize(
-    ("shape", "ragged"), [((), False), ((3,), False), ((0,), False), ((None,), True), ((2, None), True)]
-)
-def test_a_column_is_ragged_where_an_axis_is(shape, ragged):
-    assert Array("int8", shape).ragged is ragged
-    assert Array("int8", shape).shape == shape
-
-
-def test_the_axes_may_be_numpys_ints():
-    assert Array("int8", (np.int64(3), None)) == Array("int8", (3, None))
-    assert type(Array("int8", (np.int64(3),)).shape[0]) is int
-
-
-def test_the_default_array_is_one_float32_per_row():
-    assert Array() == Array("float32", ()) == Array(dtype="float32", shape=())
-    assert (Array().stored_as, Array().cast, Array().packbits) == (None, "safe", False)
-
-
-@pytest.mark.parametrize(
-    ("said", "expected"),
-    [
-        ({"shape": [-1]}, "cannot be negative"),
-        ({"shape": [3.0]}, "columns.a.shape.0: Input should be a valid integer"),
-        ({"shape": [True]}, "columns.a.shape.0"),
-        ({"shape": ["3"]}, "columns.a.shape.0"),
-        ({"shape": ["**"]}, "columns.a.shape.0"),
-        ({"shape": [[3]]}, "columns.a.shape.0"),
-        ({"shape": 3}, "columns.a.shape"),
-        ({"shape": "*"}, "columns.a.shape"),
-        ({"shape": None}, "columns.a.shape"),
-        ({"shape": {"0": 3}}, "columns.a.shape"),
-        ({"dtype": "str", "shape": [3]}, "strings cannot have axes"),
-        ({"packbits": True}, "packbits needs a last axis of fixed length"),
-        ({"packbits": True, "shape": [3, "*"]}, "packbits needs a last axis of fixed length"),
-        ({"packbits": 1, "shape": [3]}, "columns.a.packbits: Input should be a valid boolean"),
-        ({"packbits": "true", "shape": [3]}, "columns.a.packbits"),
-        ({"cast": "unsafe"}, "columns.a.cast: Input should be 'safe' or 'same_kind'"),
-        ({"stored_as": 3}, "columns.a.stored_as"),
-    ],
-)
-def test_a_wrong_column_is_refused_with_its_path(said, expected):
-    assert expected in refused(SMALL | {"columns": {"a": said}})
 
 
 # -- frozen
@@ -288,21 +115,7 @@ def test_no_mapping_inside_a_spec_can_be_changed(part, change):
     assert found.to_mapping() == before
 
 
-def test_no_ratio_and_no_column_of_a_spec_can_be_changed():
-    found = spec(splits={"ratios": {"a": 1.0}})
-    with pytest.raises(TypeError):
-        found.splits.ratios["a"] = 0.5
-    with pytest.raises(ValidationError):
-        found.columns["a"].dtype = "int8"
-
-
-def test_the_options_it_gives_out_are_a_copy():
-    found = spec()
-    found.storage.options["path"] = "other"
-    assert found.storage.options == {}
-
-
-def test_the_mapping_it_was_made_from_may_change_afterwards():
+def test_a_mapping_may_change_after_a_spec_was_made_from_it():
     mapping = json.loads(json.dumps(FULL))
     found = DatasetSpec.parse(mapping)
     before = found.to_mapping()
@@ -310,72 +123,6 @@ def test_the_mapping_it_was_made_from_may_change_afterwards():
     mapping["storage"]["path"] = "other"
     found.to_mapping()["columns"].clear()
     assert found.to_mapping() == before
-
-
-# -- unknown keys
-
-
-@pytest.mark.parametrize(
-    ("mapping", "expected"),
-    [
-        (SMALL | {"colums": {}}, "colums: unknown key 'colums'; did you mean 'columns'?"),
-        (SMALL | {"split": {}}, "split: unknown key 'split'; did you mean 'splits'?"),
-        (SMALL | {"observation-model": "pKd"}, "did you mean 'observation_model'?"),
-        (SMALL | {"storge": {}}, "did you mean 'storage'?"),
-        (SMALL | {"x": "a"}, "x: unknown key 'x'; known: format, name, columns"),
-        (SMALL | {"self": 1}, "self: unknown key 'self'"),
-        (SMALL | {"zzz": 1}, "known: format, name, columns, X, y, meta, storage, splits, observation_model, collate"),
-        (SMALL | {"columns": {"a": {"dtpye": "int8"}}}, "columns.a.dtpye: unknown key 'dtpye'; did you mean 'dtype'?"),
-        (SMALL | {"columns": {"a": {"self": 1}}}, "columns.a.self: unknown key 'self'"),
-        (SMALL | {"splits": {"t": {"range": [0, 1], "x": 1}}}, "splits.t.x: unknown key 'x'"),
-        (SMALL | {"splits": {"ratios": {"a": 1.0}, "sed": 1}}, "splits.sed: unknown key 'sed'"),
-        (SMALL | {"collate": {"a": {"form": "pad", "vlue": 1}}}, "collate.a.vlue: unknown key 'vlue'"),
-    ],
-)
-def test_an_unknown_key_is_refused_with_its_path_and_a_suggestion(mapping, expected):
-    assert expected in refused(mapping)
-
-
-def test_a_key_in_the_way_of_python_is_just_an_unknown_key():
-    for key in ("self", "cls", "data", "__init__", "model_config", "_base", "_root", "_objects"):
-        assert f"unknown key {key!r}" in refused(SMALL | {key: 1})
-
-
-def test_all_problems_are_listed_at_once_each_with_its_path():
-    said = refused(
-        {
-            "format": 2,
-            "nme": "x",
-            "columns": {"a": {"dtype": "flaot32", "shape": [-1.5], "cst": "safe"}, "rows": {"dtype": "int"}},
-            "X": 5,
-            "y": {"a": 1},
-            "meta": "id",
-            "storage": {"path": "x"},
-            "splits": {"file": {"range": [0, "x"]}, "name": {"rows": [True]}, "two": {"rows": [0], "range": [0, 1]}},
-            "observation_model": {"substrate_conc": 1},
-            "collate": {"each": {"form": 1}, "all": {"form": "pad", "value": "0"}},
-        }
-    ).split("; ")
-    expected = [
-        "format: ",
-        "nme: unknown key 'nme'",
-        "columns.a.dtype: unknown dtype 'flaot32'",
-        "columns.a.shape.0: ",
-        "columns.a.cst: unknown key 'cst'",
-        "columns.rows.dtype: unknown dtype 'int'",
-        "X: give the name of one column",
-        "y: give the name of one column",
-        "meta: ",
-        "storage.backend: Field required",
-        "splits.file.range.1: ",
-        "splits.name.rows.0: ",
-        "splits.two: a split is ",
-        "observation_model.name: Field required",
-        "collate.each.form: ",
-        "collate.all.value: ",
-    ]
-    for text in expected:
-        assert any(line.startswith(text) for line in said), (text, said)
 
 
 def test_all_contradictions_are_listed_at_once():
@@ -422,146 +169,7 @@ def test_what_contradicts_itself_is_refused(changes, expected):
     assert expected in refused(SMALL | changes)
 
 
-# -- strictness
-
-
-@pytest.mark.parametrize(
-    ("changes", "path"),
-    [
-        ({"format": True}, "format"),
-        ({"format": 1.0}, "format"),
-        ({"format": "1"}, "format"),
-        ({"format": 0}, "format"),
-        ({"format": 2}, "format"),
-        ({"format": None}, "format"),
-        ({"name": 5}, "name"),
-        ({"name": True}, "name"),
-        ({"columns": []}, "columns"),
-        ({"columns": {"a": "float32"}}, "columns.a"),
-        ({"columns": {"a": None}}, "columns.a"),
-        ({"X": 1}, "X"),
-        ({"X": True}, "X"),
-        ({"X": ["a", 1]}, "X.1"),
-        ({"X": {"a": "a"}}, "X"),
-        ({"y": 1}, "y"),
-        ({"y": [None]}, "y.0"),
-        ({"meta": "a"}, "meta"),
-        ({"meta": [1]}, "meta.0"),
-        ({"meta": None}, "meta"),
-        ({"storage": "npz-lazy"}, "storage"),
-        ({"storage": None}, "storage"),
-        ({"storage": {}}, "storage.backend"),
-        ({"storage": {"backend": None}}, "storage.backend"),
-        ({"storage": {"backend": 5}}, "storage.backend"),
-        ({"splits": []}, "splits"),
-        ({"splits": "idx"}, "splits"),
-        ({"splits": {"a": None}}, "splits.a"),
-        ({"splits": {"a": 5}}, "splits.a"),
-        ({"splits": {"a": [0, 1]}}, "splits.a"),
-        ({"splits": {"a": {}}}, "splits.a"),
-        ({"splits": {"a": {"range": [0, 1], "rows": [1]}}}, "splits.a"),
-        ({"splits": {"a": {"range": [0]}}}, "splits.a.range.1"),
-        ({"splits": {"a": {"range": [0, 1, 2]}}}, "splits.a.range"),
-        ({"splits": {"a": {"range": [False, True]}}}, "splits.a.range.0"),
-        ({"splits": {"a": {"range": ["0", "12"]}}}, "splits.a.range.0"),
-        ({"splits": {"a": {"range": [0, 1.5]}}}, "splits.a.range.1"),
-        ({"splits": {"a": {"range": "0-5"}}}, "splits.a.range"),
-        ({"splits": {"a": {"rows": ["12"]}}}, "splits.a.rows.0"),
-        ({"splits": {"a": {"rows": [True]}}}, "splits.a.rows.0"),
-        ({"splits": {"a": {"rows": [1.0]}}}, "splits.a.rows.0"),
-        ({"splits": {"a": {"rows": [[1]]}}}, "splits.a.rows.0"),
-        ({"splits": {"a": {"rows": 3}}}, "splits.a.rows"),
-        ({"splits": {"a": {"file": 3}}}, "splits.a.file"),
-        ({"splits": {"ratios": {"a": "0.5", "b": "0.5"}}}, "splits.ratios.a"),
-        ({"splits": {"ratios": {"a": True}}}, "splits.ratios.a"),
-        ({"splits": {"ratios": {"a": -0.5, "b": 1.5}}}, "splits.ratios.a"),
-        ({"splits": {"ratios": {"a": 0.5, "b": 0.4}}}, "split ratios must sum to 1; these sum to 0.9"),
-        ({"splits": {"ratios": {}}}, "split ratios must sum to 1"),
-        ({"splits": {"ratios": [0.8, 0.2]}}, "splits.ratios"),
-        ({"splits": {"ratios": {"a": 1.0}, "seed": True}}, "splits.seed"),
-        ({"splits": {"ratios": {"a": 1.0}, "seed": "0"}}, "splits.seed"),
-        ({"splits": {"ratios": {"a": 1.0}, "seed": 1.0}}, "splits.seed"),
-        ({"splits": {"ratios": {"a": 1.0}, "seed": -1}}, "splits.seed"),
-        ({"splits": {"ratios": {"a": 1.0}, "seed": None}}, "splits.seed"),
-        ({"observation_model": 5}, "observation_model"),
-        ({"observation_model": {}}, "observation_model.name"),
-        ({"observation_model": {"name": 1}}, "observation_model.name"),
-        ({"collate": 5}, "collate"),
-        ({"collate": ["pad"]}, "collate"),
-        ({"collate": {"a": 5}}, "collate.a"),
-        ({"collate": {"a": {"value": 0}}}, "collate.a.form"),
-        ({"collate": {"a": {"form": "pad", "value": True}}}, "collate.a.value"),
-        ({"collate": {"a": {"form": "pad", "value": "0"}}}, "collate.a.value"),
-        ({"collate": {"a": {"form": "pad", "value": [0]}}}, "collate.a.value"),
-    ],
-    ids=lambda value: json.dumps(value)[:50],
-)
-def test_values_of_another_type_are_refused_instead_of_converted(changes, path):
-    assert path in refused(SMALL | changes)
-
-
-@pytest.mark.parametrize(
-    "nan", [float("nan"), float("inf"), -float("inf"), np.float32("nan"), np.float64("inf")], ids=str
-)
-@pytest.mark.parametrize(
-    "changes",
-    [
-        lambda nan: {"storage": {"backend": "x", "threshold": nan}},
-        lambda nan: {"storage": {"backend": "x", "deep": [{"a": nan}]}},
-        lambda nan: {"splits": {"ratios": {"a": nan, "b": 1.0}}},
-        lambda nan: {"observation_model": {"name": "pIC50", "substrate_conc": nan}},
-        lambda nan: {"collate": {"a": {"form": "pad", "value": nan}}},
-    ],
-)
-def test_nan_and_infinity_are_refused_everywhere(changes, nan):
-    assert "NaN or infinity" in refused(SMALL | changes(nan))
-
-
-def test_the_words_nan_and_infinity_are_just_words():
-    found = spec(name="NaNoparticles", storage={"backend": "x", "note": "to Infinity"})
-    assert found.name == "NaNoparticles" and found.storage.options == {"note": "to Infinity"}
-
-
-@pytest.mark.parametrize(
-    "value", [object(), print, np.zeros(2), Array, lambda: 0], ids=lambda value: type(value).__name__
-)
-def test_a_python_object_is_refused_and_the_way_in_named(value):
-    said = refused(SMALL | {"storage": {"backend": "x", "thing": value}})
-    assert "a spec cannot contain" in said and "load_dataset(data=, featurizer=)" in said
-
-
-def test_python_values_with_a_plain_twin_are_that_twin():
-    found = spec(
-        storage={"backend": "x", "path": Path("a/b"), "n": np.int64(3), "f": np.float32(0.5), "b": np.bool_(True)},
-        splits={"a": {"rows": [np.int64(1), np.uint8(2)]}, "b": RangeSplit(range=(3, 4))},
-        columns={"a": Array("float32")},
-    )
-    assert found == spec(
-        storage={"backend": "x", "path": "a/b", "n": 3, "f": 0.5, "b": True},
-        splits={"a": {"rows": [1, 2]}, "b": {"range": [3, 4]}},
-    )
-
-
-def test_a_nest_without_end_is_refused():
-    loop = {}
-    loop["again"] = loop
-    assert "Circular" in refused(SMALL | {"storage": {"backend": "x", "loop": loop}})
-    deep = []
-    for _ in range(2000):
-        deep = [deep]
-    refused(SMALL | {"storage": {"backend": "x", "deep": deep}})
-
-
-def test_text_that_is_no_unicode_is_refused():
-    assert "surrogates" in refused(SMALL | {"name": "\ud800"})
-
-
-@pytest.mark.parametrize("key", [0, np.int64(0), "0"])
-def test_an_int_as_a_key_is_its_text(key):
-    assert DatasetSpec.parse({"columns": {key: {}}, "X": "0", "storage": {"backend": "x"}}).columns == {"0": Array()}
-
-
-def test_in_python_the_same_is_said_with_keywords():
+def test_keywords_in_python_make_the_spec_that_a_mapping_makes():
     assert DatasetSpec(**FULL) == DatasetSpec.parse(FULL)
     with pytest.raises(SpecError, match=r"storage: Field required"):
         DatasetSpec()
@@ -571,11 +179,6 @@ def test_spec_errors_are_value_errors_of_the_library():
     for error in (KinomlDataError, ValueError, SpecError):
         with pytest.raises(error):
             DatasetSpec.parse({})
-
-
-def test_every_word_of_a_long_list_of_columns_is_not_repeated():
-    columns = {f"descriptor_{i}": {} for i in range(5000)}
-    assert len(refused({"columns": columns, "X": "??", "storage": {"backend": "x"}})) < 600
 
 
 # -- equality, hash, copies
@@ -630,7 +233,7 @@ def test_a_copy_is_equal_and_frozen_and_knows_its_folder(tmp_path, again):
             twin.columns["new"] = Array()
 
 
-def test_the_same_spec_elsewhere_leaves_the_first_where_it_was(tmp_path):
+def test_locating_a_spec_elsewhere_leaves_the_first_where_it_was(tmp_path):
     found = DatasetSpec.parse(SMALL, base=tmp_path)
     other = found.located(tmp_path / "sub", root=tmp_path)
     assert found.base == tmp_path and found.root is None
@@ -975,27 +578,6 @@ def test_a_home_or_a_variable_in_a_path_is_a_name_like_any_other(tmp_path):
             kd.load_dataset({"storage": {"backend": "npz-lazy", "path": path}}, base=tmp_path)
 
 
-def test_a_component_compares_with_its_options():
-    assert BackendRef(backend="x", a=1) == BackendRef(backend="x", a=1) != BackendRef(backend="x", a=2)
-    assert DatasetSpec.parse(SMALL).base.is_absolute()
-
-
 def test_the_name_under_which_stores_keep_their_spec_is_no_column():
     with pytest.raises(SpecError, match="_spec"):
         DatasetSpec(columns={"_spec": {}}, X="_spec", storage={"backend": "in-memory"})
-
-
-def test_ratios_in_another_order_are_another_spec():
-    a, b = (
-        DatasetSpec(X="x", columns={"x": {}}, storage={"backend": "b"}, splits={"ratios": ratios})
-        for ratios in ({"train": 0.5, "test": 0.5}, {"test": 0.5, "train": 0.5})
-    )
-    assert a != b
-    assert a == DatasetSpec.parse(a.to_mapping())
-    assert hash(a) == hash(DatasetSpec.parse(a.to_mapping()))
-
-
-def test_any_mapping_will_do_inside_a_spec():
-    storage = MappingProxyType({"backend": "npz-lazy", "path": "a.npz", "more": MappingProxyType({"a": np.int8(1)})})
-    spec = DatasetSpec(storage=storage)
-    assert spec == DatasetSpec(storage={"backend": "npz-lazy", "path": "a.npz", "more": {"a": 1}})

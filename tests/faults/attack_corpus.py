@@ -721,7 +721,7 @@ def parquet_files() -> Iterator[Attack]:
     yield Attack(
         "Parquet: a pickle", file(lambda folder: pickle.dumps(Payload(folder)), "a.parquet"), corrupt, "Parquet file"
     )
-    yield of("no bytes", corrupt, "no Parquet file", lambda: b"")
+    yield of("no bytes", corrupt, "too short for a Parquet file", lambda: b"")
     yield of("cut short", corrupt, "does not begin and end", lambda: good()[:-100])
     yield of("bytes behind", corrupt, "does not begin and end", lambda: good() + b"x")
     yield of("encrypted", unsupported, "is encrypted", lambda: good()[:-4] + b"PARE")
@@ -735,18 +735,26 @@ def parquet_files() -> Iterator[Attack]:
     yield of(
         "a footer of 100 MB",
         unsafe,
-        "at most 67108864 are read",
+        "the limit is 67108864",
         lambda: b"PAR1" + bytes(10**8) + struct.pack("<I", 10**8) + b"PAR1",
     )
     yield of("100 billion rows", unsafe, "bytes decoded", lambda: with_rows(100_003, 10**11))
     yield of("a billion rows", corrupt, "lacks rows in row group 0", lambda: with_rows(100_003, 10**9))
     yield of(
-        "only the checksums of our layout", corrupt, "not the metadata", lambda: parquet({"X": [1.0], "X.crc32": [1]})
+        "only the checksums of our layout",
+        corrupt,
+        "another program changed it",
+        lambda: parquet({"X": [1.0], "X:crc32": [1]}),
     )
     later = {b"kinoml_data.format": b"2"}
-    yield of("a layout of the future", unsupported, "layout '2'", lambda: parquet({"X": [1.0]}, later))
+    yield of("a layout of the future", unsupported, "version '2' of the layout", lambda: parquet({"X": [1.0]}, later))
     unsealed = {b"kinoml_data.format": b"1", b"kinoml_data.columns": b"{}"}
-    yield of("our layout without its digest", corrupt, "digest", lambda: parquet({"X": [1.0]}, unsealed))
+    yield of(
+        "our layout without its digest",
+        corrupt,
+        "its metadata is not what was written",
+        lambda: parquet({"X": [1.0]}, unsealed),
+    )
     spec = "columns: {Z: {}}\nX: Z\nstorage: {backend: parquet-awkward, path: a.parquet}"
 
     def without(folder: Path) -> Source:
@@ -799,7 +807,7 @@ def paths() -> Iterator[Attack]:
         return Attack(f"path: {name}", lambda _: {"storage": {"backend": "npz-lazy", "path": path}}, error, said)
 
     yield of("NUL", SpecError, "NUL", "a\0.npz")
-    yield of("empty", SpecError, "a path is not empty", "")
+    yield of("empty", SpecError, "a path must not be empty", "")
     yield of("300 characters", StoreReadError, "cannot open", "n" * 300 + ".npz")
     yield of("a name that paints", StoreNotFoundError, r"\x1b[31m", "a\x1b[31m.npz")
     yield of("two lines", StoreNotFoundError, r"a\nb", "a\nb.npz")
@@ -856,11 +864,11 @@ def configs() -> Iterator[Attack]:
     yield of("a control character", "not valid YAML", storage + "name: \x1b[31m\n")
     yield of("two documents", "not valid YAML", f"{storage}---\n{storage}")
     yield of("a directive", "YAML", f"%TAG ! tag:yaml.org,2002:python/\n---\n{storage}name: !name:os.system\n")
-    yield of("a key that is a list", "a key is a string", f"{storage}? [a, b]\n: c\n")
+    yield of("a key that is a list", "a key must be a string", f"{storage}? [a, b]\n: c\n")
     yield of("infinity", "NaN or infinity", f"{storage}name: .inf\n")
     yield of("a number of 5,000 digits", "not valid YAML", f"{storage}name: {'9' * 5000}\n")
-    yield of("a list", "a spec is a mapping", "- a\n")
-    yield of("nothing", "a spec is a mapping", "")
+    yield of("a list", "a spec must be a mapping", "- a\n")
+    yield of("nothing", "a spec must be a mapping", "")
     yield of("a pickle", "not readable as yaml", pickle.dumps(Payload(Path("/x")), protocol=4))
     yield of("format 2", "reads format 1", f"format: 2\n{storage}")
     yield of("a key that paints", r"\x1b[31m", f'{storage}"a\\x1b[31m": 1\n')
@@ -894,7 +902,9 @@ def configs() -> Iterator[Attack]:
     yield of(
         "a row of 10**30", "outside the 3 rows", f"{storage}splits: {{a: {{rows: [{10**30}]}}}}\n", error=SplitError
     )
-    yield of("a column whose name is a path", "has characters other than", columns.replace("X", "../X") + "X: ../X\n")
+    yield of(
+        "a column whose name is a path", "contains characters other than", columns.replace("X", "../X") + "X: ../X\n"
+    )
     yield of("a column of 10**18 values", "", columns.replace("[2]", f"[{10**18}]") + "X: X\n")
 
 

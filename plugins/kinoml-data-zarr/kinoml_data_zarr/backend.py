@@ -5,10 +5,11 @@ Zarr is imported when a store is opened or written, not with this module.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from kinoml_data.errors import UnsupportedStoreError, quoted
+from kinoml_data.errors import StoreExistsError, UnsupportedStoreError, quoted
 from kinoml_data.plugin import Array, Backend, Columns, DataPath, Storage
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
@@ -98,6 +99,9 @@ class Zarr(Backend):
             raise UnsupportedStoreError(f"{self.name} writes to a local `path` alone; upload that folder afterwards")
         if overwrite:
             raise UnsupportedStoreError(f"{self.name} cannot replace a folder in one step; write beside it")
+        if os.path.lexists(self.path):
+            where = quoted(str(self.path))
+            raise StoreExistsError(f"{where} exists, and {self.name} cannot replace it; choose another path")
         from kinoml_data_zarr.write import write
 
         chunk_bytes, compress = self.chunk_bytes, self.compress

@@ -209,49 +209,6 @@ def test_an_option_that_only_another_backend_has_is_left_behind(stored):
         kd.load_dataset(spec, backend="parquet-awkward")
 
 
-DEVICE = {
-    "fixed": ({"a": np.arange(6, dtype=np.float32).reshape(3, 2)}, {"dtype": "float32", "shape": [2]}),
-    "ragged": ({"a": [np.arange(n, dtype=np.float32) for n in (2, 0, 3)]}, {"dtype": "float32", "shape": ["*"]}),
-    "ragged, all alike": ({"a": [np.full((2, 3), i, np.float32) for i in range(3)]}, {"shape": ["*", 3]}),
-    "fixed, narrowed": ({"a": np.arange(6.0).reshape(3, 2)}, {"dtype": "float32", "shape": [2], "cast": "same_kind"}),
-    "fixed, widened": ({"a": np.arange(6, dtype=np.uint8).reshape(3, 2)}, {"dtype": "float32", "shape": [2]}),
-    "ragged, narrowed": (
-        {"a": [np.arange(n, dtype=np.float64) for n in (2, 0, 3)]},
-        {"dtype": "float32", "shape": ["*"], "cast": "same_kind"},
-    ),
-    "bits": ({"a": np.packbits(np.eye(3, 9, dtype=bool), axis=-1)}, {"dtype": "bool", "shape": [9], "packbits": True}),
-    "no rows": ({"a": np.zeros((0, 2), np.float32)}, {"dtype": "float32", "shape": [2]}),
-}
-
-
-@pytest.mark.parametrize(("data", "column"), DEVICE.values(), ids=DEVICE)
-def test_data_kept_on_a_device_is_the_same_data(data, column):
-    spec = {"columns": {"a": column}, "X": "a", "storage": {"backend": "in-memory"}}
-    plain, held = kd.load_dataset(spec, data=data), kd.load_dataset(spec, data=data, device="cpu")
-    assert held.spec.storage.options["device"] == "cpu"
-    rows = list(range(len(plain)))
-    for index in (slice(None), [], rows[::-1], rows[:1] * 3):
-        a, b = plain[index][0], held[index][0]
-        if isinstance(a, torch.Tensor):
-            a, b = [a], [b]
-        assert len(a) == len(b) and all(torch.equal(x, y) and x.dtype == y.dtype for x, y in zip(a, b, strict=True))
-    for i in rows:
-        x, y = plain[i][0], held[i][0]
-        assert torch.equal(x, y) and x.dtype == y.dtype
-        y.zero_()
-        assert torch.equal(held[i][0], x)
-    for form in ("packed", "pad-mask"):
-        a = next(iter(plain.as_dataloader(batch_size=3, collate=form)), (None,))[0]
-        b = next(iter(held.as_dataloader(batch_size=3, collate=form)), (None,))[0]
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)) if a is not None else b is None
-
-
-def test_data_kept_on_a_device_can_be_saved(tmp_path):
-    kd.save_dataset(kd.load_dataset(SPEC, data=DATA, device="cpu"), tmp_path / "x.npz")
-    with kd.load_dataset(tmp_path / "x.npz") as dataset:
-        assert_rows(dataset, range(N))
-
-
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta:x", "", "cpu:x"])
 def test_a_device_that_cannot_be_used_is_refused(device):
     with pytest.raises(SpecError, match="device"):

@@ -1,4 +1,4 @@
-"""A spec over a storage that does not keep the contract: an error, never other rows."""
+"""A spec over a storage: casts, shapes and stored names; and an error, never other rows, from a wrong storage."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import kinoml_data as kd
 from kinoml_data import Array, DatasetSpec, Storage
 from kinoml_data.columns import Ragged
 from kinoml_data.dataset.binding import Binding
-from kinoml_data.errors import StoreReadError
+from kinoml_data.errors import SpecError, StoreReadError
+from tests.dataset.tensors import NUMBERS, assert_form, assert_same, filled, load
 
 COLUMNS = {"atoms": Array("float32", (None, 3)), "y": Array("float64"), "id": Array("str")}
 SPEC = DatasetSpec.parse(
@@ -81,3 +84,302 @@ def test_another_row_than_the_requested_one_is_an_error(name):
 def test_right_rows_are_given_on():
     found = Binding(SPEC, WrongRows(lambda found: None)).read_row(7, ("atoms", "y"))
     assert found["atoms"].tolist() == ATOMS[7].tolist() and found["y"] == 7
+
+
+def cast(values, dtype, how="same_kind", **more):
+    """The column `values` as `dtype`."""
+    shape = list(values.shape[1:]) if isinstance(values, np.ndarray) else ["*"] * values[0].ndim
+    spec = {
+        "columns": {"a": {"dtype": dtype, "shape": shape, "cast": how}},
+        "X": "a",
+        "storage": {"backend": "in-memory"},
+    }
+    return kd.load_dataset(spec, data={"a": values}, **more)[:][0]
+
+
+def fits(stored, wanted):
+    """True if every value of `stored` is a value of `wanted`; numpy calls int64 to float64 safe, which it is not."""
+    kinds = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
+    a, b = np.dtype(stored), np.dtype(wanted)
+    return np.can_cast(a, b, "safe") and (kinds[a.kind] == kinds[b.kind] or a.kind == "b" or a.itemsize < 8)
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted"), [(a, b) for a in NUMBERS for b in NUMBERS if a != b and fits(a, b)], ids=str
+)
+def test_a_smaller_type_may_be_stored(stored, wanted):
+    values = filled((4, 3), stored)
+    assert_same(cast(values, wanted, "safe"), values.astype(wanted))
+    rows = [filled((n,), stored) for n in (2, 0, 3)]
+    found = cast(rows, wanted, "safe")
+    for tensor, row in zip(found, rows, strict=True):
+        assert_same(tensor, row.astype(wanted))
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted"),
+    [(a, b) for a in NUMBERS for b in NUMBERS if not np.can_cast(a, b, "safe")],
+    ids=str,
+)
+def test_a_larger_type_needs_same_kind_or_is_refused(stored, wanted):
+    values = filled((4,), stored)
+    with pytest.raises(SpecError, match=f"columns.a: the store has {stored}, but the spec asks for {wanted}") as caught:
+        cast(values, wanted, "safe")
+    allowed = np.can_cast(stored, wanted, "same_kind")
+    assert ("`cast: same_kind` allows this" in str(caught.value)) == allowed
+    if allowed:
+        assert_same(cast(values, wanted), values.astype(wanted))
+    else:
+        with pytest.raises(SpecError, match="but the spec asks for"):
+            cast(values, wanted)
+
+
+LOSSES = {
+    "int64 to float32": (np.array([1, 2**24 + 1], np.int64), "float32", "16777217"),
+    "int64 to float16": (np.array([1, 2049], np.int64), "float16", "2049"),
+    "int64 to float16, too large": (np.array([1, 70000], np.int64), "float16", "70000"),
+    "int64 to float64": (np.array([1, 2**53 + 1], np.int64), "float64", "9007199254740993"),
+    "uint64 to float64": (np.array([1, 2**64 - 1], np.uint64), "float64", "18446744073709551615"),
+    "int64 max to float32": (np.array([1, 2**63 - 1], np.int64), "float32", "9223372036854775807"),
+    "int64 to int32": (np.array([1, 2**31], np.int64), "int32", "2147483648"),
+    "int64 to int8": (np.array([1, -129], np.int64), "int8", "-129"),
+    "uint8 to int8": (np.array([1, 200], np.uint8), "int8", "200"),
+    "uint64 to int64": (np.array([1, 2**63], np.uint64), "int64", "9223372036854775808"),
+    "uint64 to uint8": (np.array([1, 256], np.uint64), "uint8", "256"),
+    "int64 to complex64": (np.array([1, 2**24 + 1], np.int64), "complex64", "16777217"),
+    "int64 to complex128": (np.array([1, 2**53 + 1], np.int64), "complex128", "9007199254740993"),
+    "float64 to float32": (np.array([1, 1e300]), "float32", "1e\\+300"),
+    "float64 to float16": (np.array([1, 65520.0]), "float16", "65520.0"),
+    "negative float64 to float32": (np.array([1, -1e39]), "float32", "-1e\\+39"),
+    "complex128 to complex64": (np.array([1, 1e300j]), "complex64", "1e\\+300j"),
+}
+
+
+@pytest.mark.parametrize(("values", "dtype", "said"), LOSSES.values(), ids=LOSSES)
+def test_a_value_that_does_not_fit_is_an_error_naming_column_and_row(values, dtype, said):
+    expected = rf"column 'a', row 1: .*{said}.* does not fit {dtype}"
+    with pytest.raises(SpecError, match=expected):
+        cast(values, dtype)
+    with pytest.raises(SpecError, match=expected.replace("row 1", "row 2")):
+        cast([values[:1], values[:0], values[::-1]], dtype)
+    with pytest.raises(SpecError, match=r"column 'a', row 3: "):
+        cast(np.stack([values[:1]] * 3 + [values[1:]]), dtype)
+
+
+def test_the_row_named_is_that_of_the_store():
+    values = np.ones(100, np.int64)
+    values[42] = 2**24 + 1
+    dataset = kd.from_arrays(values)
+    floats = kd.load_dataset(dataset.spec, data={"X": values}, dtype={"X": "float32"})
+    assert floats[[41, 43]][0].tolist() == [1, 1]
+    for read in (
+        lambda: floats[[1, 42]],
+        lambda: floats[42],
+        lambda: floats.select([5, 42])[:],
+        lambda: floats.column("X"),
+    ):
+        with pytest.raises(SpecError, match="column 'X', row 42: 16777217 does not fit float32"):
+            read()
+
+
+def test_nan_infinity_and_rounding_are_no_loss():
+    values = np.array([np.nan, np.inf, -np.inf, 0.1, 1e-300, -0.0])
+    found = cast(values, "float32")
+    assert found.numpy().tobytes() == values.astype(np.float32).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "a", "n", "y"),
+    [
+        ("float32", "float32", "int64", "float32"),
+        ({"X": "float32"}, "float32", "float32", "float64"),
+        ({"y": "float32"}, "float64", "int64", "float32"),
+        ({"n": "float64"}, "float64", "float64", "float64"),
+        ({"X": "float32", "y": "float16"}, "float32", "float32", "float16"),
+        ({}, "float64", "int64", "float64"),
+    ],
+    ids=str,
+)
+def test_dtype_changes_what_comes_out_in_one_line(dtype, a, n, y):
+    data = {"a": [np.array([1.5]), np.array([2.5, 3.5])], "n": np.array([1, 2]), "y": np.array([0.1, 0.2])}
+    spec = {
+        "columns": {
+            "a": {"dtype": "float64", "shape": ["*"]},
+            "n": {"dtype": "int64"},
+            "y": {"dtype": "float64"},
+        },
+        "X": ["a", "n"],
+        "y": "y",
+        "storage": {"backend": "in-memory"},
+    }
+    dataset = kd.load_dataset(spec, data=data, dtype=dtype)
+    X, found = dataset[:]
+    for tensor, row in zip(X["a"], data["a"], strict=True):
+        assert_same(tensor, row.astype(a))
+    assert_same(X["n"], data["n"].astype(n))
+    assert_same(found, data["y"].astype(y))
+    assert [dataset.spec.columns[name].dtype for name in ("a", "n", "y")] == [a, n, y]
+    assert_same(dataset[0][1], data["y"].astype(y)[0])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [
+        ("flot32", "unknown dtype 'flot32'; did you mean 'float32'"),
+        ({"b": "float32"}, "unknown column 'b'"),
+        ({"a": "f4"}, "unknown dtype 'f4'"),
+        ({"y": "float32"}, "y"),
+        ({"a": "int64"}, "the store has float64, but the spec asks for int64"),
+        ({"a": "str"}, "column 'a' contains strings"),
+        (5, "dtype"),
+        (["float32"], "dtype"),
+        ({"a": None}, "dtype"),
+    ],
+    ids=str,
+)
+def test_a_dtype_that_is_none_or_does_not_fit_is_refused(dtype, said):
+    spec = {"columns": {"a": {"dtype": "float64"}}, "X": "a", "storage": {"backend": "in-memory"}}
+    with pytest.raises(SpecError, match=said):
+        kd.load_dataset(spec, data={"a": np.zeros(2)}, dtype=dtype)
+
+
+@pytest.mark.parametrize("shape", [(13,), (16,), (1,), (3, 13), (2, 3, 7)], ids=str)
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "float32"])
+def test_packed_bits_come_out_as_the_bits_that_were_packed(shape, dtype):
+    bits = np.random.default_rng(0).random((5, *shape)) > 0.5
+    spec = {
+        "columns": {"a": {"dtype": dtype, "shape": list(shape), "packbits": True}},
+        "X": "a",
+        "storage": {"backend": "in-memory"},
+    }
+    dataset = kd.load_dataset(spec, data={"a": np.packbits(bits, axis=-1)})
+    assert_same(dataset[:][0], bits.astype(dtype))
+    assert_same(dataset[[]][0], bits[:0].astype(dtype))
+    for _ in range(3):
+        assert_same(dataset[3][0], bits[3].astype(dtype))
+    assert_same(dataset.column("a"), bits.astype(dtype))
+
+
+def test_packed_bits_of_ragged_rows_keep_their_rows():
+    bits = [np.random.default_rng(n).random((n, 13)) > 0.5 for n in (2, 0, 3)]
+    spec = {
+        "columns": {"a": {"dtype": "bool", "shape": ["*", 13], "packbits": True}},
+        "X": "a",
+        "storage": {"backend": "in-memory"},
+    }
+    dataset = kd.load_dataset(spec, data={"a": [np.packbits(b, axis=-1) for b in bits]})
+    assert_form(dataset[:][0], "list", bits, "bool", (None, 13))
+    assert_same(dataset[2][0], bits[2])
+
+
+def test_packed_bits_are_ragged_or_fixed_as_the_spec_says_not_as_the_rows_happen_to_be():
+    bits = np.random.default_rng(0).random((4, 3, 13)) > 0.5
+    packed = np.packbits(bits, axis=-1)
+    columns = {"a": {"dtype": "bool", "shape": ["*", 13], "packbits": True}}
+    spec = {"columns": columns, "X": "a", "storage": {"backend": "in-memory"}}
+    assert_form(kd.load_dataset(spec, data={"a": packed})[:][0], "list", list(bits), "bool", (None, 13))
+
+
+MISFITS = {
+    "missing": ({"atoms": {}}, "columns.atoms: unknown stored column 'atoms'; did you mean 'atms'"),
+    "missing under its stored name": (
+        {"x": {"stored_as": "atmos"}},
+        "columns.x: unknown stored column 'atmos'; did you mean 'atms'",
+    ),
+    "far from any": ({"zzz": {}}, "columns.zzz: unknown stored column 'zzz'; known: atms, grid, text"),
+    "rank too small": (
+        {"grid": {"dtype": "float64"}},
+        r"columns.grid: the store has float64 \(3, 4\), but the spec asks for float64",
+    ),
+    "rank too large": (
+        {"atms": {"shape": [3]}},
+        r"columns.atms: the store has float32, but the spec asks for float32 \(3,\)",
+    ),
+    "axis": (
+        {"grid": {"dtype": "float64", "shape": [3, 5]}},
+        r"the store has float64 \(3, 4\), but the spec asks for float64 \(3, 5\)",
+    ),
+    "other axis": ({"grid": {"dtype": "float64", "shape": ["*", 5]}}, r"the spec asks for float64 \(\*, 5\)"),
+    "fixed where rows differ": (
+        {"rag": {"shape": [2]}},
+        r"the store has float32 \(\*,\), but the spec asks for float32 \(2,\)",
+    ),
+    "dtype": ({"atms": {"dtype": "int64"}}, "the store has float32, but the spec asks for int64"),
+    "text for numbers": ({"text": {"dtype": "float32"}}, "the store has str, but the spec asks for float32"),
+    "numbers for text": (
+        {"atms": {"dtype": "str"}, "grid": {"dtype": "float64", "shape": [3, 4]}},
+        "the spec asks for str",
+    ),
+    "not packed": (
+        {"grid": {"dtype": "bool", "shape": [3, 32], "packbits": True}},
+        "packbits of 32 needs uint8 rows of 4",
+    ),
+}
+
+
+@pytest.mark.parametrize(("columns", "said"), MISFITS.values(), ids=MISFITS)
+def test_what_the_store_does_not_hold_is_found_before_any_row_is_read(columns, said):
+    data = {
+        "atms": np.zeros(2, np.float32),
+        "grid": np.zeros((2, 3, 4)),
+        "text": ["a", "b"],
+        "rag": [np.zeros(2, np.float32), np.zeros(1, np.float32)],
+    }
+    names = [name for name, column in columns.items() if column.get("dtype") != "str"]
+    meta = [name for name in columns if name not in names]
+    spec = {"columns": columns, "X": names or meta, "storage": {"backend": "in-memory"}}
+    if names:
+        spec |= {"meta": meta}
+    else:
+        spec |= {"columns": columns | {"grid": {"dtype": "float64", "shape": [3, 4]}}, "X": "grid", "meta": meta}
+    with pytest.raises(SpecError, match="the spec does not fit the store: .*" + said):
+        kd.load_dataset(spec, data=data)
+
+
+def test_all_misfits_of_a_spec_are_listed_at_once():
+    spec = {
+        "columns": {"a": {"dtype": "int64"}, "b": {"shape": [3]}, "c": {}},
+        "X": ["a", "b", "c"],
+        "storage": {"backend": "in-memory"},
+    }
+    with pytest.raises(SpecError) as caught:
+        kd.load_dataset(spec, data={"a": np.zeros(2), "b": np.zeros(2, np.float32)})
+    for name in "abc":
+        assert f"columns.{name}: " in str(caught.value)
+
+
+def test_a_column_may_have_another_name_in_the_store_and_come_out_twice():
+    spec = {
+        "columns": {
+            "a": {"dtype": "float64", "stored_as": "q"},
+            "b": {"dtype": "float32", "stored_as": "q", "cast": "same_kind"},
+            "q": {"dtype": "float64", "stored_as": "a"},
+        },
+        "X": ["a", "b", "q"],
+        "storage": {"backend": "in-memory"},
+    }
+    data = {"q": np.array([1.5, 2.5]), "a": np.array([7.0, 8.0])}
+    dataset = kd.load_dataset(spec, data=data)
+    for X in (dataset[:][0], {name: torch.stack([s[0][name] for s in dataset]) for name in "abq"}):
+        assert_same(X["a"], data["q"])
+        assert_same(X["b"], data["q"].astype(np.float32))
+        assert_same(X["q"], data["a"])
+
+
+def test_a_ragged_axis_in_the_spec_makes_a_fixed_column_ragged():
+    rows = filled((4, 3, 2))
+    dataset = load(rows, (None, 2), "list")
+    assert_form(dataset[:][0], "list", list(rows), "float32", (None, 2))
+    assert_form(load(rows, (None, 2), "packed")[:][0], "packed", list(rows), "float32", (None, 2))
+    assert_same(dataset[1][0], rows[1])
+
+
+def test_a_fixed_shape_in_the_spec_makes_a_ragged_column_fixed_where_all_rows_agree(tmp_path):
+    rows = [filled((3, 2), start=1 + 10 * i) for i in range(4)]
+    spec = {"columns": {"a": {"shape": ["*", 2]}}, "X": "a", "storage": {"backend": "in-memory"}}
+    kd.save_dataset(kd.load_dataset(spec, data={"a": rows}), tmp_path / "x.npz")
+    fixed = {"columns": {"a": {"shape": [3, 2]}}, "X": "a", "storage": {"backend": "npz-lazy", "path": "x.npz"}}
+    with kd.load_dataset(fixed, base=tmp_path) as dataset:
+        assert_same(dataset[:][0], np.stack(rows))
+        assert_same(dataset[2][0], rows[2])
+        assert_same(dataset[[]][0], np.zeros((0, 3, 2), np.float32))

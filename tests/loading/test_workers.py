@@ -13,7 +13,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,20 +20,8 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset, random_split
 
-from kinoml_data import (
-    Array,
-    Backend,
-    DataPath,
-    Packed,
-    PadMask,
-    Storage,
-    XyDataset,
-    from_arrays,
-    load_dataset,
-    registry,
-    save_dataset,
-)
-from kinoml_data.errors import FeaturizationError, SpecError, StoreChangedError, StoreNotFoundError, StoreReadError
+from kinoml_data import Packed, PadMask, XyDataset, from_arrays, load_dataset, save_dataset
+from kinoml_data.errors import FeaturizationError, SpecError, StoreChangedError, StoreNotFoundError
 from tests.builders import FORMS, padded, random_bits, same_tensor
 
 ROWS = 43
@@ -306,44 +293,6 @@ def test_a_batch_of_many_ragged_rows_needs_few_file_descriptors():
     assert all((X[i] == y[i]).all() for X, y in held for i in range(0, 1000, 99))
 
 
-# -- pickles
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory) -> Path:
-    """100,000 rows in three files."""
-    folder = tmp_path_factory.mktemp("large")
-    count = 100_000
-    X = np.arange(2 * count, dtype="float32").reshape(count, 2)
-    train = np.random.default_rng(0).permutation(count)
-    np.savez(folder / "kinoml.npz", X=X, y=np.arange(count), idx_train=train[:90_000], idx_test=train[90_000:])
-    ds = load_dataset(folder / "kinoml.npz")
-    save_dataset(ds, folder / "packed.npz")
-    save_dataset(ds, folder / "table.parquet")
-    return folder
-
-
-@pytest.mark.parametrize("file", ["kinoml.npz", "packed.npz", "table.parquet"])
-def test_a_dataset_and_its_splits_pickle_small_whatever_their_rows(large, file):
-    ds = load_dataset(large / file)
-    train = ds.split("train")
-    for view in (ds, train, train.split("train")):
-        assert len(view[[0]][0]) and view.indices and len(view.rows)  # what was read must not travel along
-        data = pickle.dumps(view)
-        assert len(data) <= 64 << 10
-        again = pickle.loads(data)
-        assert len(again) == len(view)
-        assert (again.rows == view.rows).all()
-        assert (again[[0, -1]][0] == view[[0, -1]][0]).all()
-
-
-def test_a_selection_pickles_with_its_rows(large):
-    chosen = load_dataset(large / "packed.npz").split("train").select([3, 1, 1])
-    again = pickle.loads(pickle.dumps(chosen))
-    assert again.rows.tolist() == chosen.rows.tolist()
-    assert (again[:][0] == chosen[:][0]).all()
-
-
 def test_threads_may_be_the_first_to_read_a_dataset_that_was_unpickled(tmp_path):
     ds = pickle.loads(pickle.dumps(packed_npz(tmp_path)))
     failures: list[BaseException] = []
@@ -529,64 +478,3 @@ def test_the_timeout_of_workers_is_300_seconds_unless_it_is_given(tmp_path):
     ds = packed_npz(tmp_path)
     assert ds.as_dataloader(num_workers=1).timeout == 300
     assert ds.as_dataloader(num_workers=1, timeout=7).timeout == 7
-
-
-# -- a storage belongs to one process
-
-
-class OffsetStorage(Storage):
-    """Reads through one file offset, which forked processes share: right only where each opens its own."""
-
-    columns = {"X": Array("int64")}
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb", buffering=0)
-
-    def __len__(self) -> int:
-        return len(os.pread(self._file.fileno(), 1 << 20, 0)) // 8
-
-    def read(self, rows: Any, columns: Any) -> Any:
-        found = []
-        for row in rows.tolist():
-            self._file.seek(8 * row)
-            time.sleep(0)  # another process comes in between
-            found.append(np.frombuffer(self._file.read(8), np.int64))
-        return {"X": np.array(np.concatenate(found))}
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class Offset(Backend):
-    """See `OffsetStorage`."""
-
-    name = "offset"
-    path: DataPath
-
-    def open(self, columns: Any) -> Storage:
-        return OffsetStorage(self.path)
-
-
-def wrong_rows(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many rows of an epoch with two forked workers are not what was written."""
-    plugin = registry.Plugin("test", "test", "0", loaded=True)
-    plugin.names["backend"] = {"offset": Offset}
-    monkeypatch.setattr(registry.registry(), "plugins", [plugin])
-    np.arange(4096).tofile(path)
-    with load_dataset({"X": "X", "storage": {"backend": "offset", "path": str(path)}}) as ds:
-        assert int(ds[5][0]) == 5  # opened before the fork
-        loader = ds.as_dataloader(batch_size=64, num_workers=2, multiprocessing_context="fork", timeout=60)
-        found = torch.cat([X for X, _ in loader])
-    return int((found != torch.arange(4096)).sum())
-
-
-def test_forked_workers_open_their_own_storage(tmp_path, monkeypatch):
-    assert wrong_rows(tmp_path / "rows", monkeypatch) == 0
-
-
-def test_without_the_check_of_the_process_forked_workers_read_wrong_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr("kinoml_data.dataset.session.os", SimpleNamespace(getpid=lambda: 1))
-    try:
-        assert wrong_rows(tmp_path / "rows", monkeypatch) > 0
-    except StoreReadError as error:  # or an offset so wrong that nothing was read there
-        assert "OffsetStorage is wrong" in str(error)

@@ -8,7 +8,7 @@ import pytest
 from kinoml_data import Array, ArrayStorage, Ragged
 from kinoml_data.errors import CorruptStoreError, SpecError
 from kinoml_data.layouts.flat_arrays import flat_arrays, mismatch, ragged_array
-from kinoml_data.layouts.memory_storage import MemoryStorage, _reduce_shared
+from kinoml_data.layouts.memory_storage import MemoryStorage
 
 ROWS = [np.arange(n * 3.0).reshape(n, 3) for n in (2, 0, 4, 1)]
 ATOMS = Ragged.from_rows(ROWS, "float64", 2)
@@ -60,17 +60,6 @@ def test_neighbouring_rows_are_one_slice():
     held = Slices(FIXED)
     ArrayStorage({"fixed": held}).read(np.array([1, 2, 3, 0, 1]), ["fixed"])
     assert held.asked == [(1, 4), (0, 2)]
-
-
-def test_shared_memory_is_the_same_rows_for_both_sides():
-    storage = MemoryStorage({n: a for n, a in FLAT.items() if n != "train.index"}, identity="one")
-    rebuild, arguments = _reduce_shared(storage)
-    other = rebuild(*arguments)
-    assert other.identity == "one" and other.spec == storage.spec and other.columns == storage.columns
-    for side in (storage, other):
-        for row in range(4):
-            found = side.read_row(row, ["atoms", "names", "fixed"])
-            assert found["atoms"].tolist() == ROWS[row].tolist() and found["fixed"].tolist() == FIXED[row].tolist()
 
 
 @pytest.mark.parametrize(

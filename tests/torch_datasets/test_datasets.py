@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, SubsetRandomSampler
 
-from kinoml_data.errors import FeaturizationError, SampleIndexError, SpecError, SplitError
+from kinoml_data.errors import FeaturizationError, SpecError
 from kinoml_data.observation import PIC50
 from kinoml_data.torch_datasets import (
     AwkwardArrayDataset,
@@ -23,7 +23,6 @@ from kinoml_data.torch_datasets import (
     PrefeaturizedTorchDataset,
     TorchDataset,
     XyTorchDataset,
-    _accessor_to_indices,
 )
 from tests.builders import equal_tensors
 
@@ -157,13 +156,6 @@ def test_xy_keeps_any_combination_of_indices(indices: dict[str, Any] | None, tmp
             assert {k: list(v) for k, v in found.indices.items()} == {k: list(v) for k, v in indices.items()}
 
 
-def test_indices_that_overlap_are_refused() -> None:
-    with pytest.raises(SplitError, match="share"):
-        XyTorchDataset(FIXED, Y, {"train": slice(0, 8), "test": slice(7, 9)})
-    with pytest.raises(SpecError, match="holdout"):
-        XyTorchDataset(FIXED, Y, {"holdout": [1]})
-
-
 def write_npz(
     path: Path, arrays: list[list[np.ndarray]], *, compressed: bool, idx: bool, underscore: str
 ) -> dict[str, Any]:
@@ -224,17 +216,6 @@ def test_multi_x_over_one_array_gives_tensors(lazy: bool, tmp_path: Path) -> Non
         assert equal(ds[1:3][0], FIXED[1:3])
 
 
-def test_keys_are_parsed() -> None:
-    assert MultiXTorchDataset._key_to_ints("X_s12_a3_") == [12, 3]
-    assert MultiXTorchDataset._key_to_ints("X_s12") == [12]
-    with pytest.raises(SpecError, match="idx_train"):
-        MultiXTorchDataset._key_to_ints("idx_train")
-    with pytest.raises(SpecError, match="keys"):
-        MultiXTorchDataset({"X_s0_": SMILES[0], "X_s2_": SMILES[1], "y": Y[:2]})
-    with pytest.raises(SpecError, match="do not contain y"):
-        MultiXTorchDataset({"X_s0_": SMILES[0]})
-
-
 def records(fields: list[list[np.ndarray]]) -> ak.Array:
     return ak.zip([*(ak.Array(field) for field in fields), Y], depth_limit=1)
 
@@ -269,36 +250,6 @@ def test_awkward_consolidates_rows_of_one_shape(source: str, tmp_path: Path) -> 
 def test_awkward_needs_records() -> None:
     with pytest.raises(SpecError, match="records"):
         AwkwardArrayDataset(ak.Array([[1, 2], [3]]))
-
-
-@pytest.mark.parametrize(
-    ("accessor", "expected"),
-    [
-        (True, (list(range(6)), False)),
-        (False, ([], False)),
-        (3, ([3], True)),
-        (-1, ([5], True)),
-        (np.int64(2), ([2], True)),
-        (slice(-2, None), ([4, 5], False)),
-        (slice(None, 0), ([], False)),
-        (slice(None, None, -2), ([5, 3, 1], False)),
-        ([0, 0, -1], ([0, 0, 5], False)),
-        ((1, 2), ([1, 2], False)),
-        ([], ([], False)),
-        ([True, False, True, False, False, True], ([0, 2, 5], False)),
-        (np.array([4, 1]), ([4, 1], False)),
-        (torch.tensor([2]), ([2], False)),
-        (range(3), ([0, 1, 2], False)),
-    ],
-)
-def test_accessors_are_those_of_numpy(accessor: Any, expected: tuple[list[int], bool]) -> None:
-    assert _accessor_to_indices(accessor, 6) == expected
-
-
-def test_accessors_out_of_range_are_errors() -> None:
-    for accessor in (6, [0, 6], [True, False], 1.0, "1"):
-        with pytest.raises(SampleIndexError):
-            _accessor_to_indices(accessor, 6)
 
 
 def every_class(folder: Path) -> dict[str, Any]:

@@ -1,12 +1,16 @@
 """Compressed NPZ files, with Python's zlib and with zlib-ng, which the extra `fast` installs."""
 
+import zlib
+from contextlib import closing
 from importlib import import_module
 
 import numpy as np
 import pytest
 
 import kinoml_data as kd
+from kinoml_data.backends.npz.storage import NpzStorage
 from kinoml_data.errors import CorruptStoreError
+from tests.faults.attack_corpus import Member, npy, zipped
 
 archive = import_module("kinoml_data.backends.npz.archive")
 ROWS = 7
@@ -54,3 +58,21 @@ def test_every_damaged_byte_of_a_compressed_member_is_an_error_or_harmless(path,
         else:
             assert found.tobytes() == source[1].tobytes() and found.shape == source[1].shape
     assert refused > 50
+
+
+def test_damage_within_a_compressed_member_is_found_beyond_its_beginning(tmp_path):
+    content = npy(np.random.default_rng(0).integers(0, 99, 50_000))
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    begun = deflate.compress(content[:200_000]) + deflate.flush(zlib.Z_FULL_FLUSH)
+    rest = deflate.compress(content[200_000:]) + deflate.flush()
+    other = zlib.compressobj(9, zlib.DEFLATED, -15)
+    for said, stored in {
+        "'X.npy': .*invalid block type": begun + b"\xff" * len(rest),
+        "does not expand to the size in its header": begun + rest[:-9],
+        "its CRC-32 is": other.compress(content[:-1] + b"x") + other.flush(),
+    }.items():
+        (tmp_path / "data.npz").write_bytes(zipped(Member("X.npy", content, 8, stored=stored)))
+        with closing(NpzStorage(tmp_path / "data.npz", None)) as storage:
+            assert storage.columns["X"].dtype == "int64" and len(storage) == 50_000
+            with pytest.raises(CorruptStoreError, match=said):
+                storage.read(np.arange(9), ["X"])

@@ -1,0 +1,44 @@
+"""`MemoryStorage`: columns in memory, which cross to other processes as shared memory."""
+
+from __future__ import annotations
+
+import pickle
+from multiprocessing.reduction import ForkingPickler
+
+import numpy as np
+import pytest
+
+from kinoml_data import Ragged
+from kinoml_data.layouts.memory_storage import MemoryStorage
+
+ROWS = [np.arange(n * 3.0).reshape(n, 3) for n in (2, 0, 4, 1)]
+ATOMS = Ragged.from_rows(ROWS, "float64", 2)
+NAMES = Ragged.from_strings(["a", "", "bc", "é"])
+FIXED = np.arange(8, dtype=">i4").reshape(4, 2)
+FLAT = {
+    **{"atoms.values": ATOMS.values, "atoms.shapes": ATOMS.shapes, "fixed": FIXED},
+    **{"names.utf8": NAMES.values, "names.shapes": NAMES.shapes},
+}
+
+
+@pytest.fixture
+def storage():
+    return MemoryStorage(FLAT, arrays={"train": np.array([3, 1])}, spec='{"X": "fixed"}', identity="one")
+
+
+def test_shared_memory_is_the_same_rows_for_both_sides(storage):
+    other = pickle.loads(ForkingPickler.dumps(storage))
+    assert other.identity == "one" and other.spec == storage.spec and other.columns == storage.columns
+    assert other.arrays["train"].tolist() == [3, 1]
+    for side in (storage, other):
+        for row in range(4):
+            found = side.read_row(row, ["atoms", "names", "fixed"])
+            assert found["atoms"].tolist() == ROWS[row].tolist() and found["fixed"].tolist() == FIXED[row].tolist()
+            assert found["names"].tobytes() == NAMES[row].tobytes()
+
+
+def test_a_row_is_a_copy_that_may_be_changed(storage):
+    for name in ("atoms", "fixed"):
+        storage.read_row(2, [name])[name][:] = 7
+    assert storage.read_row(2, ["atoms"])["atoms"].tolist() == ROWS[2].tolist()
+    assert storage.read_row(2, ["fixed"])["fixed"].tolist() == FIXED[2].tolist() == [4, 5]

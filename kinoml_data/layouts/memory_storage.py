@@ -1,4 +1,4 @@
-"""Columns in memory, which cross to worker processes as shared memory."""
+"""Columns in memory, which are passed to worker processes in shared memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 
 
 class MemoryStorage(ArrayStorage):
-    """Columns held in memory. It crosses to spawned workers as shared memory, and survives fork as it is.
+    """Columns in memory. Pickling it for a spawned process moves its arrays to shared memory instead of copying them.
 
-    `device` is where whoever reads them keeps a copy that workers cannot read.
+    Args:
+        flat: arrays with the names of the flat layout.
+        arrays: named arrays that are not per row.
+        spec: the spec of the data, as JSON; None if there is none.
+        identity: see `Storage.identity`.
+        device: the device on which the backend keeps a copy of the columns; it is not passed to other processes.
     """
 
     shareable = True
@@ -36,22 +41,22 @@ class MemoryStorage(ArrayStorage):
         super().__init__(self._flat, spec=spec, identity=identity)
         self.arrays = dict(arrays or {})
         self.device = device
-        # A memoryview gives Python ints at the speed of a list, without a list's memory.
+        # Indexing a memoryview returns Python ints, as fast as indexing a list, which would take more memory.
         self._ends = {name: offsets.data for name, offsets in self._offsets.items()}
 
     def read_row(self, row: int, columns: Sequence[str]) -> Mapping[str, NDArray[Any]]:
-        found = {}
+        values = {}
         for name in columns:
             ends = self._ends.get(name)
             if ends is None:
-                found[name] = self._values[name][row, ...].copy()
+                values[name] = self._values[name][row, ...].copy()
             else:
                 shape = self._shapes[name][row].tolist()
-                found[name] = self._values[name][ends[row] : ends[row + 1]].reshape(shape).copy()
-        return found
+                values[name] = self._values[name][ends[row] : ends[row + 1]].reshape(shape).copy()
+        return values
 
     def shared(self) -> dict[str, torch.Tensor]:
-        """Every array as a tensor in shared memory; from then on this storage reads from there too."""
+        """Move every array to shared memory; returns the tensors there, by the names of the flat layout."""
         tensors = {name: _shared(array) for name, array in self._flat.items()}
         self._flat = {name: tensor.numpy() for name, tensor in tensors.items()}
         self._values = {
@@ -64,7 +69,7 @@ class MemoryStorage(ArrayStorage):
 def _shared(array: NDArray[Any]) -> torch.Tensor:
     import torch
 
-    # By way of an empty tensor: torch takes no array that is not writable, such as one of Arrow's.
+    # The dtype comes from an empty array, because torch warns about arrays that are not writable, such as Arrow's.
     dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
     tensor: torch.Tensor = torch.empty(array.shape, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call]
     tensor.numpy()[...] = array

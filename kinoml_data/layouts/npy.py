@@ -1,4 +1,4 @@
-"""The npy format: headers parsed by a small grammar, never evaluated, and whole .npy files.
+"""Reading the npy format of numpy: headers and whole `.npy` files, without evaluating or unpickling anything.
 
 Format: numpy's NEP 1, versions 1.0 to 3.0.
 """
@@ -20,9 +20,9 @@ from kinoml_data.errors import CorruptStoreError, UnsafeStoreError, UnsupportedS
 from kinoml_data.files import PositionedFile
 from kinoml_data.spec.array import DTYPES
 
-MAX_HEADER = 10_000  # bytes, as numpy's own limit
-MAX_BYTES = 1 << 62  # larger than any file; sizes below it, and their sums, fit int64
-MAX_EMPTY = 1 << 28  # the same for an array without elements, because no bytes prove the length of its axes
+MAX_HEADER = 10_000  # bytes; numpy has the same limit
+MAX_BYTES = 1 << 62  # larger than any file; smaller sizes, and sums of two of them, fit into int64
+MAX_EMPTY = 1 << 28  # the same for an array without elements, whose long axes no bytes in the file confirm
 
 _HEADER = re.compile(
     rb"\{'descr': '([<>|=]?)([biufcmMOSUV])(\d{0,5}(?:\[\w{1,8}\])?)', 'fortran_order': (True|False), "
@@ -32,7 +32,14 @@ _HEADER = re.compile(
 
 @dataclass(frozen=True)
 class NpyHeader:
-    """An npy header: the dtype with its byte order, the shape, the memory order, and its own length in bytes."""
+    """A parsed npy header.
+
+    Attributes:
+        dtype: the dtype of the array, with its byte order.
+        shape: the shape of the array.
+        fortran: True if the values are in Fortran order, False if they are in C order.
+        length: the length of the header in bytes.
+    """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -41,16 +48,16 @@ class NpyHeader:
 
     @cached_property
     def nbytes(self) -> int:
-        """The length of the array in bytes."""
+        """The size of the array in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def header_length(head: bytes) -> int:
-    """The length of the header that begins with `head`, of which 12 bytes are enough.
+    """The length in bytes of the npy header that begins with `head`; the first 12 bytes are enough.
 
     Raises:
         CorruptStoreError: `head` is not the beginning of an npy header.
-        UnsafeStoreError: the header is longer than any array needs.
+        UnsafeStoreError: the header is longer than `MAX_HEADER`.
     """
     form = "<H" if head[6:7] == b"\1" else "<I"
     begin = 8 + struct.calcsize(form)
@@ -58,42 +65,44 @@ def header_length(head: bytes) -> int:
         raise CorruptStoreError("is not an npy array")
     length: int = begin + struct.unpack_from(form, head, 8)[0]
     if length > MAX_HEADER:
-        raise UnsafeStoreError(f"has an npy header of {length} bytes")
+        raise UnsafeStoreError(f"has an npy header of {length} bytes; up to {MAX_HEADER} are read")
     return length
 
 
 def parse(text: bytes) -> NpyHeader:
     """Parse the bytes of an npy header.
 
+    The messages of the errors lack a subject; the caller puts the name of the file or the member in front of them.
+
     Raises:
-        CorruptStoreError: numpy does not write such a header.
+        CorruptStoreError: the header is not one that numpy writes.
         UnsafeStoreError: the array contains Python objects.
         UnsupportedStoreError: the array contains neither numbers nor booleans.
     """
     match = _HEADER.fullmatch(text, 10 if text[6] == 1 else 12)
     if (match is None and (b"'|O'" in text or b"'O'" in text)) or (match is not None and match[2] == b"O"):
-        raise UnsafeStoreError("is an object array, which would need unpickling")
+        raise UnsafeStoreError("is an object array, which would need unpickling; store it as numbers")
     if match is None:
         if b"[(" in text:
-            raise UnsupportedStoreError("is a structured array")
+            raise UnsupportedStoreError("is a structured array; store each field as an array of its own")
         raise CorruptStoreError("has a broken npy header")
     order, kind, size, fortran, shape = (part.decode("latin-1") for part in match.groups())
     try:
         dtype = np.dtype(f"{order}{kind}{size}")
     except (TypeError, ValueError):
-        raise CorruptStoreError("has no known dtype") from None
+        raise CorruptStoreError("has an unknown dtype in its npy header") from None
     if dtype.name not in DTYPES:
-        raise UnsupportedStoreError(f"has dtype {dtype}")
+        raise UnsupportedStoreError(f"has dtype {dtype}, which is not supported")
     axes = tuple(int(part) for part in shape.replace(" ", "").split(",") if part)
     if len(axes) > 32 or (len(axes) == 1 and "," not in shape):
         raise CorruptStoreError("has a broken npy header")
     if math.prod(axis or 1 for axis in axes) * dtype.itemsize >= (MAX_EMPTY if 0 in axes else MAX_BYTES):
-        raise CorruptStoreError("has a shape that no file could hold")
+        raise CorruptStoreError("has a shape that is too large for any file")
     return NpyHeader(dtype, axes, fortran == "True", len(text))
 
 
 def read(path: Path) -> NDArray[Any]:
-    """Read a .npy file, without unpickling anything.
+    """Read a `.npy` file without unpickling anything.
 
     Raises:
         StoreNotFoundError: there is no such regular file.

@@ -68,7 +68,7 @@ def test_a_npy_file_cut_anywhere_is_damaged(tmp_path):
     data = (tmp_path / "a.npy").read_bytes()
     for size in range(len(data)):
         (tmp_path / "b.npy").write_bytes(data[:size])
-        with pytest.raises(CorruptStoreError, match=r"b\.npy (is|has|holds) "):
+        with pytest.raises(CorruptStoreError, match=r"b\.npy (is|has) "):
             npy.read(tmp_path / "b.npy")
     (tmp_path / "b.npy").write_bytes(data + b"x")
     with pytest.raises(CorruptStoreError, match="has 81 bytes, but its npy header specifies 80"):

@@ -1,6 +1,7 @@
-"""The directory of a zip file, read strictly: an inconsistency is an error and is never repaired by a guess.
+"""Reading the directory of a zip file strictly: every inconsistency is an error, and none is repaired by a guess.
 
-Format: PKWARE's APPNOTE 6.3.10, with zip64 and data descriptors. It is parsed once into flat numpy arrays.
+Format: PKWARE's APPNOTE 6.3.10, with zip64 and data descriptors. The directory is parsed once, into numpy arrays with
+one entry per member.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 from kinoml_data.errors import CorruptStoreError, UnsafeStoreError, UnsupportedStoreError, quoted
 from kinoml_data.files import MappedFile, PositionedFile
 
-MAX_MEMBER = 1 << 34  # bytes; a compressed member is kept in memory, and no column of features is larger
-MAX_RATIO = 1032  # deflate compresses no further
-MAX_DIRECTORY = 1 << 30  # bytes; about ten million members
+MAX_MEMBER = 1 << 34  # bytes of a compressed member after decompression, because it is kept in memory
+MAX_RATIO = 1032  # the highest ratio that deflate can reach
+MAX_DIRECTORY = 1 << 30  # bytes; enough for about ten million members
 MAX_NAME = 1024  # bytes
 
 Io = Literal["keep-open", "reopen", "mmap"]
@@ -41,11 +42,11 @@ _FULL = 0xFFFFFFFF
 
 
 class Directory:
-    """The members of a zip file, by number, in the order of its directory.
+    """The members of a zip file, numbered in the order of its directory.
 
     Args:
         path: the file.
-        io: see `Io`.
+        io: how the file is read; see `Io`.
 
     Attributes:
         names: the names of the members; empty after `forget_names`.
@@ -54,8 +55,9 @@ class Directory:
     Raises:
         StoreNotFoundError: there is no such regular file.
         CorruptStoreError: the directory is inconsistent or truncated.
-        UnsafeStoreError: members overlap, or a name or a size is beyond every limit.
-        UnsupportedStoreError: a member is encrypted or compressed in another way than by deflate.
+        UnsafeStoreError: members overlap, two have the same name, or a name or the directory is too long.
+        UnsupportedStoreError: a member is encrypted, or is compressed in another way than by deflate.
+        StoreReadError: the operating system failed to read.
     """
 
     names: list[str]
@@ -77,18 +79,21 @@ class Directory:
         self.file.close()
 
     def corrupt(self, text: str) -> CorruptStoreError:
-        """The error that describes what is wrong with this file."""
+        """An error about this file, to be raised; `text` describes the damage."""
         return CorruptStoreError(f"{self.path}: {text}; the file is damaged")
 
     def name(self, member: int) -> str:
-        """The name of a member; after `forget_names` it is read from the header of the member."""
+        """The name of a member; after `forget_names`, it is read from the member's header in the file."""
         if self.names:
             return self.names[member]
         data = self.file.read(int(self._offset[member]) + 30, int(self._name_length[member]))
         return data.decode("utf-8", "replace")
 
     def forget_names(self) -> None:
-        """Drop the names, which take most of the memory if there is one member per row; all headers were compared."""
+        """Drop the names from memory; call this only after `compare_headers` was called for all members.
+
+        If there is one member per row, the names take most of the memory.
+        """
         self.names = []
         self._raw, self._name_at = np.empty(0, np.uint8), np.empty(0, np.int64)
 
@@ -110,9 +115,9 @@ class Directory:
             )
             directory_end = size - 98
         if disk or first_disk or here != count or start + length != directory_end:
-            raise self.corrupt("its directory does not end where it says")
+            raise self.corrupt("the end record of its directory does not match the position of the directory")
         if length > MAX_DIRECTORY:
-            raise UnsafeStoreError(f"{self.path}: its directory has {length} bytes; up to {MAX_DIRECTORY} are read")
+            raise UnsafeStoreError(f"{self.path}: the directory has {length} bytes; up to {MAX_DIRECTORY} are read")
         raw = np.frombuffer(self.file.read(start, length), np.uint8)
         self.identity = f"npz:{size}:{hashlib.blake2b(raw.tobytes() + tail, digest_size=16).hexdigest()}"
         entry = self._entries(raw, count)
@@ -128,10 +133,10 @@ class Directory:
         order = np.argsort(self._offset, kind="stable")
         ordered = self._offset[order]
         if count and (ordered[0] != 0 or (np.diff(ordered) < 30).any() or ordered[-1] >= start):
-            raise UnsafeStoreError(f"{self.path}: members overlap, or do not begin at the start of the file")
+            raise UnsafeStoreError(f"{self.path}: members overlap, or the first one is not at the start of the file")
         if not count and start:
             raise self.corrupt("there are bytes before its directory")
-        # Where the next member, or the directory, begins: a member has to end there.
+        # Every member must end where the next member or the directory begins.
         self._next = np.empty(count, np.int64)
         self._next[order] = np.r_[ordered[1:], start]
         if (self._csize > self._next - self._offset - 30).any():
@@ -141,14 +146,18 @@ class Directory:
         disk, where, disks = struct.unpack("<4xIQI", tail[-42:-22])
         signature, size, _, _, this, first, here, count, length, start = struct.unpack("<IQHHIIQQQQ", tail[:56])
         if signature != 0x06064B50 or size != 44 or disk or disks != 1 or this or first or where != self.file.size - 98:
-            raise self.corrupt("its zip64 directory record is not where it says")
+            raise self.corrupt("the zip64 directory record is broken, or is not where its locator specifies")
         expected = (0, 0, min(here, 0xFFFF), min(count, 0xFFFF), min(length, _FULL), min(start, _FULL))
         if short != expected:
             raise self.corrupt("its two directory records disagree")
         return this, first, here, count, length, start
 
     def _entries(self, raw: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
-        """Where each directory entry begins: at the signatures if they form a chain, or else one after another."""
+        """int64 `(count,)`: where each entry begins in `raw`, the bytes of the directory.
+
+        The signatures are searched for all entries at once. If one of them also occurs by chance inside an entry, the
+        entries are followed one by one.
+        """
         if len(raw) < 46 * count:
             raise self.corrupt(f"its directory is too short for {count} members")
         if not count:
@@ -175,20 +184,21 @@ class Directory:
 
     def _check_entries(self, head: NDArray[Any]) -> None:
         if (head["comment_length"] != 0).any() or (head["disk"] != 0).any():
-            raise self.corrupt("a directory entry has a comment or another disk")
+            raise self.corrupt("a directory entry has a comment, or refers to another disk")
         if (head["name_length"] > MAX_NAME).any():
-            raise UnsafeStoreError(f"{self.path}: a member's name is longer than {MAX_NAME} bytes")
+            raise UnsafeStoreError(f"{self.path}: the name of a member is longer than {MAX_NAME} bytes")
         if (head["flags"] & 1).any():
-            raise UnsupportedStoreError(f"{self.path}: encrypted members are not supported")
+            raise UnsupportedStoreError(f"{self.path}: a member is encrypted; store it without encryption")
         if (head["flags"] & ~np.uint16(_DESCRIPTOR | _UTF8)).any():
-            raise UnsupportedStoreError(f"{self.path}: a member has flags that no numpy writes")
+            raise UnsupportedStoreError(f"{self.path}: a member has flags that numpy never sets; save it with numpy")
         if (unknown := ~np.isin(head["method"], (0, 8))).any():
             raise UnsupportedStoreError(
-                f"{self.path}: compression method {head['method'][unknown][0]} is not supported"
+                f"{self.path}: a member has compression method {head['method'][unknown][0]}, which is not supported; "
+                "use deflate, or no compression"
             )
 
     def _long_sizes(self, raw: NDArray[np.uint8], entry: NDArray[np.int64], head: NDArray[Any]) -> None:
-        """Replace the placeholders of zip64 by the values in the extra field; any other extra field is refused."""
+        """Replace the placeholders of zip64 by the values in its extra field, and refuse any other extra field."""
         fields = [self._usize, self._csize, self._offset]
         marked = np.stack([field == _FULL for field in fields]) if len(head) else np.zeros((3, 0), bool)
         if (head["extra_length"] != np.where(marked.any(axis=0), 4 + 8 * marked.sum(axis=0), 0)).any():
@@ -204,7 +214,7 @@ class Directory:
                 raise self.corrupt("a directory entry has an extra field other than zip64's")
             values = extra[:, 4:].copy().view("<u8")
             if (values >= np.uint64(1 << 62)).any():
-                raise self.corrupt("a member's size is beyond any file's")
+                raise self.corrupt("the size of a member is larger than any file")
             for column, i in enumerate(marks):
                 fields[i][members] = values[:, column]
 
@@ -213,18 +223,18 @@ class Directory:
         ends = self._name_at + self._name_length
         blob = b"\n".join([data[a:b] for a, b in zip(self._name_at.tolist(), ends.tolist(), strict=True)])
         if b"\0" in blob or blob.count(b"\n") != max(0, len(ends) - 1):
-            raise UnsafeStoreError(f"{self.path}: a member's name has control characters")
+            raise UnsafeStoreError(f"{self.path}: the name of a member contains a control character")
         try:
             if not blob.isascii() and not all(
                 flag or name.isascii() for name, flag in zip(blob.split(b"\n"), utf8.tolist(), strict=True)
             ):
-                raise self.corrupt("a member's name is not UTF-8")
+                raise self.corrupt("the name of a member is not UTF-8")
             names = blob.decode().split("\n") if len(ends) else []
         except UnicodeDecodeError:
-            raise self.corrupt("a member's name is not UTF-8") from None
+            raise self.corrupt("the name of a member is not UTF-8") from None
         if len(set(names)) != len(names):
-            twice = Counter(names).most_common(1)[0][0]
-            raise UnsafeStoreError(f"{self.path}: the member {quoted(twice)} exists twice")
+            duplicate = Counter(names).most_common(1)[0][0]
+            raise UnsafeStoreError(f"{self.path}: the member {quoted(duplicate)} occurs more than once")
         return names
 
     def is_stored(self, member: int) -> bool:
@@ -232,9 +242,9 @@ class Directory:
         return bool(self._method[member] == 0)
 
     def start(self, members: Any) -> Any:
-        """Where the content of some members begins. Their headers must have been compared before."""
+        """Where the content of some members begins in the file; call `compare_headers` for these members first."""
         gap = self._next[members] - self._offset[members] - 30 - self._name_length[members] - self._csize[members]
-        # A data descriptor is 16 bytes after a plain header, 24 after one with the 20 bytes of zip64.
+        # A data descriptor takes 16 bytes after a plain header, and 24 after one with the 20 bytes of zip64.
         streamed = (self._flags[members] & _DESCRIPTOR) != 0
         return self._next[members] - self._csize[members] - np.where(streamed, np.where(gap == 16, 16, 24), 0)
 
@@ -246,12 +256,13 @@ class Directory:
             extra_width: the number of bytes that are read in addition, from the start of each member's content.
 
         Returns:
-            The bytes that were read, how many of them belong to each member, and where each member's content begins in
-            its bytes.
+            The bytes that were read, `len(members)` parts of the same size; the size of a part; and int64
+            `(len(members),)`, where the content of each member begins in its part.
 
         Raises:
-            CorruptStoreError: a header and the directory disagree.
-            UnsafeStoreError: a member would expand beyond the limits.
+            CorruptStoreError: a header disagrees with the directory.
+            UnsafeStoreError: a member would decompress to more than `MAX_MEMBER` bytes, or further than deflate can
+                compress.
         """
         offset, names = self._offset[members], self._name_length[members].astype(np.int64)
         width = 30 + int(names.max()) + 20 + extra_width
@@ -293,7 +304,7 @@ class Directory:
             raise self.corrupt(f"member {name}: its header disagrees with the directory")
         if (large := (usize > MAX_RATIO * csize + 64) | (~stored & (usize > MAX_MEMBER))).any():
             name, size = quoted(self.name(int(members[large][0]))), int(usize[large][0])
-            raise UnsafeStoreError(f"{self.path}: member {name} would expand to {size} bytes")
+            raise UnsafeStoreError(f"{self.path}: member {name} would expand to {size} bytes, which is not allowed")
         return blob, width, 30 + names + extra
 
     def _descriptor(self, end: int, long: bool) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
 """The backend `hdf5`: columns in an HDF5 file.
 
-h5py is imported when a file is opened or written, not with this module.
+h5py is imported when a file is opened or written, not when this module is imported.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from kinoml_data_hdf5.layout import RaggedLayout
 
 
 class Hdf5(Backend):
-    """An HDF5 file: in its own layout, or written by another program, whose datasets are columns by their paths.
+    """An HDF5 file that this backend wrote, or one of another program, in which every dataset is a column.
+
+    The options `group`, `ragged` and `missing_chunks` are for files of other programs.
 
     Attributes:
         path: the file.
-        group: for files of other programs: the group in which paths start.
-        ragged: for files of other programs: the ragged columns, by name.
-        missing_chunks: for files of other programs: "refuse" treats values that were never written as damage, "fill"
-            reads them as the fill value.
-        verify: "first" compares a row with its checksum when it is first read in a process, "always" compares each
-            time, "never" does not compare.
+        group: the group that contains the columns. A column that it contains is named by its path from the group.
+        ragged: how each ragged column is stored, by the name of the column.
+        missing_chunks: "refuse" treats values that were never written as damage; "fill" reads them as the fill value.
+        verify: "first" compares a row with its checksum when it is first read in a process, "always" whenever it is
+            read, "never" not at all.
     """
 
     name = "hdf5"
@@ -55,14 +56,14 @@ class Hdf5(Backend):
         overwrite: bool = False,
         check: Callable[[Storage], object] | None = None,
     ) -> None:
-        """See `Backend.write`. Rows are written as they come, in this backend's own layout.
+        """See `Backend.write`. Batches are written one after the other, in this backend's own layout.
 
         Raises:
-            UnsupportedStoreError: HDF5 cannot store one of the names, or an option is set that is only for reading the
-                files of other programs.
+            UnsupportedStoreError: HDF5 cannot store one of the names, or one of the options `ragged` and `group` is
+                set.
         """
         from kinoml_data_hdf5.write import write
 
         if self.ragged or self.group != "/":
-            raise UnsupportedStoreError("hdf5 writes only its own layout; leave out the options `ragged` and `group`")
+            raise UnsupportedStoreError("hdf5 writes only its own layout; remove the options `ragged` and `group`")
         write(self.path, columns, batches, arrays=arrays or {}, spec=spec, overwrite=overwrite, check=check)

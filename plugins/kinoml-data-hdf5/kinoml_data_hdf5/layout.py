@@ -1,4 +1,4 @@
-"""How a ragged column of another program is stored."""
+"""The option that describes how another program stored a ragged column."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from pydantic import field_serializer, field_validator, model_validator
 
 
 class RaggedLayout(Model):
-    """Where a ragged column lies: its rows end to end in one dataset, and where each begins in another.
+    """A ragged column in two datasets: one contains the values of all rows end to end, the other their extents.
+
+    Give either `offsets` or `lengths`.
 
     Attributes:
-        values: the path of the dataset `(total, ...)`.
-        offsets: of the dataset `(rows + 1,)`: row i is `values[offsets[i] : offsets[i + 1]]`; this or `lengths`.
-        lengths: of the dataset `(rows,)`: how much of the first axis each row takes.
-        shape: of one row, with one None (in a file `"*"`), where `values` has one axis that the row does not have;
-            by default rows have the axes of `values`.
+        values: the path of the values, a dataset `(total, ...)`.
+        offsets: the path of the offsets, a dataset `(rows + 1,)`: row i is `values[offsets[i] : offsets[i + 1]]`.
+        lengths: the path of the lengths, a dataset `(rows,)`: row i is the next `lengths[i]` entries of `values`.
+        shape: the shape of one row, with None (`"*"` in a spec file) for its one ragged axis. Needed if the rows were
+            flattened; by default a row is `(*, ...)` with the further axes of `values`.
     """
 
     values: str
@@ -42,5 +44,5 @@ class RaggedLayout(Model):
         if self.shape is not None and (
             self.shape.count(None) != 1 or any(axis is not None and axis < 1 for axis in self.shape)
         ):
-            raise ValueError('`shape` has one "*", its other axes are 1 or more')
+            raise ValueError('`shape` needs exactly one "*", and 1 or more for every other axis')
         return self

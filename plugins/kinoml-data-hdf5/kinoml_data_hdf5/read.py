@@ -1,7 +1,7 @@
 """Reading an HDF5 file.
 
-One that this plugin wrote has the layout of `kinoml_data.layouts.checked_arrays`, and what belongs to that as JSON in
-the dataset `_kinoml_data`.
+A file that this plugin wrote has the layout of `kinoml_data.layouts.checked_arrays`; the metadata of that layout is
+stored as JSON in the dataset `_kinoml_data`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from kinoml_data_hdf5.file import Hdf5File, is_text
 from kinoml_data_hdf5.layout import RaggedLayout
 
 METADATA = "_kinoml_data"
-CACHE = 16 << 20  # bytes of chunks, for the files of others, which may be compressed
+CHUNK_CACHE = 16 << 20  # bytes per dataset; for files of other programs, which may be compressed
 Lengths = NDArray[np.int64]
 
 
@@ -45,12 +45,17 @@ class Hdf5Storage(CheckedArrayStorage):
 
     Args:
         path: the file.
-        columns: what the spec asks for; None for all.
+        columns: the columns that the spec asks for; None for all.
         group, ragged, verify: the options of `Hdf5`.
-        fill: read what was never written as fill values, in a file of another program.
+        fill: True if values that were never written are read as fill values; only for files of other programs.
 
     Raises:
-        StoreNotFoundError, StoreReadError, CorruptStoreError, UnsafeStoreError, UnsupportedStoreError: as named.
+        StoreNotFoundError: there is no such regular file.
+        CorruptStoreError: the file is damaged, or is not an HDF5 file.
+        UnsafeStoreError: a column takes its values from another file, or needs far more memory than is stored.
+        UnsupportedStoreError: a column has a type or a filter that is not supported, or a path is a soft link.
+        StoreReadError: the operating system failed to read.
+        SpecError: an option does not fit the file, or the file contains none of the columns.
     """
 
     def __init__(
@@ -68,12 +73,12 @@ class Hdf5Storage(CheckedArrayStorage):
             with file.errors():
                 if METADATA in file:
                     if ragged or group.strip("/"):
-                        raise SpecError(f"{path} was written by this backend; it needs no `ragged` and no `group`")
+                        raise SpecError(f"{path} was written by this backend; remove the options `ragged` and `group`")
                     text = file.whole(METADATA).tobytes()
                     arrays, checks = own_arrays(json.loads(text), file, columns, str(path))
                     identity = f"hdf5:{hashlib.blake2b(text, digest_size=16).hexdigest()}"
                 else:
-                    file.cached(CACHE)
+                    file.use_chunk_cache(CHUNK_CACHE)
                     file.refuse_holes = not fill
                     arrays, checks = _foreign_arrays(file, columns, group, ragged or {}), None
                     identity = f"hdf5:{file.stamp}"
@@ -92,16 +97,16 @@ class Hdf5Storage(CheckedArrayStorage):
 
     @staticmethod
     def slices(values: Any, starts: Lengths, stops: Lengths) -> NDArray[Any]:
-        """As in the base class, but in the order of the file, so that a compressed chunk is decoded once."""
+        """Override of `ArrayStorage.slices` that reads in the order of the file, to decode each chunk only once."""
         order = np.argsort(starts, kind="stable")
-        found = ArrayStorage.slices(values, starts[order], stops[order])
+        content = ArrayStorage.slices(values, starts[order], stops[order])
         if np.array_equal(order, np.arange(len(order))):
-            return found
-        back = np.empty(len(order), np.int64)
-        back[order] = np.arange(len(order))
+            return content
+        position = np.empty(len(order), np.int64)  # of each slice in `content`
+        position[order] = np.arange(len(order))
         ends = np.cumsum((stops - starts)[order])
         begins = ends - (stops - starts)[order]
-        return found[back] if found.ndim > 1 else gather(found, begins[back], ends[back])
+        return content[position] if content.ndim > 1 else gather(content, begins[position], ends[position])
 
 
 def _foreign_arrays(
@@ -110,11 +115,11 @@ def _foreign_arrays(
     """The flat arrays of a file that another program wrote."""
     names = file.names(group)
     if any(name.endswith(CRC) for name in names):
-        raise CorruptStoreError(f"{file.path} holds checksums, but not what goes with them")
-    parts = {_at(group, path) for held in ragged.values() for path in (held.values, held.offsets, held.lengths)}
-    found = [*ragged, *(name for name in names if _at(group, name) not in parts)]
+        raise CorruptStoreError(f"{file.path} contains checksums, but not the dataset {METADATA!r} that they need")
+    parts = {_at(group, path) for layout in ragged.values() for path in (layout.values, layout.offsets, layout.lengths)}
+    stored = [*ragged, *(name for name in names if _at(group, name) not in parts)]
     flat: dict[str, Any] = {}
-    for name in found if columns is None else columns:
+    for name in stored if columns is None else columns:
         if name in ragged:
             flat |= _ragged(file, name, ragged[name], group)
             continue
@@ -122,7 +127,7 @@ def _foreign_arrays(
             if (at := _at(group, key)) in file:
                 flat |= _column_of(file, key, at)
     if not flat:
-        raise SpecError(f"{file.path} holds none of the columns; there are {quoted(names)} in {quoted(group)}")
+        raise SpecError(f"{file.path} contains none of the columns; its group {quoted(group)} contains {quoted(names)}")
     for name in names:
         if name.startswith("idx_") and (columns is None or name not in columns):
             flat.pop(name, None)
@@ -138,23 +143,27 @@ def _column_of(file: Hdf5File, key: str, at: str) -> dict[str, Any]:
 
 
 def _ragged(file: Hdf5File, name: str, layout: RaggedLayout, group: str) -> dict[str, Any]:
-    """The flat arrays of a column of values and offsets, or lengths."""
+    """The flat arrays of a column that another program stored as values and offsets, or as values and lengths."""
     where = f"{file.path}: column {quoted(name)}"
     values = file.array(_at(group, layout.values))
     if is_text(values):
-        raise UnsupportedStoreError(f"{where} is of strings, which are read without `ragged`")
+        raise UnsupportedStoreError(f"{where} contains strings; remove it from the option `ragged`")
     path = layout.offsets or layout.lengths or ""
     counts = file.whole(_at(group, path))
     if counts.ndim != 1 or counts.dtype.kind not in "iu" or (layout.offsets and len(counts) == 0):
-        raise CorruptStoreError(f"{where}: {quoted(path)} is {counts.dtype} {counts.shape}, not integers in a row")
+        raise CorruptStoreError(
+            f"{where}: {quoted(path)} has dtype {counts.dtype} and shape {counts.shape}, not integers in one axis"
+        )
     lengths = counts.astype(np.int64)
     if layout.offsets:
         first, lengths = int(lengths[0]), np.diff(lengths)
         if first != 0:
-            raise UnsupportedStoreError(f"{where}: {quoted(path)} begins at {first}, not at 0")
+            raise UnsupportedStoreError(f"{where}: the offsets {quoted(path)} begin at {first}; they must begin at 0")
     total = values.shape[0]
     if (lengths < 0).any() or (lengths > total).any() or lengths.sum() != total:
-        raise CorruptStoreError(f"{where}: {quoted(path)} does not add up to the {total} of {quoted(layout.values)}")
+        raise CorruptStoreError(
+            f"{where}: the lengths by {quoted(path)} do not add up to the {total} entries of {quoted(layout.values)}"
+        )
     flat = _Flat(values)
     shape = layout.shape or (None, *values.shape[1:])
     inner = math.prod(axis for axis in shape if axis is not None)
@@ -168,7 +177,7 @@ def _ragged(file: Hdf5File, name: str, layout: RaggedLayout, group: str) -> dict
 
 
 class _Flat:
-    """A dataset `(total, ...)` as if it had one axis; slices begin and end where an entry of the first axis does."""
+    """A view of a dataset `(total, ...)` with one axis; slices must begin and end at entries of its first axis."""
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
@@ -177,11 +186,11 @@ class _Flat:
 
     def __getitem__(self, part: slice) -> NDArray[Any]:
         width = max(1, self.width)
-        found: NDArray[Any] = self._dataset[part.start // width : part.stop // width].reshape(-1)
-        return found
+        values: NDArray[Any] = self._dataset[part.start // width : part.stop // width].reshape(-1)
+        return values
 
 
 def _at(group: str, path: str | None) -> str:
-    """The parts of a path from the root; a path that begins with a slash does not start at the group."""
+    """The path from the root, without slashes at its ends; a path that begins with a slash is not below `group`."""
     parts = f"{path or ''}" if (path or "").startswith("/") else f"{group}/{path or ''}"
     return "/".join(part for part in parts.split("/") if part)

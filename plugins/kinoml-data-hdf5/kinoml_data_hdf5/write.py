@@ -1,4 +1,4 @@
-"""Writing an HDF5 file, all or nothing and row by row."""
+"""Writing an HDF5 file, completely or not at all, batch by batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kinoml_data_hdf5.read import METADATA, Hdf5Storage
 
 CHUNK_BYTES = 1 << 20
-VERSION = ("v110", "v110")  # the oldest whose metadata has checksums throughout
+VERSION = ("v110", "v110")  # the oldest version of the format in which all metadata has checksums
 
 
 def write(
@@ -50,34 +50,34 @@ def _is_refused(name: str) -> bool:
 class _Dataset:
     """A dataset to which rows are appended.
 
-    Rows that fit into one chunk are stored without chunks, because a chunk always takes its full size on disk. There
-    are no filters, so that a row is read without the rows around it.
+    It is stored without chunks if all rows fit into one, because a chunk always takes its full size on disk. Nothing is
+    compressed, so that a row can be read without the rows around it.
     """
 
     def __init__(self, file: Any, key: str, dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> None:
         self._file, self._key, self._dtype, self._row_shape = file, key, dtype, row_shape
-        self._step = max(1, CHUNK_BYTES // max(1, dtype.itemsize * int(np.prod(row_shape))))
+        self._chunk_rows = max(1, CHUNK_BYTES // max(1, dtype.itemsize * int(np.prod(row_shape))))
         self._dataset: Any = None
         self._parts: list[NDArray[Any]] = [np.empty((0, *row_shape), dtype)]
-        self._waiting = 0
+        self._pending_rows = 0
 
     def append(self, rows: NDArray[Any]) -> None:
         self._parts.append(rows)
-        self._waiting += len(rows)
-        if self._waiting > self._step:
+        self._pending_rows += len(rows)
+        if self._pending_rows > self._chunk_rows:
             self._write()
 
     def finish(self) -> None:
         """Write the rows that are still in memory."""
         if self._dataset is None:
             self._file.create_dataset(self._key, data=np.concatenate(self._parts))
-        elif self._waiting:
+        elif self._pending_rows:
             self._write()
 
     def _write(self) -> None:
         rows = np.concatenate(self._parts)
         if self._dataset is None:
-            chunks = self._step, *(max(1, axis) for axis in self._row_shape)
+            chunks = self._chunk_rows, *(max(1, axis) for axis in self._row_shape)
             limits = None, *(axis or None for axis in self._row_shape)
             empty = 0, *self._row_shape
             self._dataset = self._file.create_dataset(self._key, empty, self._dtype, chunks=chunks, maxshape=limits)
@@ -85,4 +85,4 @@ class _Dataset:
         self._dataset.resize(start + len(rows), axis=0)
         if rows.size:
             self._dataset[start:] = rows
-        self._parts, self._waiting = [rows[:0].copy()], 0
+        self._parts, self._pending_rows = [rows[:0].copy()], 0

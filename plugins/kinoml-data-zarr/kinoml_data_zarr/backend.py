@@ -1,6 +1,6 @@
 """The backend `zarr`: columns in a Zarr group, in a folder or at a URL.
 
-Zarr is imported when a store is opened or written, not with this module.
+Zarr is imported when a store is opened or written, not when this module is imported.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 PROTOCOLS = ("abfs", "az", "gcs", "gs", "http", "https", "memory", "s3")
-"""Of URLs. Others of fsspec reach files outside the dataset's folder, or run what a file describes."""
+"""The protocols that a URL may have. With others, fsspec would read local files, or open what a file tells it to."""
 
 
 class Zarr(Backend):
-    """A Zarr group of version 3 or 2: flat arrays by the names that `ArrayStorage` has for them.
+    """A Zarr group of version 3 or 2, whose arrays have the names that `ArrayStorage` expects.
+
+    Give either `path` or `url`.
 
     Attributes:
-        path: a local folder; this or `url`.
-        url: where fsspec finds it, such as `s3://bucket/data.zarr`; for reading only.
-        storage_options: what fsspec needs to know besides the URL.
-        missing_chunks: of groups that other programs wrote: "refuse" takes a chunk that is not there for damage,
-            "fill" reads it as the array's fill value.
-        compress: write chunks compressed with Zstandard.
-        chunk_bytes: of the chunks written, before compression.
+        path: the local folder of the group.
+        url: the URL of the group for fsspec, such as `s3://bucket/data.zarr`; for reading only.
+        storage_options: further options for fsspec, such as credentials; only with `url`.
+        missing_chunks: "refuse" treats a missing chunk as damage; "fill" reads it as the fill value of its array, if
+            another program wrote the group.
+        compress: True to write chunks compressed with Zstandard.
+        chunk_bytes: the size of the chunks to write, before compression.
     """
 
     name = "zarr"
@@ -47,15 +49,18 @@ class Zarr(Backend):
     def _plain_url(cls, url: str | None) -> str | None:
         protocol, separator, rest = (url or "").partition("://")
         if url is not None and (protocol not in PROTOCOLS or not separator or not rest or "::" in url):
-            raise ValueError(f"{quoted(url)} is no URL of one of {', '.join(PROTOCOLS)}; for a local folder use `path`")
+            raise ValueError(
+                f"{quoted(url)} is not a valid URL; its protocol must be one of {', '.join(PROTOCOLS)}. "
+                "For a local folder use `path`"
+            )
         return url
 
     @model_validator(mode="after")
     def _one_place(self) -> Zarr:
         if (self.path is None) == (self.url is None):
-            raise ValueError("say where the store is: either `path` or `url`")
+            raise ValueError("give either `path` or `url`")
         if self.storage_options and self.url is None:
-            raise ValueError("`storage_options` go with `url`")
+            raise ValueError("`storage_options` can only be used with `url`")
         return self
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
@@ -63,9 +68,12 @@ class Zarr(Backend):
 
         Raises:
             StoreNotFoundError: there is no Zarr group.
-            StoreReadError: it cannot be reached.
-            SpecError: fsspec lacks the package for such a URL, or refuses the options.
-            CorruptStoreError, UnsafeStoreError, UnsupportedStoreError: as their names say.
+            StoreReadError: the group cannot be reached.
+            SpecError: the package that fsspec needs for this URL is not installed, or fsspec refuses the options.
+            CorruptStoreError: the group is damaged, or lacks a column or a chunk.
+            UnsafeStoreError: an array needs a codec that is not allowed, or too much memory.
+            UnsupportedStoreError: an array has a dtype that is not supported, or a later version of this library wrote
+                the group.
         """
         from kinoml_data_zarr.group import local_group, remote_group
         from kinoml_data_zarr.read import ZarrStorage
@@ -87,18 +95,23 @@ class Zarr(Backend):
         overwrite: bool = False,
         check: Callable[[Storage], object] | None = None,
     ) -> None:
-        """See `Backend.write`. Rows are written as they come, a few chunks at a time.
+        """See `Backend.write`. Rows are written while the batches are read, a few chunks at a time.
 
         Raises:
-            UnsupportedStoreError: `overwrite`, a URL, or a name that Zarr cannot have.
-            StoreExistsError: there is something at `path`.
+            UnsupportedStoreError: `overwrite` is True, the backend has a `url` and no `path`, or Zarr cannot store
+                one of the names.
+            StoreExistsError: there is a file or a folder at `path`.
             StoreWriteError: the operating system refused.
-            SpecError: a batch holds something else than `columns` announces.
+            SpecError: a batch is not what `columns` announces.
         """
         if self.path is None:
-            raise UnsupportedStoreError(f"{self.name} writes to a local `path` alone; upload that folder afterwards")
+            raise UnsupportedStoreError(
+                f"{self.name} cannot write to a URL; write to a local `path` and upload that folder"
+            )
         if overwrite:
-            raise UnsupportedStoreError(f"{self.name} cannot replace a folder in one step; write beside it")
+            raise UnsupportedStoreError(
+                f"{self.name} cannot replace a folder in one step; write to a new path, or delete the folder first"
+            )
         if os.path.lexists(self.path):
             where = quoted(str(self.path))
             raise StoreExistsError(f"{where} exists, and {self.name} cannot replace it; choose another path")

@@ -1,4 +1,4 @@
-"""A Zarr group, and its arrays, opened with care: no codec runs that does more than compute."""
+"""A Zarr group opened for reading. Only codecs that do nothing but compute are allowed to run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from kinoml_data.plugin import DTYPES, STRING
 from numpy.typing import NDArray
 from zarr.storage import FsspecStore, LocalStore
 
-MAX_CHUNK_BYTES, MAX_HELD_BYTES = 1 << 31, 1 << 36
+MAX_CHUNK_BYTES = 1 << 31  # of one chunk or shard, uncompressed
+MAX_ARRAY_BYTES = 1 << 36  # of an array that is read as a whole
 CODECS = frozenset(
     (
         *("bytes", "transpose", "sharding_indexed", "crc32c", "crc32", "adler32", "fletcher32", "jenkins_lookup3"),
@@ -32,8 +33,8 @@ CODECS = frozenset(
         *("quantize", "packbits"),
     )
 )
-"""Those that only compute. Others, such as pickle, run or build what the bytes say."""
-DECODING = (
+"""The codecs that only compute. Others, such as pickle, run or build whatever the bytes describe."""
+DECODING_PACKAGES = (
     "builtins",
     "zarr",
     "numcodecs",
@@ -49,27 +50,29 @@ DECODING = (
 
 @contextmanager
 def zarr_errors(where: str) -> Iterator[None]:
-    """Errors of Zarr, its codecs and its stores as this library's.
+    """Turn errors of Zarr, its codecs and its stores in the block into errors of this library.
 
     Raises:
-        StoreReadError: the store cannot be reached.
-        CorruptStoreError: anything else.
+        StoreReadError: the store could not be reached.
+        CorruptStoreError: the block failed for any other reason.
     """
     try:
         yield
     except KinomlDataError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] not in DECODING:
+        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] not in DECODING_PACKAGES:
             raise StoreReadError(f"{where}: cannot read: {format_error(error)}") from error
         raise CorruptStoreError(f"{where} is damaged: {format_error(error)}") from error
 
 
 def local_group(path: Path) -> ZarrGroup:
-    """The Zarr group in a folder.
+    """Open the Zarr group in a folder.
 
     Raises:
-        StoreNotFoundError, CorruptStoreError, StoreReadError: as their names say.
+        StoreNotFoundError: there is no folder, or no Zarr group in it.
+        CorruptStoreError: the metadata of the group is damaged.
+        StoreReadError: the operating system failed to read.
     """
     if not path.is_dir():
         raise StoreNotFoundError(f"there is no folder {quoted(str(path))}")
@@ -77,11 +80,13 @@ def local_group(path: Path) -> ZarrGroup:
 
 
 def remote_group(url: str, options: Mapping[str, Any]) -> ZarrGroup:
-    """The Zarr group at a URL; `options` are fsspec's.
+    """Open the Zarr group at a URL; `options` are passed to fsspec.
 
     Raises:
-        SpecError: there is no package for such a URL, or it refuses the options.
-        StoreNotFoundError, CorruptStoreError, StoreReadError: as their names say.
+        SpecError: the package that fsspec needs for this URL is not installed, or it refuses the options.
+        StoreNotFoundError: there is no Zarr group at this URL.
+        CorruptStoreError: the metadata of the group is damaged.
+        StoreReadError: the group cannot be reached.
     """
     try:
         store = FsspecStore.from_url(url, storage_options=dict(options), read_only=True)
@@ -93,7 +98,7 @@ def remote_group(url: str, options: Mapping[str, Any]) -> ZarrGroup:
 def _group(store: Any, where: str) -> ZarrGroup:
     with zarr_errors(where):
         try:
-            # Consolidated metadata may be older than the arrays; over a network it saves a request for each of them.
+            # Consolidated metadata may be older than the arrays, but over a network it saves a request per array.
             consolidated = False if isinstance(store, LocalStore) else None
             return ZarrGroup(zarr.open_group(store, mode="r", use_consolidated=consolidated), where)
         except FileNotFoundError:
@@ -101,7 +106,7 @@ def _group(store: Any, where: str) -> ZarrGroup:
 
 
 class ZarrGroup:
-    """A Zarr group for reading; a `Container`.
+    """A Zarr group for reading; implements `Container`.
 
     Attributes:
         group: the `zarr.Group`.
@@ -112,44 +117,53 @@ class ZarrGroup:
         self.group, self.where = group, where
 
     def whole(self, key: str) -> NDArray[Any]:
-        """A whole array in native byte order; raises as `array`, and where it would fill the memory."""
+        """All values of an array, in native byte order; raises as `array`.
+
+        Raises:
+            UnsafeStoreError: the array would take more than `MAX_ARRAY_BYTES` in memory.
+        """
         array = self.array(key)
-        if array.dtype.itemsize * np.prod(array.shape, dtype=np.float64) > MAX_HELD_BYTES:
-            raise UnsafeStoreError(f"{self.where}: {quoted(key)} would fill the memory")
+        if (size := array.dtype.itemsize * np.prod(array.shape, dtype=np.float64)) > MAX_ARRAY_BYTES:
+            raise UnsafeStoreError(
+                f"{self.where}: {quoted(key)} would take {size:.0f} bytes in memory; up to {MAX_ARRAY_BYTES} are read"
+            )
         return np.asarray(array[:]).astype(array.dtype.newbyteorder("="), copy=False)
 
     def array(self, key: str) -> Any:
-        """An array of the group, once it is known to be safe to read.
+        """The `zarr.Array` of this name, after checks that it is safe to read.
 
         Raises:
-            CorruptStoreError: there is none of this name, or it has no axis.
-            UnsupportedStoreError, UnsafeStoreError: its type or a codec of it is not read; its chunks are too large.
+            CorruptStoreError: there is no array of this name, or it has no axis of rows.
+            UnsafeStoreError: it needs a codec that is not allowed, or its chunks are larger than `MAX_CHUNK_BYTES`.
+            UnsupportedStoreError: its dtype is not supported.
         """
         array = self.group.get(key)
-        _refuse(array, f"{self.where}: {quoted(key)}")
+        _check_array(array, f"{self.where}: {quoted(key)}")
         return array
 
 
-def _refuse(array: Any, where: str) -> None:
+def _check_array(array: Any, where: str) -> None:
+    if array is None:
+        raise CorruptStoreError(f"{where} is missing")
     if not isinstance(array, zarr.Array):
-        raise CorruptStoreError(f"{where} is no array")
+        raise CorruptStoreError(f"{where} is not an array")
     if array.dtype.name not in DTYPES or array.dtype.name == STRING:
-        raise UnsupportedStoreError(f"{where} holds {array.dtype}, which is not read; leave it out of the spec")
+        raise UnsupportedStoreError(f"{where} contains {array.dtype}, which cannot be read; leave it out of the spec")
     for codec in _codecs((*array.filters, array.serializer, *array.compressors)):
         if codec not in CODECS:
             raise UnsafeStoreError(f"{where} needs the codec {quoted(codec)}, which is not allowed")
     if not array.shape:
-        raise CorruptStoreError(f"{where} has no axis of rows")
+        raise CorruptStoreError(f"{where} is a scalar; an array needs an axis of rows")
     largest = array.shards or array.chunks
     if array.dtype.itemsize * np.prod(largest, dtype=np.float64) > MAX_CHUNK_BYTES:
-        raise UnsafeStoreError(f"{where} has chunks over {MAX_CHUNK_BYTES} bytes")
+        raise UnsafeStoreError(f"{where} has chunks of more than {MAX_CHUNK_BYTES} bytes")
 
 
 def _codecs(codecs: Sequence[Any]) -> Iterator[str]:
-    """The names of codecs, those inside of others too."""
+    """The names of some codecs, and of the codecs nested in them."""
     for codec in codecs:
         if codec is None:
             continue
-        said = codec.to_dict() if hasattr(codec, "to_dict") else codec.get_config()
-        yield str(said.get("name", said.get("id"))).removeprefix("numcodecs.")
+        config = codec.to_dict() if hasattr(codec, "to_dict") else codec.get_config()
+        yield str(config.get("name", config.get("id"))).removeprefix("numcodecs.")
         yield from _codecs([*getattr(codec, "codecs", ()), *getattr(codec, "index_codecs", ())])

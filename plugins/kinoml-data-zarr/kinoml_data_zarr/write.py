@@ -1,4 +1,4 @@
-"""Writing a Zarr group, all or nothing and row by row."""
+"""Writing a Zarr group, completely or not at all, batch by batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zarr.storage import LocalStore
 from kinoml_data_zarr.group import local_group
 from kinoml_data_zarr.read import ATTRIBUTE, ZarrStorage
 
-CHUNKS_AT_ONCE = 16  # written together, so that Zarr compresses them in parallel
+CHUNKS_AT_ONCE = 16  # chunks that are written together, so that Zarr compresses them in parallel
 
 
 def write(
@@ -49,34 +49,34 @@ def _is_refused(name: str) -> bool:
 
 
 class _Dataset:
-    """An array of the group to which rows are appended; complete chunks are written, a few at a time."""
+    """An array of the group to which rows are appended; complete chunks are written `CHUNKS_AT_ONCE` at a time."""
 
     def __init__(
         self, group: Any, key: str, dtype: Any, shape: tuple[int, ...], chunk_bytes: int, options: Mapping[str, Any]
     ) -> None:
         row_bytes = max(1, dtype.itemsize * int(np.prod(shape)))
-        self._step = max(1, chunk_bytes // row_bytes)
+        self._chunk_rows = max(1, chunk_bytes // row_bytes)
         self._array = group.create_array(
             key,
             shape=(0, *shape),
-            chunks=(self._step, *(max(1, axis) for axis in shape)),
+            chunks=(self._chunk_rows, *(max(1, axis) for axis in shape)),
             dtype=dtype,
-            config={"write_empty_chunks": True},  # a chunk that is not there is then always damage
+            config={"write_empty_chunks": True},  # a missing chunk is then always damage
             **options,
         )
         self._parts: list[NDArray[Any]] = []
-        self._waiting = self._length = 0
+        self._pending_rows = self._length = 0
 
     def append(self, rows: NDArray[Any]) -> None:
         self._parts.append(rows)
-        self._waiting += len(rows)
-        if self._waiting >= self._step * CHUNKS_AT_ONCE:
-            self._write(self._waiting // self._step * self._step)
+        self._pending_rows += len(rows)
+        if self._pending_rows >= self._chunk_rows * CHUNKS_AT_ONCE:
+            self._write(self._pending_rows // self._chunk_rows * self._chunk_rows)
 
     def finish(self) -> None:
         """Write the rows that are still in memory."""
-        if self._waiting:
-            self._write(self._waiting)
+        if self._pending_rows:
+            self._write(self._pending_rows)
 
     def _write(self, count: int) -> None:
         rows = np.concatenate(self._parts)
@@ -84,4 +84,4 @@ class _Dataset:
         self._array.resize((self._length, *rows.shape[1:]))
         if rows.size:
             self._array[start : self._length] = rows[:count]
-        self._parts, self._waiting = [rows[count:].copy()], self._waiting - count
+        self._parts, self._pending_rows = [rows[count:].copy()], self._pending_rows - count

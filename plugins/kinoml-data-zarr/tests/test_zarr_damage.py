@@ -350,11 +350,11 @@ def test_huge_arrays_and_chunks_are_refused(tmp_path):
     [
         ({}, "either `path` or `url`"),
         ({"path": "a.zarr", "url": "memory://a"}, "either `path` or `url`"),
-        ({"path": "a.zarr", "storage_options": {"anon": True}}, "go with `url`"),
-        ({"url": "file:///etc"}, "is no URL"),
-        ({"url": "simplecache::s3://a"}, "is no URL"),
-        ({"url": "s3://a::file:///etc"}, "is no URL"),
-        ({"url": "reference://"}, "is no URL"),
+        ({"path": "a.zarr", "storage_options": {"anon": True}}, "only be used with `url`"),
+        ({"url": "file:///etc"}, "is not a valid URL"),
+        ({"url": "simplecache::s3://a"}, "is not a valid URL"),
+        ({"url": "s3://a::file:///etc"}, "is not a valid URL"),
+        ({"url": "reference://"}, "is not a valid URL"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, said):

@@ -81,7 +81,7 @@ class TestHttp(BackendTests):
 
 @pytest.fixture
 def memory(tmp_path):
-    """A URL in memory that holds the example."""
+    """A URL in memory that contains the example."""
     Zarr(path=tmp_path / "data.zarr").write(
         EXAMPLE.columns, EXAMPLE.batches(), arrays=EXAMPLE.arrays, spec=EXAMPLE.spec
     )

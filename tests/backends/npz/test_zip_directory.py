@@ -108,4 +108,4 @@ def test_a_repeated_name_is_found_at_once_among_many(tmp_path):
     (tmp_path / "data.npz").write_bytes(zipped(*members))
     script = f"import kinoml_data as kd; kd.load_dataset({str(tmp_path / 'data.npz')!r})"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert "UnsafeStoreError" in run.stderr and "'X_s59999.npy' exists twice" in run.stderr
+    assert "UnsafeStoreError" in run.stderr and "'X_s59999.npy' occurs more than once" in run.stderr

@@ -138,7 +138,7 @@ def test_a_later_version_is_refused(tmp_path):
         said = json.loads(file["_kinoml_data"][:].tobytes()) | {"format": 2}
         del file["_kinoml_data"]
         file["_kinoml_data"] = np.frombuffer(json.dumps(said).encode(), np.uint8)
-    with pytest.raises(UnsupportedStoreError, match="layout 2"):
+    with pytest.raises(UnsupportedStoreError, match="version 2 of the layout"):
         backend.open(None)
 
 

@@ -148,9 +148,9 @@ def test_the_flat_layout_and_splits_of_another_program(tmp_path):
 
 def test_columns_that_are_not_there_are_named(tmp_path):
     path = file_of(tmp_path / "a.h5", X=np.zeros((3, 2)), y=np.zeros(3))
-    with pytest.raises(SpecError, match=r"there are .*'X', 'y'"):
+    with pytest.raises(SpecError, match=r"contains \['X', 'y'\]"):
         Hdf5(path=path).open({"Z": kd.Array("float64")})
-    with pytest.raises(SpecError, match="no group 'g'"):
+    with pytest.raises(SpecError, match="does not contain the group 'g'"):
         Hdf5(path=path, group="g").open(None)
     spec = {"columns": {"X": {"dtype": "float64", "shape": [2]}, "yy": {"dtype": "float64"}}, "X": "X", "y": "yy"}
     with pytest.raises(SpecError, match="yy"):
@@ -198,7 +198,7 @@ def test_links_are_refused(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["Z"] = np.zeros((3, 2))
         file["X"] = h5py.SoftLink("/Z")
-    refused(tmp_path / "a.h5", UnsupportedStoreError, "is a link")
+    refused(tmp_path / "a.h5", UnsupportedStoreError, "is a soft link")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["g"] = h5py.ExternalLink("other.h5", "/g")
     with pytest.raises(UnsafeStoreError, match="links to another file"):

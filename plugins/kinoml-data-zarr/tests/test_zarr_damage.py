@@ -154,7 +154,7 @@ def test_the_identity_is_that_of_the_content(tmp_path):
 def test_another_version_of_the_layout_is_refused(tmp_path):
     backend = stored(tmp_path / "data.zarr")
     zarr.open_group(backend.path, mode="r+").attrs["kinoml_data"] = {"format": 2}
-    with pytest.raises(UnsupportedStoreError, match="layout 2"):
+    with pytest.raises(UnsupportedStoreError, match="version 2 of the layout"):
         backend.open(None)
 
 

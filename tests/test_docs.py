@@ -30,6 +30,7 @@ TEMPLATE = ROOT / "kinoml_data" / "cli" / "plugin_template"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+PLUGIN_PAGES = [page for pattern in ("*.md", "*/*.md") for page in sorted((ROOT / "plugins").glob(pattern))]
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def test_the_specs_of_a_page_are_valid(page: Path) -> None:
                 pytest.fail(f"{page.name}, line {block.line}: {error}")
 
 
-@EACH_PAGE
+@pytest.mark.parametrize("page", [*PAGES, *PLUGIN_PAGES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_links_of_a_page_have_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         if target.startswith(("http://", "https://")):

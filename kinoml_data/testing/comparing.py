@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kinoml_data.columns import Column, Columns, Ragged
-from kinoml_data.contracts.backend import Storage
+from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.spec.array import Array
 from kinoml_data.testing.example import Example
 
@@ -21,6 +21,12 @@ from kinoml_data.testing.example import Example
 def same_rows(storage: Storage, example: Example, rows: Sequence[int]) -> None:
     """Read some rows of all columns and compare them bit for bit."""
     same_columns(storage.read(np.array(rows, np.int64), list(example.columns)), storage, example, rows)
+
+
+def same_store(backend: Backend, example: Example, columns: Mapping[str, Array] | None = None) -> None:
+    """Open a store for `columns`, or for those that it infers, and compare all rows bit for bit."""
+    with backend.open(columns) as storage:
+        same_rows(storage, example, range(len(example)))
 
 
 def same_columns(columns: Columns, storage: Storage, example: Example, rows: Sequence[int]) -> None:
@@ -35,10 +41,10 @@ def same_column(column: Column, array: Array, expected: Sequence[Any], name: str
     assert len(column) == len(expected), name
     if array.is_string:
         expected = [np.frombuffer(text.encode(), np.uint8) for text in expected]
-    if array.ragged or array.is_string:
+    if array.rows_differ:
         assert isinstance(column, Ragged), f"{name}: the rows differ in shape, so the column must be a Ragged"
         assert column.shapes.dtype == np.int64, name
-        assert column.shapes.shape == (len(expected), max(1, len(array.shape))), name
+        assert column.shapes.shape == (len(expected), len(array.axes)), name
         assert column.values.dtype == array.numpy and column.values.dtype.isnative and column.values.ndim == 1, name
         start = 0
         for shape, row in zip(column.shapes.tolist(), expected, strict=True):

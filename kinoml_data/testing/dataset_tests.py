@@ -12,7 +12,7 @@ from kinoml_data.contracts.backend import Backend
 from kinoml_data.conversion import convert
 from kinoml_data.errors import UnsupportedStoreError
 from kinoml_data.testing import examples
-from kinoml_data.testing.comparing import same_batch, same_list, same_rows, same_sample
+from kinoml_data.testing.comparing import same_batch, same_list, same_rows, same_sample, same_store
 from kinoml_data.testing.example import Example
 from kinoml_data.testing.suite import EACH_EXAMPLE, Shared, Suite
 
@@ -68,8 +68,7 @@ class DatasetTests(Suite):
         copy = NpzLazy(path=tmp_path / "converted.npz")
         with self.dataset(stored, example) as dataset:
             convert(dataset, copy.path)
-        with copy.open(None) as storage:
-            same_rows(storage, example, range(len(example)))
+        same_store(copy, example)
 
     @EACH_EXAMPLE
     def test_conversion_from_npz_lazy_is_lossless(self, backend: Backend, example: Example, tmp_path: Path) -> None:

@@ -78,12 +78,12 @@ def column_of(rows: Sequence[Any], array: Array) -> Column:
     """The column with these rows, in read-only arrays."""
     if array.is_string:
         rows = [np.frombuffer(text.encode(), np.uint8) for text in rows]
-    if not array.ragged and not array.is_string:
-        stacked = np.empty((len(rows), *[axis or 0 for axis in array.shape]), array.numpy)
+    if not array.rows_differ:
+        stacked = np.empty((len(rows), *array.row_shape), array.numpy)
         for i, row in enumerate(rows):
             stacked[i] = row
         return locked(stacked)
-    shapes = np.array([row.shape for row in rows], np.int64).reshape(len(rows), max(1, len(array.shape)))
+    shapes = np.array([row.shape for row in rows], np.int64).reshape(len(rows), len(array.axes))
     values = np.concatenate([np.empty(0, array.numpy), *(row.reshape(-1) for row in rows)], dtype=array.numpy)
     return Ragged(locked(values), locked(shapes))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,19 +15,19 @@ __all__ = ["EXAMPLES", "NUMERIC", "Example", "bits", "column_of", "mixed", "of_d
 
 NUMERIC = tuple(name for name in DTYPES if name != STRING)
 
-Shapes = dict[str, Sequence[tuple[int, ...]]]
+Described = dict[str, tuple[Array, Sequence[tuple[int, ...]]]]  # each column with the shapes of its rows
 
 
-def _example(name: str, columns: Mapping[str, Array], shapes: Shapes) -> Example:
+def _example(name: str, columns: Described) -> Example:
     rows = {
-        column: [bits(array.dtype, shape, 1000 * number + row) for row, shape in enumerate(shapes[column])]
-        for number, (column, array) in enumerate(columns.items())
+        column: [bits(array.dtype, shape, 1000 * number + row) for row, shape in enumerate(shapes)]
+        for number, (column, (array, shapes)) in enumerate(columns.items())
     }
-    return Example(name, columns, rows)
+    return Example(name, {column: array for column, (array, _) in columns.items()}, rows)
 
 
 def _fixed() -> Example:
-    columns = {
+    arrays = {
         "y": Array("float32"),
         "label": Array("int64"),
         "flag": Array("bool"),
@@ -36,88 +36,59 @@ def _fixed() -> Example:
         "cube": Array("float32", (2, 1, 3)),
         "deep": Array("int16", (2, 1, 2, 2)),
     }
-    shapes: Shapes = {name: [tuple(axis or 0 for axis in array.shape)] * 7 for name, array in columns.items()}
-    return _example("fixed", columns, shapes)
+    return _example("fixed", {name: (array, [array.row_shape] * 7) for name, array in arrays.items()})
 
 
 def _ragged() -> Example:
-    columns = {
-        "smiles": Array("uint8", (5, None)),
-        "edges": Array("int64", (2, None)),
-        "atoms": Array("float32", (None, 4)),
-        "word": Array("int32", (None,)),
-        "y": Array("float32"),
-    }
     lengths = [3, 9, 1, 4, 4, 2, 17]
-    shapes: Shapes = {
-        "smiles": [(5, n) for n in lengths],
-        "edges": [(2, n) for n in lengths[::-1]],
-        "atoms": [(n, 4) for n in lengths],
-        "word": [(n + 1,) for n in lengths],
-        "y": [()] * 7,
+    columns: Described = {
+        "smiles": (Array("uint8", (5, None)), [(5, n) for n in lengths]),
+        "edges": (Array("int64", (2, None)), [(2, n) for n in lengths[::-1]]),
+        "atoms": (Array("float32", (None, 4)), [(n, 4) for n in lengths]),
+        "word": (Array("int32", (None,)), [(n + 1,) for n in lengths]),
+        "y": (Array("float32"), [()] * 7),
     }
-    return _example("ragged", columns, shapes)
+    return _example("ragged", columns)
 
 
 def _twice_ragged() -> Example:
-    columns = {
-        "square": Array("float32", (None, None)),
-        "outer": Array("float64", (None, 3, None)),
-        "deep": Array("int32", (None, 2, None, 1)),
-        "y": Array("float32"),
-    }
     pairs = [(2, 2), (1, 5), (5, 1), (3, 4), (4, 3), (7, 2)]
-    shapes: Shapes = {
-        "square": pairs,
-        "outer": [(a, 3, b) for a, b in pairs],
-        "deep": [(a, 2, b, 1) for a, b in pairs[::-1]],
-        "y": [()] * 6,
+    columns: Described = {
+        "square": (Array("float32", (None, None)), pairs),
+        "outer": (Array("float64", (None, 3, None)), [(a, 3, b) for a, b in pairs]),
+        "deep": (Array("int32", (None, 2, None, 1)), [(a, 2, b, 1) for a, b in pairs[::-1]]),
+        "y": (Array("float32"), [()] * 6),
     }
-    return _example("twice-ragged", columns, shapes)
+    return _example("twice-ragged", columns)
 
 
 def _empty_rows() -> Example:
-    columns = {
-        "first": Array("float32", (None, 3)),
-        "last": Array("int64", (2, None)),
-        "between": Array("uint8", (None,)),
-        "both": Array("float64", (None, None)),
-        "y": Array("float32"),
+    columns: Described = {
+        "first": (Array("float32", (None, 3)), [(0, 3), (2, 3), (1, 3), (4, 3), (1, 3)]),
+        "last": (Array("int64", (2, None)), [(2, 1), (2, 3), (2, 2), (2, 1), (2, 0)]),
+        "between": (Array("uint8", (None,)), [(2,), (0,), (0,), (3,), (1,)]),
+        "both": (Array("float64", (None, None)), [(0, 2), (3, 0), (2, 2), (0, 0), (1, 4)]),
+        "y": (Array("float32"), [()] * 5),
     }
-    shapes: Shapes = {
-        "first": [(0, 3), (2, 3), (1, 3), (4, 3), (1, 3)],
-        "last": [(2, 1), (2, 3), (2, 2), (2, 1), (2, 0)],
-        "between": [(2,), (0,), (0,), (3,), (1,)],
-        "both": [(0, 2), (3, 0), (2, 2), (0, 0), (1, 4)],
-        "y": [()] * 5,
-    }
-    return _example("empty-rows", columns, shapes)
+    return _example("empty-rows", columns)
 
 
 def _only_empty_rows() -> Example:
-    columns = {
-        "ragged": Array("float32", (None, 3)),
-        "both": Array("int64", (None, None)),
-        "none": Array("float64", (0,)),
-        "wide": Array("uint8", (3, 0)),
-        "inner": Array("float32", (2, 0, 4)),
-        "y": Array("float32"),
+    columns: Described = {
+        "ragged": (Array("float32", (None, 3)), [(0, 3)] * 4),
+        "both": (Array("int64", (None, None)), [(0, 2), (3, 0), (0, 0), (0, 5)]),
+        "none": (Array("float64", (0,)), [(0,)] * 4),
+        "wide": (Array("uint8", (3, 0)), [(3, 0)] * 4),
+        "inner": (Array("float32", (2, 0, 4)), [(2, 0, 4)] * 4),
+        "y": (Array("float32"), [()] * 4),
     }
-    shapes: Shapes = {
-        "ragged": [(0, 3)] * 4,
-        "both": [(0, 2), (3, 0), (0, 0), (0, 5)],
-        "none": [(0,)] * 4,
-        "wide": [(3, 0)] * 4,
-        "inner": [(2, 0, 4)] * 4,
-        "y": [()] * 4,
-    }
-    return _example("only-empty-rows", columns, shapes)
+    return _example("only-empty-rows", columns)
 
 
 def _one_row() -> Example:
-    columns = {"atoms": Array("float32", (None, 4)), "vector": Array("int64", (3,)), "y": Array("float32")}
-    numeric = _example("one-row", columns, {"atoms": [(2, 4)], "vector": [(3,)], "y": [()]})
-    return replace(numeric, columns={**columns, "id": Array(STRING)}, rows={**numeric.rows, "id": ["P00533"]})
+    atoms, vector, y = Array("float32", (None, 4)), Array("int64", (3,)), Array("float32")
+    numeric = _example("one-row", {"atoms": (atoms, [(2, 4)]), "vector": (vector, [(3,)]), "y": (y, [()])})
+    return replace(numeric, columns={**numeric.columns, "id": Array(STRING)}, rows={**numeric.rows, "id": ["P00533"]})
 
 
 def _no_rows() -> Example:
@@ -181,9 +152,8 @@ def _many_rows(count: int = 5000) -> Example:
     flat = bits("int32", (sum(lengths),), 6)
     ends = np.cumsum(lengths).tolist()
     words = [flat[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-    scalars = bits("float64", (count,), 7)
-    rows = {"word": words, "y": [scalars[i] for i in range(count)]}
-    return Example("many-rows", columns, {**rows, "y": [np.asarray(value) for value in rows["y"]]})
+    scalars = [np.asarray(value) for value in bits("float64", (count,), 7)]
+    return Example("many-rows", columns, {"word": words, "y": scalars})
 
 
 def _splits() -> Example:
@@ -196,9 +166,9 @@ def _splits() -> Example:
 def _names() -> Example:
     """Column names that a layout may use for its own arrays."""
     names = ("0", "1", "X", "X0", "X_s0_", "X_s1_a0", "idx_train", "values", "shapes", "index", "spec", "-", "_", "Y")
-    columns = {name: Array("float32", (None,)) if i % 2 else Array("int64") for i, name in enumerate(names)}
-    shapes: Shapes = {name: [(2,), (1,), (3,)] if i % 2 else [()] * 3 for i, name in enumerate(names)}
-    return replace(_example("names", columns, shapes), arrays={"idx_train": locked(np.array([2, 0], np.int64))})
+    kinds = (Array("int64"), [()] * 3), (Array("float32", (None,)), [(2,), (1,), (3,)])
+    example = _example("names", {name: kinds[i % 2] for i, name in enumerate(names)})
+    return replace(example, arrays={"idx_train": locked(np.array([2, 0], np.int64))})
 
 
 def mixed() -> Example:
@@ -224,18 +194,18 @@ def of_dtype(dtype: str) -> Example:
     if dtype == STRING:
         return replace(_strings(), name=dtype)
     lengths = [(2, 3), (1, 1), (4, 2)]
-    columns: dict[str, Array] = {}
-    shapes: Shapes = {}
+    columns: Described = {}
     for rank in range(5):
         fixed = (2, 3, 1, 2)[:rank]
-        columns[f"fixed{rank}"], shapes[f"fixed{rank}"] = Array(dtype, fixed), [fixed] * 3
+        columns[f"fixed{rank}"] = Array(dtype, fixed), [fixed] * 3
         for axis in range(rank):
-            columns[f"ragged{rank}-{axis}"] = Array(dtype, (*fixed[:axis], None, *fixed[axis + 1 :]))
-            shapes[f"ragged{rank}-{axis}"] = [(*fixed[:axis], n, *fixed[axis + 1 :]) for n, _ in lengths]
+            before, after = fixed[:axis], fixed[axis + 1 :]
+            shapes = [(*before, n, *after) for n, _ in lengths]
+            columns[f"ragged{rank}-{axis}"] = Array(dtype, (*before, None, *after)), shapes
         if rank >= 2:
-            columns[f"twice{rank}"] = Array(dtype, (None, *fixed[1:-1], None))
-            shapes[f"twice{rank}"] = [(n, *fixed[1:-1], m) for n, m in lengths]
-    return _example(dtype, columns, shapes)
+            shapes = [(n, *fixed[1:-1], m) for n, m in lengths]
+            columns[f"twice{rank}"] = Array(dtype, (None, *fixed[1:-1], None)), shapes
+    return _example(dtype, columns)
 
 
 EXAMPLES: tuple[Example, ...] = (

@@ -19,7 +19,7 @@ from kinoml_data.columns import Ragged
 from kinoml_data.contracts.backend import Backend
 from kinoml_data.spec.array import Array
 from kinoml_data.testing import examples, machine
-from kinoml_data.testing.comparing import same_column, same_columns, same_row, same_rows
+from kinoml_data.testing.comparing import same_column, same_columns, same_row, same_rows, same_store
 from kinoml_data.testing.example import Example
 from kinoml_data.testing.suite import DECLARED_OR_NOT, EACH_DTYPE, EACH_EXAMPLE, Shared, Suite
 
@@ -31,14 +31,12 @@ class ReadingTests(Suite):
     @EACH_EXAMPLE
     def test_rows_come_back_bit_for_bit(self, shared: Shared, example: Example, declared: bool) -> None:
         example, stored = shared(example)
-        with stored.open(example.columns if declared else None) as storage:
-            same_rows(storage, example, range(len(example)))
+        same_store(stored, example, example.columns if declared else None)
 
     @EACH_DTYPE
     def test_each_dtype_comes_back_in_every_rank(self, shared: Shared, dtype: str) -> None:
         example, stored = shared(examples.of_dtype(dtype))
-        with stored.open(None) as storage:
-            same_rows(storage, example, range(len(example)))
+        same_store(stored, example)
 
     def test_rows_come_in_the_requested_order_and_may_repeat(self, shared: Shared) -> None:
         example, stored = shared(examples.mixed())

@@ -19,7 +19,7 @@ from kinoml_data.factory import make_backend
 from kinoml_data.spec.array import DTYPES, NAME_PATTERN
 from kinoml_data.spec.dataset_spec import DatasetSpec
 from kinoml_data.testing import examples
-from kinoml_data.testing.comparing import contents, same_array, same_rows, same_shapes
+from kinoml_data.testing.comparing import contents, same_array, same_rows, same_shapes, same_store
 from kinoml_data.testing.example import Example
 from kinoml_data.testing.suite import DECLARED_OR_NOT, EACH_EXAMPLE, Shared, Suite
 
@@ -120,8 +120,7 @@ class StorageTests(Suite):
         example = self.usable(backend, examples.mixed())
         stored = self.store(backend, example)
         before = contents(tmp_path)
-        with stored.open(None) as storage:
-            same_rows(storage, example, range(len(example)))
+        same_store(stored, example)
         assert contents(tmp_path) == before
 
     def test_the_identity_changes_only_with_the_content(self, backend: Backend) -> None:
@@ -176,8 +175,7 @@ class OptionTests(Suite):
 
     def test_a_backend_pickles(self, shared: Shared) -> None:
         example, stored = shared(examples.mixed())
-        with pickle.loads(pickle.dumps(stored)).open(example.columns) as storage:
-            same_rows(storage, example, range(len(example)))
+        same_store(pickle.loads(pickle.dumps(stored)), example, example.columns)
 
 
 def _parts(annotation: Any) -> Iterator[Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kinoml_data.columns import Column, Columns, Ragged
+from kinoml_data.columns import Column, Columns
 from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.errors import (
     SpecError,
@@ -21,7 +21,7 @@ from kinoml_data.errors import (
 )
 from kinoml_data.spec.array import DTYPES, Array
 from kinoml_data.testing import examples
-from kinoml_data.testing.comparing import contents, same_column, same_rows
+from kinoml_data.testing.comparing import contents, same_column, same_rows, same_store
 from kinoml_data.testing.example import Example
 from kinoml_data.testing.suite import Suite
 
@@ -35,11 +35,10 @@ class WritingTests(Suite):
     def test_the_size_of_the_batches_does_not_matter(self, backend: Backend, size: int) -> None:
         self.needs(backend, "can_write")
         example = self.usable(backend, examples.mixed())
-        empty = {name: _no_rows(column) for name, column in next(example.batches(1)).items()}
+        empty = {name: column[:0] for name, column in next(example.batches(1)).items()}
         batches = [batch for written in example.batches(size) for batch in (empty, written)]
         backend.write(example.columns, iter([*batches, empty]))
-        with backend.open(example.columns) as storage:
-            same_rows(storage, example, range(len(example)))
+        same_store(backend, example, example.columns)
 
     def test_no_batch_makes_a_store_of_no_rows(self, backend: Backend) -> None:
         self.needs(backend, "can_write")
@@ -71,8 +70,7 @@ class WritingTests(Suite):
         assert contents(tmp_path) == before
         with pytest.raises(StoreNotFoundError):
             backend.open(None)
-        with self.store(backend, example).open(example.columns) as storage:
-            same_rows(storage, example, range(len(example)))
+        same_store(self.store(backend, example), example, example.columns)
 
     def test_rows_that_differ_from_their_columns_are_refused(self, backend: Backend, tmp_path: Path) -> None:
         self.needs(backend, "can_write")
@@ -90,8 +88,7 @@ class WritingTests(Suite):
         check = _Check(backend, example)
         backend.write(example.columns, example.batches(), arrays=example.arrays, spec=example.spec, check=check)
         assert check.calls == 1
-        with backend.open(None) as storage:
-            same_rows(storage, example, range(len(example)))
+        same_store(backend, example)
 
     def test_a_failing_check_leaves_nothing(self, backend: Backend, tmp_path: Path) -> None:
         self.needs(backend, "can_write")
@@ -153,8 +150,7 @@ class OverwritingTests(Suite):
         with pytest.raises(StoreExistsError):
             backend.write(second.columns, second.batches(), arrays=second.arrays, spec=second.spec)
         assert contents(tmp_path) == before
-        with stored.open(example.columns) as storage:
-            same_rows(storage, example, range(len(example)))
+        same_store(stored, example, example.columns)
 
     def test_overwriting_replaces_everything_or_is_refused(self, backend: Backend, tmp_path: Path) -> None:
         self.needs(backend, "can_write")
@@ -179,8 +175,7 @@ class OverwritingTests(Suite):
         self.needs(backend, "can_write", "can_overwrite")
         example = self.usable(backend, examples.mixed())
         backend.write(example.columns, example.batches(), overwrite=True)
-        with backend.open(None) as storage:
-            same_rows(storage, example, range(len(example)))
+        same_store(backend, example)
 
     @AFTER_BATCHES
     def test_a_failing_source_leaves_the_old_store(self, backend: Backend, written: int, tmp_path: Path) -> None:
@@ -191,8 +186,7 @@ class OverwritingTests(Suite):
         with pytest.raises(_Interrupted):
             backend.write(second.columns, _failing(second, written), overwrite=True)
         assert contents(tmp_path) == before
-        with stored.open(example.columns) as storage:
-            same_rows(storage, example, range(len(example)))
+        same_store(stored, example, example.columns)
 
     def test_the_check_runs_before_the_old_store_is_replaced(self, backend: Backend) -> None:
         self.needs(backend, "can_write", "can_overwrite")
@@ -203,8 +197,7 @@ class OverwritingTests(Suite):
             second.columns, second.batches(), arrays=second.arrays, spec=second.spec, overwrite=True, check=check
         )
         assert check.calls == 1
-        with backend.open(None) as storage:
-            same_rows(storage, second, range(len(second)))
+        same_store(backend, second)
 
     def test_a_failing_check_leaves_the_old_store(self, backend: Backend, tmp_path: Path) -> None:
         self.needs(backend, "can_write", "can_overwrite")
@@ -214,8 +207,7 @@ class OverwritingTests(Suite):
         with pytest.raises(_Interrupted):
             backend.write(second.columns, second.batches(), overwrite=True, check=_refuse)
         assert contents(tmp_path) == before
-        with stored.open(example.columns) as storage:
-            same_rows(storage, example, range(len(example)))
+        same_store(stored, example, example.columns)
 
     def test_overwriting_leaves_an_open_reader_consistent(self, backend: Backend) -> None:
         self.needs(backend, "can_write", "can_overwrite")
@@ -227,8 +219,7 @@ class OverwritingTests(Suite):
             for rows in ([1], list(range(len(example)))):
                 with suppress(StoreChangedError):  # an error is as good as the old rows
                     same_rows(reader, example, rows)
-            with backend.open(second.columns) as storage:
-                same_rows(storage, second, range(len(second)))
+            same_store(backend, second, second.columns)
 
     def _examples(self, backend: Backend) -> tuple[Example, Example]:
         return self.usable(backend, examples.mixed()), self.usable(backend, examples.other())
@@ -287,10 +278,6 @@ def _mismatches() -> Iterator[tuple[Array, Array]]:
     yield Array("float32", (None,)), Array("int32", (None,))
     yield Array("float32", (None,)), Array("float32", (None, 2))
     yield Array("float32", (3, None)), Array("float32", (2, None))
-
-
-def _no_rows(column: Column) -> Column:
-    return Ragged(column.values[:0], column.shapes[:0]) if isinstance(column, Ragged) else column[:0]
 
 
 def _readable(stored: Backend, example: Example) -> dict[str, tuple[Array, Column]]:

@@ -156,13 +156,8 @@ def _packed_length(bits: int) -> int:
 def _plan(name: str, stored_as: str, requested: Array, stored: Array) -> _Plan:
     dtype = np.dtype(bool) if requested.packbits else stored.numpy
     shape = (*stored.shape[:-1], requested.shape[-1]) if requested.packbits else stored.shape
-    return _Plan(
-        name=name,
-        stored_as=stored_as,
-        requested=requested,
-        cast=dtype != requested.numpy,
-        reshape=not requested.is_string and shape != requested.shape,
-    )
+    reshape = not requested.is_string and shape != requested.shape
+    return _Plan(name, stored_as, requested, cast=dtype != requested.numpy, reshape=reshape)
 
 
 def _adapt(column: Column, plan: _Plan, rows: NDArray[np.int64]) -> Column:

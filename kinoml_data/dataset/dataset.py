@@ -140,7 +140,7 @@ class XyDataset(Dataset[Any]):
         text = unknown(name, splits, "split")
         if not splits:
             text += "; the dataset has no splits"
-            if stored := [quoted(key) for key in self._session.array_names if key.startswith("idx_")]:
+            if stored := [quoted(key) for key in self._session.binding.storage.arrays if key.startswith("idx_")]:
                 text += f". The store has {', '.join(stored[:8])}, which `splits` in the spec may name"
         raise SplitError(text)
 

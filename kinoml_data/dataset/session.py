@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -71,11 +70,6 @@ class Session:
             binding = self.binding
             self._splits = splits.resolve(self.spec, binding.storage.arrays, binding.length)
         return self._splits
-
-    @property
-    def array_names(self) -> Iterable[str]:
-        """The names of the stored arrays that are not per row; raises as `binding`."""
-        return self.binding.storage.arrays
 
     def refuse_workers(self) -> None:
         """Raise if worker processes cannot read the data.

@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 from kinoml_data.columns import Column, Columns, Ragged, concatenate
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, one_line, quoted
 from kinoml_data.layouts.arrow import dtype_of, rows_of_chunks
-from kinoml_data.layouts.checksums import row_checksums
+from kinoml_data.layouts.checksums import row_checksums, row_difference
 from kinoml_data.layouts.flat_arrays import mismatch, to_native_order
 from kinoml_data.spec.array import DTYPES, NAME_PATTERN, Array
 
@@ -265,12 +265,8 @@ class ArrowLayout:
                 shape = quoted(tuple(shapes[at].tolist()))
                 raise CorruptStoreError(f"{where}, row {row}: its shape {shape} does not fit its {lengths[at]} values")
             column = Ragged(values, shapes) if array.ragged else values.reshape(len(rows), *array.row_shape)
-        checksums = row_checksums(column, rows, is_string=array.is_string)
-        if (wrong := checksums != stored).any():
-            row, found, expected = rows[wrong][0], checksums[wrong][0], stored[wrong][0]
-            raise CorruptStoreError(
-                f"{where}, row {row}: its CRC-32 is {found:#010x}, stored is {expected:#010x}; it is damaged"
-            )
+        if problem := row_difference(column, rows, stored, is_string=array.is_string):
+            raise CorruptStoreError(f"{where}, {problem}; it is damaged")
         if problem := mismatch(array, column):
             raise CorruptStoreError(f"{where} contains {problem}; it is damaged")
         return column

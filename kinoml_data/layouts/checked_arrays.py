@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from kinoml_data.columns import Column, Columns
 from kinoml_data.errors import CorruptStoreError, UnsupportedStoreError, error_prefix, quoted
-from kinoml_data.layouts.checksums import row_checksums
+from kinoml_data.layouts.checksums import row_difference
 from kinoml_data.layouts.flat_arrays import (
     CRC,
     INDEX,
@@ -111,15 +111,10 @@ class CheckedArrayStorage(ArrayStorage):
         """
 
     def _compare(self, name: str, rows: NDArray[np.int64], column: Column) -> None:
-        checksums = row_checksums(column, rows, is_string=self.columns[name].is_string)
-        stored = self._checksums[name][rows]
-        if (wrong := checksums != stored).any():
+        is_string = self.columns[name].is_string
+        if problem := row_difference(column, rows, self._checksums[name][rows], is_string=is_string):
             self.notice_change()
-            i = int(wrong.argmax())
-            raise CorruptStoreError(
-                f"{self._path}: column {quoted(name)}, row {rows[i]}: "
-                f"its CRC-32 is {checksums[i]:#010x}, stored is {stored[i]:#010x}"
-            )
+            raise CorruptStoreError(f"{self._path}: column {quoted(name)}, {problem}")
         self._compared[name][rows] = self._once
 
 

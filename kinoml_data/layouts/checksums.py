@@ -35,6 +35,17 @@ zlib = _zlib()
 SMALL_ROW = 1024  # bytes; copying a fixed row of up to this size behind its number and shape is faster than two calls
 
 
+def row_difference(
+    column: Column, rows: NDArray[np.int64], stored: NDArray[np.uint32], *, is_string: bool
+) -> str | None:
+    """The first row whose checksum is not the stored one, with both; None if there is none. See `row_checksums`."""
+    checksums = row_checksums(column, rows, is_string=is_string)
+    if not (wrong := checksums != stored).any():
+        return None
+    i = int(wrong.argmax())
+    return f"row {rows[i]}: its CRC-32 is {checksums[i]:#010x}, stored is {stored[i]:#010x}"
+
+
 def row_checksums(column: Column, rows: NDArray[np.int64], *, is_string: bool = False) -> NDArray[np.uint32]:
     """The checksum of each row, as the module describes it.
 

@@ -180,17 +180,10 @@ class ArrayStorage(Storage):
             if name + SHAPES not in arrays:
                 raise CorruptStoreError(f"{quoted(key)} is there, but {quoted(name + SHAPES)} is missing")
             shapes = np.asarray(arrays[name + SHAPES][:])
-            if shapes.dtype.kind not in "iu":
-                raise CorruptStoreError(f"column {quoted(name)}: its shapes are {shapes.dtype} instead of integers")
-            self._shapes[name] = shapes = shapes.astype(np.int64, copy=False)
-            columns[name] = ragged_array(name, values.dtype, shapes, is_string=key.endswith(UTF8))
-            self._offsets[name] = offsets_of(shapes)
+            columns[name], self._shapes[name], self._offsets[name] = ragged_layout(
+                name, values, shapes, is_string=key.endswith(UTF8)
+            )
             rows[name] = len(shapes)
-            if self._offsets[name][-1] != values.shape[0]:
-                total = int(self._offsets[name][-1])
-                raise CorruptStoreError(
-                    f"column {quoted(name)} has {values.shape[0]} values, but its shapes add up to {total}"
-                )
         self.columns = columns
         self._length = common_length(rows)
 
@@ -234,6 +227,24 @@ class ArrayStorage(Storage):
         last = np.r_[first[1:] - 1, len(starts) - 1]
         pairs = zip(starts[first].tolist(), stops[last].tolist(), strict=True)
         return to_native_order(np.concatenate([np.asarray(values[a:b]) for a, b in pairs]))
+
+
+def ragged_layout(
+    name: str, values: Any, shapes: NDArray[Any], *, is_string: bool
+) -> tuple[Array, NDArray[np.int64], NDArray[np.int64]]:
+    """The `Array` of a stored column with these shapes, the shapes as int64, and where each row begins in `values`.
+
+    Raises:
+        CorruptStoreError: the values and the shapes do not fit together; see `ragged_array`.
+    """
+    if shapes.dtype.kind not in "iu":
+        raise CorruptStoreError(f"column {quoted(name)}: its shapes are {shapes.dtype} instead of integers")
+    shapes = shapes.astype(np.int64, copy=False)
+    array, offsets = ragged_array(name, values.dtype, shapes, is_string=is_string), offsets_of(shapes)
+    if tuple(values.shape) != (total := int(offsets[-1]),):
+        size = " x ".join(map(str, values.shape))
+        raise CorruptStoreError(f"column {quoted(name)} has {size} values, but its shapes add up to {total}")
+    return array, shapes, offsets
 
 
 def ragged_array(name: str, dtype: Any, shapes: NDArray[np.int64], *, is_string: bool = False) -> Array:

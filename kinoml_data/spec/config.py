@@ -128,9 +128,7 @@ def _toml(text: str) -> Any:
 def _yaml(text: str) -> Any:
     try:
         return _Composer(yaml.parse(text, Loader=_PARSER)).document()
-    except yaml.YAMLError as error:
-        raise SpecError(f"not valid YAML: {one_line(error)}") from None
-    except ValueError as error:  # a number of thousands of digits
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: a number of thousands of digits
         raise SpecError(f"not valid YAML: {one_line(error)}") from None
 
 

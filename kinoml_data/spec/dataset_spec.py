@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, PrivateAttr, ValidationError, model_validator
 
-from kinoml_data.errors import SpecError, quoted, unknown
+from kinoml_data.errors import SpecError, error_prefix, quoted, unknown
 from kinoml_data.files import replace_text
 from kinoml_data.spec import config
 from kinoml_data.spec.array import NAME_PATTERN, Array, Model, frozen
@@ -90,10 +90,8 @@ class DatasetSpec(Model):
         """
         file = _spec_file(path)
         data = config.read(file)
-        try:
+        with error_prefix(f"{file}: "):
             return cls.parse(data, base=file.resolve().parent)
-        except SpecError as error:
-            raise error.prefixed(f"{file}: ") from None
 
     def to_file(self, path: str | os.PathLike[str]) -> None:
         """Write the spec to a .yaml, .json or .toml file. Relative paths are rewritten to start from its folder.

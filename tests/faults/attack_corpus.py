@@ -611,7 +611,9 @@ def layouts() -> Iterator[Attack]:
         "another number of rows in y", corrupt, "differ in their number of rows", X=np.zeros((3, 2)), y=np.zeros(4)
     )
     yield of("values without shapes", corrupt, "'v.shapes' is missing", v__values=flat)
-    yield of("shapes that add up to less", corrupt, "its shapes say 5", v__values=flat, v__shapes=two - [[0], [1]])
+    yield of(
+        "shapes that add up to less", corrupt, "its shapes add up to 5", v__values=flat, v__shapes=two - [[0], [1]]
+    )
     yield of("negative shapes", corrupt, "negative length", v__values=flat, v__shapes=np.array([[8], [-2]]))
     yield of("shapes with a point", corrupt, "its shapes are float64", v__values=flat, v__shapes=two * 1.0)
     yield of("shapes of one axis", corrupt, "1 axes instead of 2", v__values=flat, v__shapes=np.array([2, 4]))

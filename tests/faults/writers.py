@@ -33,6 +33,7 @@ import yaml
 
 import kinoml_data as kd
 from kinoml_data import conversion, files
+from kinoml_data.backends.npz import backend as npz_lazy
 from kinoml_data.backends.npz import writer as npz_write
 from kinoml_data.backends.parquet import backend as parquet_awkward
 from kinoml_data.layouts import arrow_rows
@@ -588,7 +589,7 @@ def _in_place() -> None:
         target.unlink(missing_ok=True)
         yield target
 
-    for module in (npz_write, parquet_awkward, files):
+    for module in (npz_lazy, parquet_awkward, files):
         module.replacing = replacing  # type: ignore[attr-defined]
 
 

@@ -11,6 +11,8 @@ from kinoml_data.backends.npz import writer
 from kinoml_data.backends.npz.storage import NpzStorage
 from kinoml_data.columns import Columns
 from kinoml_data.contracts.backend import Backend, DataPath, Storage
+from kinoml_data.files import replacing
+from kinoml_data.layouts.flat_arrays import other_arrays
 from kinoml_data.spec.array import Array
 
 
@@ -47,16 +49,11 @@ class NpzLazy(Backend):
         overwrite: bool = False,
         check: Callable[[Storage], object] | None = None,
     ) -> None:
-        writer.write(
-            self.path,
-            columns,
-            batches,
-            arrays=arrays or {},
-            spec=spec,
-            overwrite=overwrite,
-            compress=self.compress,
-            check=check,
-        )
+        with replacing(self.path, overwrite=overwrite) as temporary:
+            writer.write(temporary, columns, batches, other_arrays(arrays or {}, spec), compress=self.compress)
+            if check is not None:
+                with NpzStorage(temporary, columns) as storage:
+                    check(storage)
 
 
 class NpzReopen(NpzLazy):

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from kinoml_data.backends.npz.archive import Archive
 from kinoml_data.columns import Column, Ragged, offsets_of
-from kinoml_data.errors import UnsupportedStoreError, quoted
-from kinoml_data.layouts.checksums import row_checksums
-from kinoml_data.layouts.flat_arrays import ragged_array, to_native_order
+from kinoml_data.errors import UnsupportedStoreError, error_prefix, quoted
+from kinoml_data.layouts.checksums import row_difference
+from kinoml_data.layouts.flat_arrays import ragged_array, ragged_layout, to_native_order
 from kinoml_data.spec.array import Array
 
 _NO_VALUES = np.empty(0, np.uint8)
@@ -51,8 +51,17 @@ class _RowBytes:
     """
 
     def __init__(
-        self, archive: Archive, member: int, crc: NDArray[np.uint32] | None, name: str, *, row_bytes: int | None
+        self,
+        archive: Archive,
+        member: int,
+        crc: NDArray[np.uint32] | None,
+        name: str,
+        *,
+        length: int,
+        row_bytes: int | None,
     ) -> None:
+        if crc is not None and crc.shape != (length,):
+            raise archive.corrupt(f"column {quoted(name)} has {length} rows and {len(crc)} checksums")
         self._archive, self._member, self._crc, self._name = archive, member, crc, name
         self._row_bytes = row_bytes
         small = row_bytes is not None and row_bytes <= SMALL_ROW
@@ -107,13 +116,8 @@ class _RowBytes:
         if checked.any():
             new = np.flatnonzero(~checked)
             rows, column = rows[new], column.take(new) if isinstance(column, Ragged) else column[new]
-        checksums, stored = row_checksums(column, rows, is_string=is_string), self._crc[rows]
-        if (wrong := checksums != stored).any():
-            i = int(wrong.argmax())
-            raise self._archive.corrupt(
-                f"column {quoted(self._name)}, row {rows[i]}: "
-                f"its CRC-32 is {checksums[i]:#010x}, stored is {stored[i]:#010x}"
-            )
+        if problem := row_difference(column, rows, self._crc[rows], is_string=is_string):
+            raise self._archive.corrupt(f"column {quoted(self._name)}, {problem}")
         self._checked[rows] = self._archive.verify == "first"
 
 
@@ -128,10 +132,8 @@ class _WholeColumn(_Column):
         self._shape = header.shape[1:]
         self._dtype, self._length = header.dtype, header.shape[0]
         self._row_bytes = header.nbytes // max(1, self._length)
-        if crc is not None and crc.shape != (self._length,):
-            raise archive.corrupt(f"column {quoted(name)} has {self._length} rows and {len(crc)} checksums")
         self._scalars: NDArray[Any] | None = None  # the array of small rows, once they were read
-        self._rows = _RowBytes(archive, member, crc, name, row_bytes=self._row_bytes)
+        self._rows = _RowBytes(archive, member, crc, name, length=self._length, row_bytes=self._row_bytes)
         if self._rows.in_memory:
             self._dtype = header.dtype.newbyteorder("=")  # `Archive.array` gives native order
 
@@ -171,22 +173,13 @@ class _FlatColumn(_Column):
         is_string: bool,
     ) -> None:
         header = archive.header(member)
-        if shapes.dtype.kind not in "iu":
-            raise archive.corrupt(f"column {quoted(name)}: its shapes are {shapes.dtype}")
-        self._shapes = shapes.astype(np.int64, copy=False)
-        self.array = ragged_array(name, header.dtype, self._shapes, is_string=is_string)
-        self._offsets = offsets_of(self._shapes)
+        with error_prefix(f"{archive.path}: "):
+            self.array, self._shapes, self._offsets = ragged_layout(name, header, shapes, is_string=is_string)
         self._ends = self._offsets.data
         self._dtype = header.dtype
-        if header.shape != (int(self._offsets[-1]),):
-            raise archive.corrupt(
-                f"column {quoted(name)} holds {header.shape} values, its shapes say {int(self._offsets[-1])}"
-            )
-        if crc is not None and crc.shape != (len(shapes),):
-            raise archive.corrupt(f"column {quoted(name)} has {len(shapes)} rows and {len(crc)} checksums")
         if not archive.is_stored(member):
             self._dtype = header.dtype.newbyteorder("=")
-        self._rows = _RowBytes(archive, member, crc, name, row_bytes=None)
+        self._rows = _RowBytes(archive, member, crc, name, length=len(shapes), row_bytes=None)
 
     def __len__(self) -> int:
         return len(self._shapes)

@@ -25,7 +25,7 @@ from kinoml_data.backends.npz.columns import _Column, _FlatColumn, _MembersColum
 from kinoml_data.backends.npz.zip_directory import Io
 from kinoml_data.columns import Columns
 from kinoml_data.contracts.backend import Storage
-from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted, unknown
+from kinoml_data.errors import SpecError, UnsupportedStoreError, error_prefix, quoted, unknown
 from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC_KEY, UTF8, VALUES, common_length
 from kinoml_data.spec.array import Array
 
@@ -83,18 +83,17 @@ class NpzStorage(Storage):
         arrays: dict[str, NDArray[Any]] = {}
         plain: dict[str, int] = {}
         names = archive.names
+        # Our own columns have checksums beside them, whatever they are called.
+        own = {name.removesuffix(f"{CRC}.npy") for name in names if name.endswith(f"{CRC}.npy")}
         per_row = [member for member, name in enumerate(names) if name.startswith("X_s")]
         found = _PER_ROW_LINES.findall("\n".join([names[member] for member in per_row]))
         if len(found) < len(per_row):  # other names that begin alike: one of our own columns, or a stranger's
-            own = {name[: -len(CRC + ".npy")] for name in names if name.endswith(CRC + ".npy")}
             per_row = [m for m in per_row if _PER_ROW.fullmatch(names[m][:-4]) and names[m][:-4] not in own]
             found = _PER_ROW_LINES.findall("\n".join([names[member] for member in per_row]))
         other = np.ones(len(names), bool)
         other[per_row] = False
         others = np.flatnonzero(other).tolist()
         members = {names[member][:-4]: member for member in others}
-        # Our own columns have checksums beside them, whatever they are called.
-        own = {key.removesuffix(CRC) for key in members if key.endswith(CRC)}
         for key, member in members.items():
             if key in own:
                 plain[key] = member
@@ -135,10 +134,8 @@ class NpzStorage(Storage):
             archive.forget_names()
         else:
             archive.compare_rest()
-        try:
+        with error_prefix(f"{archive.path}: "):
             self._length = common_length({name: len(column) for name, column in self._columns.items()})
-        except CorruptStoreError as error:
-            raise CorruptStoreError(f"{archive.path}: {error}") from None
 
     def _open_per_row(self, members: list[int], found: list[tuple[str, str]]) -> None:
         archive = self._archive

@@ -18,11 +18,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.backends.npz.storage import NpzStorage
 from kinoml_data.columns import Columns
-from kinoml_data.contracts.backend import Storage
-from kinoml_data.files import replacing
-from kinoml_data.layouts.flat_arrays import flat_batches, flat_layout, other_arrays
+from kinoml_data.layouts.flat_arrays import flat_batches, flat_layout
 from kinoml_data.spec.array import Array
 
 COPY_BYTES = 1 << 22
@@ -34,27 +31,23 @@ def write(
     path: Path,
     columns: Mapping[str, Array],
     batches: Iterable[Columns],
+    others: Mapping[str, NDArray[Any]],
     *,
-    arrays: Mapping[str, NDArray[Any]],
-    spec: str | None,
-    overwrite: bool,
     compress: bool,
-    check: Callable[[Storage], object] | None,
 ) -> None:
-    """Write an NPZ file; see `Backend.write`. `compress` deflates every member, which can then only be read whole."""
-    with replacing(path, overwrite=overwrite) as temporary:
-        with ExitStack() as stack:
-            spools = _spool(path, columns, batches, stack)
-            with zipfile.ZipFile(temporary, "x", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as file:
-                for name, spool in spools.items():
-                    with _member(file, name, spool.dtype, (spool.length, *spool.row_shape)) as member:
-                        spool.move_into(member)
-                for name, array in other_arrays(arrays, spec).items():
-                    with _member(file, name, array.dtype, array.shape) as member:
-                        member.write(np.ascontiguousarray(array).data)
-        if check is not None:
-            with NpzStorage(temporary, columns) as storage:
-                check(storage)
+    """Write a new NPZ file with the rows of `batches` and with other arrays.
+
+    `compress` deflates every member, which can then only be read whole.
+    """
+    with ExitStack() as stack:
+        spools = _spool(path, columns, batches, stack)
+        with zipfile.ZipFile(path, "x", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as file:
+            for name, spool in spools.items():
+                with _member(file, name, spool.dtype, (spool.length, *spool.row_shape)) as member:
+                    spool.move_into(member)
+            for name, array in others.items():
+                with _member(file, name, array.dtype, array.shape) as member:
+                    member.write(np.ascontiguousarray(array).data)
 
 
 class _Spool:
@@ -93,7 +86,7 @@ def _spool(path: Path, columns: Mapping[str, Array], batches: Iterable[Columns],
 
     def segment() -> tuple[IO[bytes], int]:
         # On a system where the file has a name for a moment, the name tells what it is.
-        file = tempfile.TemporaryFile(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".partial")  # noqa: SIM115
+        file = tempfile.TemporaryFile(dir=path.parent, prefix=path.stem, suffix=".partial")  # noqa: SIM115
         return stack.enter_context(file), max(SEGMENT_BYTES, written // SEGMENTS)
 
     for batch in flat_batches(columns, batches):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,11 @@ class _RowBytes:
 
     Attributes:
         in_memory: True if the member is read whole when its first row is read, and is then kept in memory.
+        dtype: the dtype of the values, with the byte order of the bytes.
 
     Args:
-        row_bytes: the size of every row; None if rows differ.
+        length: the number of rows.
+        small: True if the rows are so small that they are kept in memory.
     """
 
     def __init__(
@@ -58,30 +61,28 @@ class _RowBytes:
         name: str,
         *,
         length: int,
-        row_bytes: int | None,
+        small: bool = False,
     ) -> None:
         if crc is not None and crc.shape != (length,):
             raise archive.corrupt(f"column {quoted(name)} has {length} rows and {len(crc)} checksums")
-        self._archive, self._member, self._crc, self._name = archive, member, crc, name
-        self._row_bytes = row_bytes
-        small = row_bytes is not None and row_bytes <= SMALL_ROW
+        self._archive, self._member, self._name = archive, member, name
         header = archive.header(member)
         # Rows of a Fortran-ordered array are not contiguous in the file.
         self.in_memory = small or header.fortran or not archive.is_stored(member)
+        # `Archive.array` gives native order.
+        self.dtype = header.dtype.newbyteorder("=") if self.in_memory else header.dtype
         self._content: NDArray[np.uint8] | None = None
         self._lock = threading.Lock()
-        self._checked = np.zeros(0 if crc is None else len(crc), bool)
-        self._skip = archive.verify == "never"
+        self._by_member = crc is None
+        self._crc = None if self.in_memory or archive.verify == "never" else crc
+        self._checked = np.zeros(0 if self._crc is None else length, bool)
 
-    def read(self, rows: NDArray[np.int64], starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def read(self, starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
         if self.in_memory:
             content = self.content()
-            if self._row_bytes:
-                table: NDArray[np.uint8] = content.reshape(-1, self._row_bytes)
-                return table[rows].reshape(-1)
             parts = [content[a : a + n] for a, n in zip(starts.tolist(), sizes.tolist(), strict=True)]
             return np.concatenate(parts) if parts else np.empty(0, np.uint8)
-        if self._crc is None:
+        if self._by_member:
             self._archive.check(np.array([self._member]))
         return self._archive.extents(self._member, starts, sizes)
 
@@ -90,7 +91,7 @@ class _RowBytes:
         if self.in_memory:
             out.reshape(-1).view(np.uint8)[:] = self.content()[start : start + out.nbytes]
             return out
-        if self._crc is None:
+        if self._by_member:
             self._archive.check(np.array([self._member]))
         self._archive.extent(self._member, start, out)
         return out
@@ -105,13 +106,14 @@ class _RowBytes:
                 self._content = content = self._archive.array(self._member).reshape(-1).view(np.uint8)
             return content
 
-    def checked(self, row: int) -> bool:
-        """True if nothing is left to compare of one row."""
-        return self._crc is None or self._skip or self.in_memory or bool(self._checked[row])
+    def check_row(self, row: int, values: NDArray[Any], *, is_string: bool) -> None:
+        """Compare one row that was read with its checksum, unless it was compared before."""
+        if self._crc is not None and not self._checked[row]:
+            self.check(np.array([row]), values[None], is_string=is_string)
 
     def check(self, rows: NDArray[np.int64], column: Column, *, is_string: bool) -> None:
         """Compare rows that were read with their checksums, unless they were compared before."""
-        if self._crc is None or self._skip or self.in_memory or (checked := self._checked[rows]).all():
+        if self._crc is None or (checked := self._checked[rows]).all():
             return
         if checked.any():
             new = np.flatnonzero(~checked)
@@ -129,32 +131,31 @@ class _WholeColumn(_Column):
         if not header.shape:
             raise archive.corrupt(f"member {quoted(name)} is a single value, not a sequence of rows")
         self.array = Array(header.dtype, header.shape[1:])
-        self._shape = header.shape[1:]
-        self._dtype, self._length = header.dtype, header.shape[0]
+        self._shape, self._length = header.shape[1:], header.shape[0]
         self._row_bytes = header.nbytes // max(1, self._length)
-        self._scalars: NDArray[Any] | None = None  # the array of small rows, once they were read
-        self._rows = _RowBytes(archive, member, crc, name, length=self._length, row_bytes=self._row_bytes)
-        if self._rows.in_memory:
-            self._dtype = header.dtype.newbyteorder("=")  # `Archive.array` gives native order
+        small = self._row_bytes <= SMALL_ROW
+        self._rows = _RowBytes(archive, member, crc, name, length=self._length, small=small)
 
     def __len__(self) -> int:
         return self._length
 
+    @cached_property
+    def _table(self) -> NDArray[Any]:
+        """All rows, if they are kept in memory."""
+        return self._rows.content().view(self._rows.dtype).reshape(self._length, *self._shape)
+
     def row(self, row: int) -> NDArray[Any]:
-        if self._scalars is not None:
-            return self._scalars[row, ...].copy()
-        out = to_native_order(self._rows.row(row * self._row_bytes, np.empty(self._shape, self._dtype)))
-        if self._row_bytes <= SMALL_ROW:
-            self._scalars = self._rows.content().view(self._dtype).reshape(self._length, *self._shape)
-        if not self._rows.checked(row):
-            self._rows.check(np.array([row]), out[None], is_string=False)
+        if self._rows.in_memory:
+            return self._table[row, ...].copy()
+        out = to_native_order(self._rows.row(row * self._row_bytes, np.empty(self._shape, self._rows.dtype)))
+        self._rows.check_row(row, out, is_string=False)
         return out
 
     def read(self, rows: NDArray[np.int64]) -> Column:
-        shape = self._shape
-        size = np.full(len(rows), self._row_bytes, np.int64)
-        data = self._rows.read(rows, rows * self._row_bytes, size)
-        column = to_native_order(data.view(self._dtype).reshape(len(rows), *shape))
+        if self._rows.in_memory:
+            return self._table[rows]
+        data = self._rows.read(rows * self._row_bytes, np.full(len(rows), self._row_bytes, np.int64))
+        column = to_native_order(data.view(self._rows.dtype).reshape(len(rows), *self._shape))
         self._rows.check(rows, column, is_string=False)
         return column
 
@@ -176,10 +177,8 @@ class _FlatColumn(_Column):
         with error_prefix(f"{archive.path}: "):
             self.array, self._shapes, self._offsets = ragged_layout(name, header, shapes, is_string=is_string)
         self._ends = self._offsets.data
-        self._dtype = header.dtype
-        if not archive.is_stored(member):
-            self._dtype = header.dtype.newbyteorder("=")
-        self._rows = _RowBytes(archive, member, crc, name, length=len(shapes), row_bytes=None)
+        self._rows = _RowBytes(archive, member, crc, name, length=len(shapes))
+        self._dtype = self._rows.dtype
 
     def __len__(self) -> int:
         return len(self._shapes)
@@ -188,14 +187,13 @@ class _FlatColumn(_Column):
         # As a list: an array for a shape costs numpy more than making the array.
         out = np.empty(self._shapes[row].tolist(), self._dtype)
         out = to_native_order(self._rows.row(self._ends[row] * self._dtype.itemsize, out))
-        if not self._rows.checked(row):
-            self._rows.check(np.array([row]), out[None], is_string=self.array.is_string)
+        self._rows.check_row(row, out, is_string=self.array.is_string)
         return out
 
     def read(self, rows: NDArray[np.int64]) -> Column:
         size = self._dtype.itemsize
         layout = Ragged(_NO_VALUES, self._shapes[rows])
-        data = self._rows.read(rows, self._offsets[rows] * size, np.diff(layout.offsets) * size)
+        data = self._rows.read(self._offsets[rows] * size, np.diff(layout.offsets) * size)
         values = to_native_order(data.view(self._dtype))
         column: Column = layout.with_values(values)
         if not self.array.rows_differ:  # stored as ragged, but all rows agree

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from contextlib import closing
 
 import numpy as np
@@ -89,3 +90,30 @@ def test_another_byte_order_in_the_header_of_a_flat_column_is_damage(tmp_path, c
     dataset = kd.load_dataset(path)
     with pytest.raises(CorruptStoreError, match="row 0: its CRC-32"):
         dataset[0]
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("fortran", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_values_in_any_byte_and_memory_order_are_read_as_they_were_written(tmp_path, order, fortran, compression):
+    arrays = {
+        "X.values": np.arange(6, dtype=f"{order}f4"),
+        "X.shapes": np.array([[2], [4]], f"{order}i8"),
+        "wide": np.arange(40, dtype=f"{order}f8").reshape(2, 20),
+        "y": np.arange(2, dtype=f"{order}i4"),
+    }
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, array in arrays.items():
+            header = {"descr": array.dtype.str, "fortran_order": fortran and name != "X.shapes", "shape": array.shape}
+            with file.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array_header_1_0(member, header)
+                member.write(array.tobytes("F" if header["fortran_order"] else "C"))
+    columns = {"X": kd.Array("float32", (None,)), "wide": kd.Array("float64", (20,)), "y": kd.Array("int32")}
+    with NpzLazy(path=path).open(columns) as storage:
+        batch = storage.read(np.array([1, 0]), list(columns))
+        assert batch["X"].values.tolist() == [2, 3, 4, 5, 0, 1]
+        assert batch["wide"].tolist() == arrays["wide"][::-1].tolist()
+        assert batch["y"].tolist() == [1, 0]
+        row = storage.read_row(1, list(columns))
+        assert [row[name].tolist() for name in columns] == [[2, 3, 4, 5], arrays["wide"][1].tolist(), 1]

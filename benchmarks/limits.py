@@ -85,8 +85,8 @@ def opening_many_members(folder: Path) -> Facts:
     return found
 
 
-def opening_packed(folder: Path) -> Facts:
-    """Opening a packed NPZ of 1,000,000 rows."""
+def opening_flat(folder: Path) -> Facts:
+    """Opening a flat NPZ of 1,000,000 rows."""
     save(workloads.small(MANY), folder / "data.npz")
     return {"ours_ms": [1e3 * seconds(lambda: kd.load_dataset(folder / "data.npz").close()) for _ in range(ROUNDS)]}
 
@@ -179,7 +179,7 @@ def opening_parquet(folder: Path) -> Facts:
 FACTS: dict[str, Callable[[Path], Facts]] = {
     fact.__name__: fact
     for fact in (
-        *(opening_members, opening_many_members, opening_packed, opening_parquet),
+        *(opening_members, opening_many_members, opening_flat, opening_parquet),
         *(worker_memory, descriptors, growth),
     )
 }
@@ -208,7 +208,7 @@ def require(good: bool, what: str) -> None:
 
 
 def save(data: workloads.Workload, path: Path) -> None:
-    """A packed NPZ."""
+    """A flat NPZ."""
     column = data.columns["X"]
     kd.save_dataset(kd.from_arrays(kd.Ragged(column.values, column.shapes), data.y), path)
 

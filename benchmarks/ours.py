@@ -73,7 +73,7 @@ def _rows(column: Any) -> list[NDArray[Any]]:
 
 class NpzLazy(Ours):
     name = "npz-lazy"
-    note = "packed NPZ, read by position"
+    note = "flat NPZ, read by position"
 
 
 class NpzMapped(Ours):

@@ -60,7 +60,7 @@ class Ragged:
         if isinstance(row, slice):
             start, stop, _ = row.indices(len(self))
             return Ragged(self.values[self.offsets[start] : self.offsets[max(start, stop)]], self.shapes[start:stop])
-        row = range(len(self))[row]  # from the end too, and an IndexError past it
+        row = range(len(self))[row]  # a negative number counts from the end; raises IndexError if it is out of range
         start, stop = self.offsets[row], self.offsets[row + 1]
         return self.values[start:stop].reshape(self.shapes[row].tolist())  # a list: the values may be a tensor
 
@@ -177,7 +177,7 @@ def _inexact(values: NDArray[Any], result: NDArray[Any]) -> NDArray[np.bool_] | 
 
 
 def concatenate(parts: Sequence[Column]) -> Column:
-    """The rows of several columns of the same kind, end to end. Not copied if one part contains all rows."""
+    """The rows of several columns of the same kind, end to end. A part that contains all rows is not copied."""
     parts = [part for part in parts if len(part)] or parts[:1]
     if len(parts) == 1:
         return parts[0]

@@ -53,7 +53,7 @@ def convert(
         The spec of the copy.
 
     Raises:
-        SpecError: the target is not valid. For the source, as `load_dataset` raises.
+        SpecError: the target is not valid. Opening the source raises the errors of `load_dataset`.
         UnsupportedStoreError: the backend cannot write, cannot overwrite, or cannot store a column or the splits.
         StoreExistsError: the target exists and `overwrite` is False.
         StoreWriteError: the operating system refused; an existing store is unchanged.
@@ -120,7 +120,7 @@ def _copy(dataset: XyDataset, target: Any, overwrite: bool, progress: Progress |
     arrays = {f"idx_{name}": positions for name, positions in indices.items()}
     text = plain_json(spec_dict).decode()
     backend.write(columns, rows(), arrays=arrays, spec=text, overwrite=overwrite, check=compare)
-    if not compared:  # by a backend that does not call `check`
+    if not compared:  # the backend does not call `check`
         with backend.open(spec.requested_columns) as copy:
             compare(copy)
     return spec

@@ -1,7 +1,7 @@
-"""Files: reads at given positions, noticing changes, and writing a new file or folder all or nothing.
+"""Files: reading at given positions, noticing changes, and writing a new file or folder completely or not at all.
 
-Linux and macOS have every call that is used. Where the system lacks one, such as `preadv` on Windows, a slower way with
-the same result is taken.
+Linux and macOS have all the system calls that are used. If a system lacks one, such as `preadv` on Windows, a slower
+replacement with the same result is used.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ class MappedFile(PositionedFile):
     """A regular file that is mapped into memory, so that a row costs no system call and only one copy.
 
     If the file becomes shorter, touching the part that is gone kills the process. The size is therefore compared before
-    each read, but a change during a read remains the caller's risk. Use it for local files that nobody rewrites.
+    each read, but a change during a read remains the caller's risk. Use it for local files that are never rewritten.
     """
 
     def __init__(self, path: Path) -> None:
@@ -307,11 +307,11 @@ def _fingerprint(status: os.stat_result) -> tuple[int, int, int, int]:
 
 @contextmanager
 def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Write a file or a folder all or nothing: yields a temporary path beside `target`, renamed at the end.
+    """Write a file or a folder completely or not at all: yields a temporary path next to `target`, renamed at the end.
 
     The block creates a file or a folder at the temporary path. What it wrote is flushed to disk before the rename, and
-    the folder around it afterwards. Any exception, Ctrl-C too, removes the temporary file and leaves what was there.
-    A folder never replaces another one that is not empty.
+    the folder around it afterwards. After any exception, including Ctrl-C, the temporary file is removed and `target`
+    is unchanged. A folder never replaces a folder that is not empty.
 
     Raises:
         StoreExistsError: the target exists and `overwrite` is False, or it appeared while the block ran.
@@ -353,7 +353,7 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _room(folder: Path) -> str:
-    """What a full disk has room for, once nothing of the new store is left on it."""
+    """The end of the message for a full disk: the space that is free after the new store was removed."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError:
@@ -410,6 +410,6 @@ def _sync(path: Path, access: str = "O_RDWR") -> None:  # Windows flushes only f
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a small text file all or nothing, and replace an existing one; raises as `replacing`."""
+    """Write a small text file completely or not at all, and replace an existing one; raises as `replacing`."""
     with replacing(path, overwrite=True) as temporary:
         temporary.write_text(text, encoding="utf-8")

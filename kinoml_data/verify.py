@@ -105,7 +105,9 @@ def verify(
     backend: Backend = with_checks(make_backend(described))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # reading with all checks is slow, and meant to be
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # these warn about slow reading, which is expected with all checks
             storage = backend.open(described.requested_columns)
     except StoreNotFoundError:
         raise

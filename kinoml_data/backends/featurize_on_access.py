@@ -19,7 +19,7 @@ from kinoml_data.spec.array import Array
 from kinoml_data.spec.parts import NamedRef
 
 Arrays = tuple[NDArray[Any], ...]
-OVERHEAD = 200  # bytes that an array object takes besides its values
+OVERHEAD = 200  # bytes that an array object takes in addition to its values
 
 
 class FeaturizeOnAccess(Backend):
@@ -203,7 +203,7 @@ class _FeaturizedStorage(Storage):
         """The arrays that the featurizer returned, one per output.
 
         Raises:
-            FeaturizationError: the featurizer returned something else than it declares.
+            FeaturizationError: the featurizer returned something other than it declares.
         """
         names = list(self._outputs)
         if isinstance(result, Mapping):

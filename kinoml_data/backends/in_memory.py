@@ -91,7 +91,7 @@ def columns_of(
         columns: the columns that the spec asks for; needed for the dtype and shape of a list without rows.
 
     Returns:
-        What each column contains, and its values.
+        The `Array` and the values of each column.
 
     Raises:
         SpecError: the columns have different numbers of rows; values are not arrays or strings; the rows of a column
@@ -188,12 +188,12 @@ def _stacked(name: str, rows: Sequence[NDArray[Any]]) -> NDArray[Any] | Ragged:
         raise SpecError(f"column {quoted(name)} has no rows; specify its dtype and shape in `columns`")
     if wrong := [i for i, row in enumerate(rows) if row.ndim != rows[0].ndim]:
         raise SpecError(
-            f"column {quoted(name)}: row {wrong[0]} has {rows[wrong[0]].ndim} axes, row 0 has {rows[0].ndim}"
+            f"column {quoted(name)}: row {wrong[0]} has {rows[wrong[0]].ndim} axes, but row 0 has {rows[0].ndim}"
         )
     dtype = np.result_type(*{row.dtype for row in rows})
-    # Integers and floating numbers may be mixed, as Python lists do, if all come out exactly.
+    # Integers and floating-point numbers may be mixed, as in Python lists, if every value is converted exactly.
     if dtype not in {row.dtype for row in rows} or any(cast(row, dtype)[1] is not None for row in rows):
-        raise SpecError(f"column {quoted(name)}: its rows have different dtypes")
+        raise SpecError(f"column {quoted(name)}: its rows have different dtypes; convert them to one")
     if len({row.shape for row in rows}) == 1:
         return np.stack(rows).astype(dtype, copy=False)
     return Ragged.from_rows(rows, dtype, rows[0].ndim)

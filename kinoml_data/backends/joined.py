@@ -102,7 +102,7 @@ class JoinedStorage(Storage):
     """An open source and its open tables. See `Joined`.
 
     Raises:
-        SpecError: an index column is missing or does not contain one integer per row, or two columns have one name.
+        SpecError: an index column is missing or does not contain one integer per row, or two columns share a name.
         CorruptStoreError: a row points outside its table.
     """
 
@@ -122,14 +122,14 @@ class JoinedStorage(Storage):
         self.arrays = source.arrays
         self.spec = _spec_of(source, joins) if columns is None else None
         parts = (source, *(join.storage for join in joins))
-        # A part without an identity does not hide that another part changes.
+        # If a part has no identity, a change of another part is still noticed.
         identities = [part.identity for part in parts]
         self.identity = json.dumps(identities) if any(text is not None for text in identities) else None
         self.has_checksums = all(part.has_checksums for part in parts)
         self.shareable = all(part.shareable for part in parts)
 
     def _check(self, join: _Join) -> None:
-        """Raise, as the class does, unless every row of the source points into the table."""
+        """Raise an error of the class if a row of the source does not point into the table."""
         index = self._source.columns.get(join.index)
         if index is None:
             raise SpecError(f"tables: {unknown(join.index, self._source.columns, 'column of the source')}")

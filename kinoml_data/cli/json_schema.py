@@ -74,8 +74,13 @@ def _several(fields: Schema) -> Schema:
     """The key `datasets`, for `load_datasets`."""
     storage = _any_of([fields["storage"], {"type": "object", "required": ["path"]}])
     each = {"type": "object", "properties": {**fields, "storage": storage}, "additionalProperties": False}
-    about = "Several datasets: a glob of data files, or by name the fields that differ from those beside this key."
-    return {"description": about, **_any_of([{"type": "string"}, {"type": "object", "additionalProperties": each}])}
+    description = (
+        "Several datasets: a glob of data files, or by name the fields that differ from those beside this key."
+    )
+    return {
+        "description": description,
+        **_any_of([{"type": "string"}, {"type": "object", "additionalProperties": each}]),
+    }
 
 
 def _variants(kind: str, key: str) -> Variants:

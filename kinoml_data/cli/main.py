@@ -209,7 +209,7 @@ def verify(
 
 @app.command()
 def backends() -> None:
-    """List the installed backends and what each can do: `plugins list` for backends alone."""
+    """List the installed backends and what each can do: the same as `plugins list`, but only backends."""
     plugins.print_listing("backend")
 
 

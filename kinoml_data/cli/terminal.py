@@ -1,4 +1,4 @@
-"""What the command prints with: plain text in lines of any length if the output is not a terminal."""
+"""How the command prints: as plain text in lines of any length if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def format_size(count: int) -> str:
 
 @contextmanager
 def progress(task: str) -> Iterator[Callable[..., None]]:
-    """Shows how far a task is: `report(done, total)` moves a bar on a terminal, or else prints a line now and then.
+    """Show the progress of a task: `report(done, total)` moves a bar on a terminal, or else prints a line now and then.
 
     `report(done, total, stage)` renames the task, if it has several stages.
     """

@@ -108,7 +108,7 @@ class Storage(ABC):
 class Backend(Model, ABC):
     """A way to store columns. Its fields are its options in a spec.
 
-    The class variables say what the backend can do. `convert` reads them before it reads any row, `kinoml-data
+    The class variables declare what the backend can do. `convert` reads them before it reads any row, `kinoml-data
     backends` prints them, and the conformance suite tests the backend accordingly.
 
     `kinoml-data verify` opens a backend with two options changed, if it has fields of these names: `verify` becomes

@@ -1,4 +1,4 @@
-"""A spec bound to an open storage: compared once, and adapted to the spec on every read."""
+"""A spec bound to an open storage: they are compared once, and rows are adapted to the spec when they are read."""
 
 from __future__ import annotations
 

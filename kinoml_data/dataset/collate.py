@@ -51,12 +51,14 @@ class Batch:
         return self._length
 
     def __getitem__(self, index: int) -> Sample:
-        index = range(self._length)[index]  # counts from the end too, and raises IndexError out of range
+        index = range(self._length)[
+            index
+        ]  # a negative index counts from the end; raises IndexError if it is out of range
         return self.collater.sample({name: column[index] for name, column in self.columns.items()})
 
 
 class Collater:
-    """Puts the columns of X and of y together as a spec describes it.
+    """Makes X and y from columns, as a spec describes them.
 
     Args:
         spec: a complete spec.
@@ -97,7 +99,7 @@ class Collater:
         return self.ragged(name, column) if isinstance(column, Ragged) else as_tensor(column)
 
     def sample(self, arrays: Mapping[str, NDArray[Any]]) -> Sample:
-        """`(X, y)` of one row as plain tensors, whatever the form."""
+        """`(X, y)` of one row as plain tensors, regardless of the form."""
         sample = Sample(self.parts({name: as_tensor(arrays[name]) for name in self.names}))
         sample.collater = self
         return sample
@@ -118,7 +120,7 @@ def _part(names: str | tuple[str, ...] | None, tensors: Mapping[str, Any]) -> An
 
 
 def _joined(rows: list[Tensor], array: Array) -> Any:
-    """The column, as tensors, that consists of these rows."""
+    """A column of tensors that is made from these rows."""
     if not array.ragged:
         return torch.stack(rows) if rows else torch.empty((0, *array.row_shape), dtype=torch_dtype(array))
     shapes = np.array([row.shape for row in rows], np.int64).reshape(len(rows), len(array.shape))

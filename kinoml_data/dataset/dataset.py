@@ -91,7 +91,7 @@ class XyDataset(Dataset[Any]):
     # -- views
 
     def split(self, name: str) -> XyDataset:
-        """A view of the rows in a split. Of a view, its rows that are in the split, in the order of the view.
+        """A view of the rows in a split. Of a view, it contains the rows in the split, in the order of the view.
 
         Raises:
             SplitError: there is no split of this name.
@@ -177,7 +177,7 @@ class XyDataset(Dataset[Any]):
         return {name: self._session.binding.stored(name) for name in self.spec.columns}
 
     def read_stored(self, positions: RowNumbers, names: Sequence[str]) -> dict[str, Column]:
-        """Some rows of some columns as they are stored, as numpy; for copying."""
+        """Read some rows of some columns as numpy arrays, in their stored dtypes and shapes; for copying."""
         rows = positions if self._rows is None else self._rows[positions]
         return self._session.binding.read_stored(rows, names)
 
@@ -217,7 +217,7 @@ class XyDataset(Dataset[Any]):
         """A `DataLoader` over this dataset.
 
         Batches are read in this process unless `num_workers` is given. That is the fastest way for every backend that
-        stores features; for one that computes them it is the fastest after the first epoch, if it remembers them.
+        stores features. For a backend that computes them, it is the fastest after the first epoch if it remembers them.
 
         Args:
             collate: a form for all ragged columns, `{column: form}`, or the form of a plugin for the whole batch; by

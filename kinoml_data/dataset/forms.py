@@ -38,7 +38,7 @@ class PadMask(NamedTuple):
 
     Attributes:
         values: `(rows, *longest)`.
-        mask: bool, of the same shape as `values`; True where there is data.
+        mask: bool, of the same shape as `values`; True for the values of a row, False for padding.
     """
 
     values: Tensor
@@ -146,7 +146,7 @@ def _nested(column: Ragged, array: Array) -> Tensor:
     lengths = column.shapes[:, axis]
     offsets = running_total(lengths)
     joined_shape = [int(offsets[-1]) if length is None else length for length in array.shape]
-    # Rows that are ragged along their first axis are joined by being end to end; so are rows without values.
+    # Rows that are ragged along their first axis need only be laid end to end, and so do rows without values.
     joined = values.reshape(joined_shape) if axis == 0 or not len(values) else torch.cat(_rows(column), dim=axis)
     jagged: Tensor = torch.nested.nested_tensor_from_jagged(
         joined,

@@ -29,7 +29,7 @@ def resolve(spec: CompleteSpec, arrays: Mapping[str, NDArray[Any]], length: int)
         int64 `(n,)` row numbers by split, in the order in which they are stored or listed.
 
     Raises:
-        SplitError: a row is out of range, in two splits, or twice in one; or the store has no such array.
+        SplitError: a row is out of range, in two splits, or twice in one; or the store lacks the array of a split.
         SpecError: the file of a split is not in the folder that the spec may use.
         StoreNotFoundError, CorruptStoreError: the file of a split does not exist or is damaged.
     """

@@ -65,7 +65,7 @@ def dtype_of(type_: Any, where: str) -> tuple[int, str]:
         where: the file and the column, for the error.
 
     Raises:
-        UnsupportedStoreError: neither a tensor nor a string can have this type.
+        UnsupportedStoreError: the Arrow type is not supported.
     """
     depth, value_type = 0, type_
     while is_list(value_type):
@@ -107,7 +107,7 @@ def rows_of(array: Any, where: str, first: int = 0) -> ArrowRows:
 
     Raises:
         CorruptStoreError: a value is null, or the lists of a row do not form a rectangular array.
-        UnsupportedStoreError: neither a tensor nor a string can have this type.
+        UnsupportedStoreError: the Arrow type is not supported.
     """
     depth, dtype = dtype_of(array.type, where)
     count = len(array)
@@ -136,7 +136,7 @@ def rows_of_chunks(chunks: Sequence[Any], where: str, first: int = 0) -> list[Ar
 
     Raises:
         CorruptStoreError: a value is null, or the lists of a row do not form a rectangular array.
-        UnsupportedStoreError: neither a tensor nor a string can have the type of the column.
+        UnsupportedStoreError: the Arrow type of the column is not supported.
     """
     parts = []
     for chunk in chunks:
@@ -188,11 +188,11 @@ def infer_array(
         type_: its Arrow type.
         shapes: the shapes of all its rows, in parts.
         where: the file and the column, for errors.
-        declared: the column as the spec declares it, for what the rows do not show.
+        declared: the column as the spec declares it; it provides the dtype and the axes that the rows do not show.
 
     Raises:
         SpecError: the rows do not show the type of the values, and `declared` does not specify it.
-        UnsupportedStoreError: neither a tensor nor a string can have this type, or the name is reserved.
+        UnsupportedStoreError: the Arrow type is not supported, or the name is reserved.
     """
     if is_reserved(name):
         raise UnsupportedStoreError(f"{where}: this name is reserved for the library's own layout; rename the column")
@@ -252,7 +252,7 @@ def column_from_arrow(
     Raises:
         CorruptStoreError: a value is null, or the lists of a row do not form a rectangular array.
         SpecError: the rows do not show the type of the values, and `declared` does not specify it.
-        UnsupportedStoreError: neither a tensor nor a string can have this type, or the name is reserved.
+        UnsupportedStoreError: the Arrow type is not supported, or the name is reserved.
     """
     parts = rows_of_chunks(chunks, where)
     array = infer_array(name, type_, [part.shapes for part in parts], where, declared)
@@ -263,7 +263,7 @@ def arrow_array(type_: Any, where: str) -> Array:
     """The `Array` of an Arrow type: a fixed-size list is a fixed axis, any other list a ragged one.
 
     Raises:
-        UnsupportedStoreError: neither a tensor nor a string can have this type; `where` begins the text.
+        UnsupportedStoreError: the Arrow type is not supported; the message begins with `where`.
     """
     _, dtype = dtype_of(type_, where)
     if dtype == NULL:

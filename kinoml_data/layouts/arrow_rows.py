@@ -143,7 +143,7 @@ class ArrowLayout:
         return pa.schema([pa.field(name, type_, nullable=False) for name, type_ in fields])
 
     def metadata(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The metadata of the schema, with what the container adds to it.
+        """The metadata of the schema, including the keys that the container adds.
 
         Raises:
             UnsupportedStoreError: Arrow has no type for an array, or the arrays and the spec are too large.

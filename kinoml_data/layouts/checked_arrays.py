@@ -131,7 +131,7 @@ def own_arrays(
 
     Raises:
         UnsupportedStoreError: a later version of this library wrote the container.
-        CorruptStoreError: an array does not have its digest. Any other exception means that the metadata is damaged.
+        CorruptStoreError: an array does not match its digest. Any other exception means that the metadata is damaged.
     """
     if metadata["format"] != FORMAT:
         raise UnsupportedStoreError(
@@ -175,7 +175,7 @@ def write_rows(
     spec: str | None,
     create: Callable[[str, np.dtype[Any], tuple[int, ...]], AppendableArray],
 ) -> dict[str, Any]:
-    """Fill a container with rows as they come; returns the metadata of the container, as plain JSON values.
+    """Fill a container with rows batch by batch; returns the metadata of the container, as plain JSON values.
 
     Args:
         columns, batches, arrays, spec: see `Backend.write`.
@@ -222,7 +222,7 @@ def write_rows(
 
 
 def check_names(backend: str, names: Collection[str], arrays: Collection[str], refused: Callable[[str], bool]) -> None:
-    """Refuse names of columns and arrays that the layout or the container uses otherwise.
+    """Refuse names of columns and arrays that the layout or the container uses for something else.
 
     Raises:
         UnsupportedStoreError: a name is refused; the error names it.
@@ -237,9 +237,9 @@ def column_digest(
     """BLAKE2b with 16 bytes, in hex, over everything that is stored of a column except its values.
 
     Args:
-        dtype, shape: of the array that contains the values.
-        shapes: `<column>.shapes`, if there is one.
-        checksums: `<column>.crc32`.
+        dtype, shape: the dtype and the shape of the array that contains the values.
+        shapes: the array `<column>.shapes`; None if there is none.
+        checksums: the array `<column>.crc32`.
     """
     digest = hashlib.blake2b(json.dumps([dtype, *shape]).encode(), digest_size=16)
     if shapes is not None:

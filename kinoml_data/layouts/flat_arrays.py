@@ -25,7 +25,7 @@ from kinoml_data.errors import CorruptStoreError, SpecError, one_line, quoted
 from kinoml_data.layouts.checksums import row_checksums
 from kinoml_data.spec.array import STRING, Array
 
-MAX_VALUES = 1 << 58  # of a column, so that their number of bytes fits int64
+MAX_VALUES = 1 << 58  # values of a column; their number of bytes then fits into int64
 
 VALUES, UTF8, SHAPES, INDEX, CRC, SPEC_KEY = ".values", ".utf8", ".shapes", ".index", ".crc32", "_spec"
 
@@ -36,7 +36,7 @@ def values_key(name: str, array: Array) -> str:
 
 
 def is_reserved(name: str) -> bool:
-    """True if no column can have this name, because the layout uses it otherwise."""
+    """True if no column can have this name, because the layout uses it for its own arrays."""
     return name == SPEC_KEY or name.endswith((VALUES, UTF8, SHAPES, INDEX, CRC))
 
 
@@ -88,7 +88,7 @@ def flat_batches(
 
 
 def mismatch(array: Array, column: Column) -> str | None:
-    """What some rows are that `array` does not describe, such as "float64 instead of float32 (3,)"; None if it does."""
+    """How some rows differ from `array`, such as "float64 instead of float32 (3,)"; None if they do not."""
     if isinstance(column, Ragged) != array.rows_differ:
         return f"rows of {'one shape' if array.rows_differ else 'different shapes'} instead of {array}"
     values = column.values if isinstance(column, Ragged) else column
@@ -129,7 +129,7 @@ def flat_arrays(
 
 
 def other_arrays(arrays: Mapping[str, NDArray[Any]], spec: str | None) -> dict[str, NDArray[Any]]:
-    """The flat arrays of what is not per row: the arrays and the spec."""
+    """The flat arrays that do not belong to a column: the named arrays and the spec."""
     flat = {name + INDEX: array for name, array in arrays.items()}
     return flat if spec is None else {**flat, SPEC_KEY: np.frombuffer(spec.encode(), np.uint8)}
 
@@ -178,7 +178,7 @@ class ArrayStorage(Storage):
                 rows[name] = values.shape[0]
                 continue
             if name + SHAPES not in arrays:
-                raise CorruptStoreError(f"{quoted(key)} is there, but {quoted(name + SHAPES)} is missing")
+                raise CorruptStoreError(f"{quoted(key)} is stored without {quoted(name + SHAPES)}")
             shapes = np.asarray(arrays[name + SHAPES][:])
             columns[name], self._shapes[name], self._offsets[name] = ragged_layout(
                 name, values, shapes, is_string=key.endswith(UTF8)
@@ -217,7 +217,7 @@ class ArrayStorage(Storage):
 
     @staticmethod
     def slices(values: Any, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[Any]:
-        """`values[a:b]` of every pair of starts and stops, end to end; extents that adjoin are read in one slice.
+        """`values[a:b]` of every pair of starts and stops, end to end; adjacent extents are read in one slice.
 
         Override this if a container has a better way to read many slices at once.
         """

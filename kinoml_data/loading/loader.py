@@ -18,7 +18,7 @@ from kinoml_data.loading.samplers import LengthBatchSampler
 from kinoml_data.loading.workers import WorkerLoader
 
 WORKER_TIMEOUT = 300.0
-SLOT_BYTES = 16 << 20  # of address space; only what batches fill becomes memory
+SLOT_BYTES = 16 << 20  # bytes of address space; only the parts that batches fill take memory
 
 
 def make(

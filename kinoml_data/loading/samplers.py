@@ -16,8 +16,8 @@ class LengthBatchSampler(Sampler[list[int]]):
     """Batches of rows of similar length, in random order.
 
     Rows are shuffled, sorted by length within windows of 50 batches and cut into batches, which are then shuffled.
-    Every row comes once per epoch, and the batches differ from epoch to epoch. After `set_epoch` they depend on the
-    generator's seed and that epoch alone, whatever was drawn before, so that a run can be resumed.
+    Every row comes once per epoch, and the batches differ from epoch to epoch. After `set_epoch` they depend only on
+    the generator's seed and that epoch, not on what was drawn before, so that a run can be resumed.
 
     Args:
         lengths: int64 `(rows,)`.
@@ -45,8 +45,8 @@ class LengthBatchSampler(Sampler[list[int]]):
         return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        # A generator function draws when the epoch begins. DataLoader makes two iterators if it has workers, and
-        # uses one of them.
+        # As this is a generator function, it draws the seed only when an epoch begins: DataLoader makes two iterators
+        # if it has workers, but uses only one of them.
         rng = np.random.default_rng(self._seed() if self.shuffle else 0)
         for batch in self._batches(rng):
             yield batch.tolist()

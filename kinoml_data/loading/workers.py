@@ -12,11 +12,11 @@ POLL_SECONDS = 5.0
 
 
 class WorkerLoader(DataLoader[Any]):
-    """A `DataLoader` that notices within seconds if a worker has ended, whatever its `timeout`.
+    """A `DataLoader` that notices within seconds if a worker has ended, regardless of `timeout`.
 
-    torch looks after its workers when a wait for a batch ends, so it needs as long as the timeout. It is told earlier
-    of a child that was killed, but under the start method "forkserver" workers are not its children, and a child
-    that ends with exit code 0 is not reported under any.
+    torch checks its workers only when waiting for a batch has timed out. A signal reports a killed child process
+    earlier, but with the start method "forkserver" workers are not child processes, and with every start method a
+    worker that ends with exit code 0 is not reported.
     """
 
     def _get_iterator(self) -> Any:

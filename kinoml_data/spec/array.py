@@ -59,7 +59,7 @@ class Array(Model):
     Attributes:
         dtype: the numpy name of the dtype in a batch, or "str".
         shape: the axes of one row; None (`"*"` in a file) for an axis whose length differs between rows.
-        stored_as: the name of the column in the store, if that is another one.
+        stored_as: the name of the column in the store, if it differs.
         cast: "safe" allows a smaller dtype in the store; "same_kind" also allows a larger one, and checks every value.
         packbits: True if the store contains the bits of the last axis packed into uint8, as `numpy.packbits` does it.
     """

@@ -14,7 +14,7 @@ from kinoml_data.errors import SpecError, one_line, quoted, unknown
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.parts import TAG_MARK
 
-MOST_PROBLEMS = 20  # in one error
+MOST_PROBLEMS = 20  # that one error lists
 
 
 def plain_json(data: Mapping[str, Any]) -> bytes:

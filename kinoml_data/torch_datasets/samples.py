@@ -77,7 +77,7 @@ class BySystem(ByField):
 
 
 class Featurize:
-    """Calls a featurizer of either protocol; the features of a system as an array."""
+    """Calls a featurizer of either protocol and returns the features of a system as an array."""
 
     def __init__(self, featurizer: Callable[..., Any]) -> None:
         self.featurizer = featurizer

@@ -137,7 +137,7 @@ NOT_COLUMNS = {
     "long doubles": (np.zeros(2, np.longdouble), "which no tensor can have"),
     "masked": (np.ma.array([1.0, 2.0], mask=[0, 1]), "masked array; fill in its missing values first"),
     "masked rows": ([np.ma.array([1.0, 2.0], mask=[0, 1]), np.ones(1)], "masked array"),
-    "rows of different rank": ([np.zeros(2), np.zeros((2, 2))], "row 1 has 2 axes, row 0 has 1"),
+    "rows of different rank": ([np.zeros(2), np.zeros((2, 2))], "row 1 has 2 axes, but row 0 has 1"),
     "rows of no shape": ([[[1, 2], [3]], [[3]]], "is not an array"),
     "rows of dtypes that fit no one": ([np.zeros(1, np.int64), np.zeros(2, np.uint64)], "different dtypes"),
     "one number": (3, "X"),

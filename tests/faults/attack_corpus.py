@@ -446,8 +446,13 @@ def zip_files() -> Iterator[Attack]:
         "not UTF-8",
         zipped(Member("ä.npy", X, local={"flags": 0}, entry={"flags": 0})),
     )
-    yield of("a name that is a path", SpecError, "no known layout", zipped(Member(f"../../{TEXT}.npy", X)))
-    yield of("a name that is a path from the root", SpecError, "no known layout", zipped(Member("/etc/passwd.npy", X)))
+    yield of("a name that is a path", SpecError, "do not belong to a known", zipped(Member(f"../../{TEXT}.npy", X)))
+    yield of(
+        "a name that is a path from the root",
+        SpecError,
+        "do not belong to a known",
+        zipped(Member("/etc/passwd.npy", X)),
+    )
     yield of("a folder", corrupt, "'X/' is not an npy array", zipped(Member("X/", b"")))
     yield of(
         "a member that is no array", corrupt, "'run.py' is not an npy array", zipped(x, Member("run.py", b"print()"))
@@ -610,7 +615,7 @@ def layouts() -> Iterator[Attack]:
     yield of(
         "another number of rows in y", corrupt, "differ in their number of rows", X=np.zeros((3, 2)), y=np.zeros(4)
     )
-    yield of("values without shapes", corrupt, "'v.shapes' is missing", v__values=flat)
+    yield of("values without shapes", corrupt, "is stored without 'v.shapes'", v__values=flat)
     yield of(
         "shapes that add up to less", corrupt, "its shapes add up to 5", v__values=flat, v__shapes=two - [[0], [1]]
     )
@@ -636,13 +641,19 @@ def layouts() -> Iterator[Attack]:
     yield of("too few checksums", corrupt, "3 rows and 2 checksums", X=np.ones((3, 9)), X__crc32=checks[:2])
     checked = {"v__values": flat, "v__shapes": two, "v__crc32": checks}
     yield of("too few checksums of ragged rows", corrupt, "2 rows and 3 checksums", **checked)
-    yield of("one checksum for all rows", corrupt, "no CRC-32 of each row", X=np.ones((3, 9)), X__crc32=checks[0])
     yield of(
-        "checksums that are no numbers", corrupt, "no CRC-32 of each row", X=np.ones((3, 9)), X__crc32=checks * np.nan
+        "one checksum for all rows", corrupt, "must be uint32 with one axis", X=np.ones((3, 9)), X__crc32=checks[0]
+    )
+    yield of(
+        "checksums that are no numbers",
+        corrupt,
+        "must be uint32 with one axis",
+        X=np.ones((3, 9)),
+        X__crc32=checks * np.nan,
     )
     yield of("a column of no axis", corrupt, "is a single value, not a sequence of rows", X=np.float32(1))
     yield of("a row that is missing", corrupt, "row 1 is missing", X_s0=flat, X_s2=flat)
-    yield of("a row twice", corrupt, "a row stands twice", X_s0=flat, X_s0_=flat)
+    yield of("a row twice", corrupt, "a row is stored twice", X_s0=flat, X_s0_=flat)
     yield of("a row of a number of 18 digits", corrupt, "row 0 is missing", **{f"X_s{'9' * 18}": flat})
     yield of("both ways to name rows", corrupt, "it mixes", X_s0=flat, X_s0_a0=flat)
     yield of("rows of different dtypes", unsupported, "dtypes", X_s0=flat, X_s1=np.arange(6))

@@ -65,7 +65,7 @@ def test_neighbouring_rows_are_one_slice():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"atoms.shapes": None}, "'atoms.values' is there, but 'atoms.shapes' is missing"),
+        ({"atoms.shapes": None}, "'atoms.values' is stored without 'atoms.shapes'"),
         ({"atoms.values": ATOMS.values[1:]}, "'atoms' has 20 values, but its shapes add up to 21"),
         ({"atoms.shapes": ATOMS.shapes - [[3, 0]] * 4}, "a row has a negative length"),
         ({"atoms.shapes": np.array([[2**32, 2**32]])}, "more values than any store contains"),

@@ -32,7 +32,7 @@ class Archive(Directory):
             does not compare.
 
     Raises:
-        CorruptStoreError: a member is not an npy array. For the directory, as `Directory` raises.
+        CorruptStoreError: a member is not an npy array. The errors of `Directory` are raised as well.
     """
 
     def __init__(self, path: Path, *, io: Io = "keep-open", verify: str = "first") -> None:
@@ -41,9 +41,8 @@ class Archive(Directory):
         if other := [name for name in self.names if not name.endswith(".npy")]:
             self.close()
             raise self.corrupt(f"member {quoted(other[0])} is not an npy array")
-        self._payload = np.full(
-            len(self), -1, np.int64
-        )  # where the array begins in the file or in the inflated content
+        # Where each array begins: in the file if its member is stored, in the inflated content if it is compressed.
+        self._payload = np.full(len(self), -1, np.int64)
         self._kind = np.full(len(self), -1, np.int32)
         self._checked = np.zeros(len(self), bool)
         self.headers: list[NpyHeader] = []
@@ -68,7 +67,7 @@ class Archive(Directory):
         super().forget_names()
 
     def compare_rest(self) -> None:
-        """Compare the local headers of the other members too, so that no byte of the file belongs to nothing."""
+        """Compare the local headers of all members that were not resolved; then every byte of the file is covered."""
         todo = np.flatnonzero(self._kind < 0)
         for a in range(0, len(todo), 1 << 15):
             self.compare_headers(todo[a : a + (1 << 15)], 0)
@@ -78,7 +77,7 @@ class Archive(Directory):
         heads = np.frombuffer(blob, np.uint8).reshape(len(members), width)
         kinds = np.full(len(members), -1, np.int32)
         stored = self._method[members] == 0
-        # Most headers are of version 1.0 and a few lengths: each distinct one is parsed once.
+        # Most headers have version 1.0 and one of a few lengths. Each distinct header is parsed once.
         lengths = np.zeros(len(members), np.int64)
         for begin in set(at[stored].tolist()):
             same = np.flatnonzero(stored & (at == begin))
@@ -107,7 +106,7 @@ class Archive(Directory):
         self._kind[members] = kinds
 
     def _whole_header(self, head: bytes, member: int) -> bytes:
-        """The npy header of a member that is compressed, or has a long one."""
+        """The bytes of the npy header of a member, if it is compressed or its header is longer than `NPY_WIDTH`."""
         compressed = bool(self._method[member])
         size, start = int(self._usize[member]), int(self.start(member))
         if compressed:
@@ -116,7 +115,7 @@ class Archive(Directory):
         try:
             length = npy.header_length(head)
         except CorruptStoreError as error:
-            raise self._about(member, error) from None
+            raise self._named_error(member, error) from None
         if length > size:
             raise self.corrupt(f"member {quoted(self.name(member))} is shorter than its npy header")
         if length > len(head):
@@ -136,11 +135,11 @@ class Archive(Directory):
             try:
                 self.headers.append(npy.parse(text))
             except (CorruptStoreError, UnsupportedStoreError) as error:
-                raise self._about(member, error) from None
+                raise self._named_error(member, error) from None
             kind = self._known[text] = len(self.headers) - 1
         return kind
 
-    def _about(self, member: int, error: CorruptStoreError | UnsupportedStoreError) -> Exception:
+    def _named_error(self, member: int, error: CorruptStoreError | UnsupportedStoreError) -> Exception:
         return type(error)(f"{self.path}: member {quoted(self.name(member))} {error}")
 
     # -- content

@@ -57,7 +57,7 @@ class NpzLazy(Backend):
 
 
 class NpzReopen(NpzLazy):
-    """An NPZ file as for `npz-lazy`, which is opened for each read and closed afterwards.
+    """The same files as `npz-lazy`, but a file is opened for each read and closed afterwards.
 
     Use it for very many files, or on file systems on which files should not stay open. The directory is parsed once,
     and a change between two reads is noticed. Such a file cannot be mapped into memory.

@@ -107,12 +107,12 @@ class _RowBytes:
             return content
 
     def check_row(self, row: int, values: NDArray[Any], *, is_string: bool) -> None:
-        """Compare one row that was read with its checksum, unless it was compared before."""
+        """Compare one row with its checksum after reading it, unless it was compared before."""
         if self._crc is not None and not self._checked[row]:
             self.check(np.array([row]), values[None], is_string=is_string)
 
     def check(self, rows: NDArray[np.int64], column: Column, *, is_string: bool) -> None:
-        """Compare rows that were read with their checksums, unless they were compared before."""
+        """Compare rows with their checksums after reading them, unless they were compared before."""
         if self._crc is None or (checked := self._checked[rows]).all():
             return
         if checked.any():
@@ -184,7 +184,7 @@ class _FlatColumn(_Column):
         return len(self._shapes)
 
     def row(self, row: int) -> NDArray[Any]:
-        # As a list: an array for a shape costs numpy more than making the array.
+        # The shape is a list, because numpy takes longer to convert an array to a shape than to make the result.
         out = np.empty(self._shapes[row].tolist(), self._dtype)
         out = to_native_order(self._rows.row(self._ends[row] * self._dtype.itemsize, out))
         self._rows.check_row(row, out, is_string=self.array.is_string)
@@ -196,7 +196,7 @@ class _FlatColumn(_Column):
         data = self._rows.read(self._offsets[rows] * size, np.diff(layout.offsets) * size)
         values = to_native_order(data.view(self._dtype))
         column: Column = layout.with_values(values)
-        if not self.array.rows_differ:  # stored as ragged, but all rows agree
+        if not self.array.rows_differ:  # stored as ragged, but all rows have one shape
             column = values.reshape(len(rows), *self.array.row_shape)
         self._rows.check(rows, column, is_string=self.array.is_string)
         return column
@@ -213,8 +213,8 @@ class _MembersColumn(_Column):
         self._members = np.empty(len(rows), np.int64)
         if len(rows) != rows.max() + 1 or np.bincount(rows).max() > 1:
             missing = np.setdiff1d(np.arange(int(rows.max()) + 1 if rows.max() < 10 * len(rows) else len(rows)), rows)
-            said = f"row {int(missing[0])} is missing" if len(missing) else "a row stands twice"
-            raise archive.corrupt(f"column {quoted(name)}: {said}")
+            problem = f"row {int(missing[0])} is missing" if len(missing) else "a row is stored twice"
+            raise archive.corrupt(f"column {quoted(name)}: {problem}")
         self._members[rows] = members
         kinds = archive.resolve(self._members)
         used = np.flatnonzero(np.bincount(kinds))
@@ -222,11 +222,13 @@ class _MembersColumn(_Column):
         dtypes = {header.dtype for header in headers}
         ranks = {len(header.shape) for header in headers}
         if len(dtypes) > 1 or len(ranks) > 1:
-            said = f"dtypes {sorted(map(str, dtypes))} and ranks {sorted(ranks)}"
-            raise UnsupportedStoreError(f"{archive.path}: the rows of column {quoted(name)} have {said}")
+            raise UnsupportedStoreError(
+                f"{archive.path}: the rows of column {quoted(name)} differ in dtype or number of axes: "
+                f"dtypes {sorted(map(str, dtypes))}, numbers of axes {sorted(ranks)}"
+            )
         self._dtype, self._ndim = dtypes.pop(), ranks.pop()
         self._fortran = any(header.fortran for header in headers) and self._ndim > 1
-        # The shape of each header of the archive; only this column's are of its rank.
+        # The shape in each npy header of the archive; headers with another number of axes belong to other columns.
         self._table = self._shape_table()
         self.array = ragged_array(name, self._dtype, self._table[used])
 

@@ -60,8 +60,8 @@ class NpzStorage(Storage):
         StoreNotFoundError: there is no such regular file.
         CorruptStoreError: the file is damaged, or its arrays do not fit together.
         UnsafeStoreError: reading the file would run code or take unbounded memory.
-        UnsupportedStoreError: a member contains another type than numbers, or there are too many arrays per row.
-        SpecError: no columns are given and a member belongs to no known layout.
+        UnsupportedStoreError: a member contains neither numbers nor booleans, or there are too many arrays per row.
+        SpecError: `columns` is None and a member does not belong to a known layout.
     """
 
     has_checksums = True
@@ -83,13 +83,13 @@ class NpzStorage(Storage):
         arrays: dict[str, NDArray[Any]] = {}
         plain: dict[str, int] = {}
         names = archive.names
-        # Our own columns have checksums beside them, whatever they are called.
+        # A column that this library wrote has checksums, and may have any name.
         own = {name.removesuffix(f"{CRC}.npy") for name in names if name.endswith(f"{CRC}.npy")}
         per_row = [member for member, name in enumerate(names) if name.startswith("X_s")]
-        found = _PER_ROW_LINES.findall("\n".join([names[member] for member in per_row]))
-        if len(found) < len(per_row):  # other names that begin alike: one of our own columns, or a stranger's
+        row_keys = _PER_ROW_LINES.findall("\n".join([names[member] for member in per_row]))
+        if len(row_keys) < len(per_row):  # others begin with X_s too: columns of ours, or members of an unknown layout
             per_row = [m for m in per_row if _PER_ROW.fullmatch(names[m][:-4]) and names[m][:-4] not in own]
-            found = _PER_ROW_LINES.findall("\n".join([names[member] for member in per_row]))
+            row_keys = _PER_ROW_LINES.findall("\n".join([names[member] for member in per_row]))
         other = np.ones(len(names), bool)
         other[per_row] = False
         others = np.flatnonzero(other).tolist()
@@ -106,19 +106,19 @@ class NpzStorage(Storage):
             elif key.endswith((VALUES, UTF8)):
                 name = key.removesuffix(VALUES).removesuffix(UTF8)
                 if name + SHAPES not in members:
-                    raise archive.corrupt(f"{quoted(key)} is there, but {quoted(name + SHAPES)} is missing")
+                    raise archive.corrupt(f"{quoted(key)} is stored without {quoted(name + SHAPES)}")
                 crc = self._row_checks(members, name)
                 self._columns[name] = _FlatColumn(
                     archive, member, archive.array(members[name + SHAPES]), crc, name, is_string=key.endswith(UTF8)
                 )
             elif not key.endswith((SHAPES, CRC)):
                 plain[key] = member
-        self._open_per_row(per_row, found)
+        self._open_per_row(per_row, row_keys)
         foreign = columns is None and self.spec is None
-        if foreign and (strange := sorted(set(plain) - {"X", "y"} - own)):
+        if foreign and (unrecognized := sorted(set(plain) - {"X", "y"} - own)):
             raise SpecError(
-                f"{archive.path}: the members {', '.join(map(quoted, strange[:8]))} are of no known layout; "
-                "where no name is damaged, list the columns in a spec, under `columns` with dtype and shape"
+                f"{archive.path}: the members {', '.join(map(quoted, unrecognized[:8]))} do not belong to a known "
+                "layout; if their names are not damaged, list them with dtype and shape under `columns` in a spec"
             )
         for name in sorted(plain, key=lambda n: n == "y"):
             if columns is not None and name not in columns and name not in own:
@@ -137,26 +137,30 @@ class NpzStorage(Storage):
         with error_prefix(f"{archive.path}: "):
             self._length = common_length({name: len(column) for name, column in self._columns.items()})
 
-    def _open_per_row(self, members: list[int], found: list[tuple[str, str]]) -> None:
+    def _open_per_row(self, members: list[int], row_keys: list[tuple[str, str]]) -> None:
         archive = self._archive
-        rows = np.array([int(row) for row, _ in found], np.int64)
-        arrays = np.array([int(array or -1) for _, array in found], np.int64)
+        rows = np.array([int(row) for row, _ in row_keys], np.int64)
+        arrays = np.array([int(array or -1) for _, array in row_keys], np.int64)
         numbers = sorted(set(arrays.tolist()))
         if -1 in numbers and len(numbers) > 1:
             raise archive.corrupt("it mixes X_s{row} and X_s{row}_a{array}")
         if len(numbers) > MAX_ARRAYS:
-            raise UnsupportedStoreError(f"{archive.path}: {len(numbers)} arrays per row, up to {MAX_ARRAYS} are read")
+            raise UnsupportedStoreError(
+                f"{archive.path}: there are {len(numbers)} arrays per row; up to {MAX_ARRAYS} are read"
+            )
         for number in numbers:
             name = "X" if len(numbers) == 1 else f"X{number}"
-            held = np.array(members, np.int64)[arrays == number]
-            self._columns[name] = _MembersColumn(archive, name, rows[arrays == number], held)
+            column_members = np.array(members, np.int64)[arrays == number]
+            self._columns[name] = _MembersColumn(archive, name, rows[arrays == number], column_members)
 
     def _row_checks(self, members: Mapping[str, int], name: str) -> NDArray[np.uint32] | None:
         if name + CRC not in members:
             return None
         checks = self._archive.array(members[name + CRC])
         if checks.dtype != np.uint32 or checks.ndim != 1:
-            raise self._archive.corrupt(f"{quoted(name + CRC)} is {checks.dtype} {checks.shape}, no CRC-32 of each row")
+            raise self._archive.corrupt(
+                f"{quoted(name + CRC)} is {checks.dtype} of shape {checks.shape}; it must be uint32 with one axis"
+            )
         return checks
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Writing the flat NPZ layout, all or nothing and row by row.
+"""Writing the flat NPZ layout, completely or not at all, batch by batch.
 
 A zip file contains its members one after another, but the rows of all columns come side by side. Each array is
 therefore written to temporary files first, in segments. A segment is deleted as soon as it has been copied into the zip
@@ -24,7 +24,7 @@ from kinoml_data.spec.array import Array
 
 COPY_BYTES = 1 << 22
 SEGMENT_BYTES = 1 << 26
-SEGMENTS = 12  # a new segment may hold this fraction of what was written, so that a terabyte needs about 100 files
+SEGMENTS = 12  # a segment takes up to 1/12 of what was written before it, so that a terabyte needs about 100 files
 
 
 def write(
@@ -53,7 +53,7 @@ def write(
 class _Spool:
     """One array of the file, which is appended to, in segments that are files without a name.
 
-    The system removes a file without a name when nobody has it open any more, even if the process is killed.
+    The system removes a file without a name as soon as it is closed, even if the process is killed.
     """
 
     def __init__(self, dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> None:
@@ -80,12 +80,12 @@ class _Spool:
 
 
 def _spool(path: Path, columns: Mapping[str, Array], batches: Iterable[Columns], stack: ExitStack) -> dict[str, _Spool]:
-    """The arrays of all columns, by their names in the file; `stack` closes what is left of them."""
+    """The arrays of all columns, by their names in the file; `stack` closes their remaining segments."""
     spools = {key: _Spool(dtype, row_shape) for key, (dtype, row_shape) in flat_layout(columns).items()}
     written = 0
 
     def segment() -> tuple[IO[bytes], int]:
-        # On a system where the file has a name for a moment, the name tells what it is.
+        # Some systems give the file a name for a moment; the name then tells what it is.
         file = tempfile.TemporaryFile(dir=path.parent, prefix=path.stem, suffix=".partial")  # noqa: SIM115
         return stack.enter_context(file), max(SEGMENT_BYTES, written // SEGMENTS)
 

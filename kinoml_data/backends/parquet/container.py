@@ -1,4 +1,4 @@
-"""A Parquet file opened with care: no extension type is built, and a digest may protect the footer."""
+"""A Parquet file opened for reading: extension types are never built, and a digest may protect the footer."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class ParquetContainer:
         types: the Arrow type of every column. If the root is a single struct, its fields are the columns.
         metadata: the key-value metadata.
         groups: the number of rows in each row group.
-        sealed: True if the footer is the one that `seal` found. Arrow may end the process if it reads rows by a damaged
-            footer, so this comes first for files that should be sealed.
+        sealed: True if the footer has the digest that `seal` wrote. Reading rows with a damaged footer may crash Arrow
+            and the process, so check this before reading from a file that should be sealed.
         identity: a text that changes when the footer changes.
 
     Raises:
@@ -117,7 +117,7 @@ class ParquetContainer:
         return arrays
 
     def decoded_size(self, columns: Iterable[str]) -> int:
-        """The bytes that the values of some columns take in memory according to the footer, 16 for each string.
+        """The number of bytes that some columns take in memory, according to the footer; 16 for each string.
 
         Raises:
             UnsafeStoreError: a row group would take more than 16 GiB.
@@ -174,7 +174,7 @@ def seal(path: Path) -> None:
 
 
 def digest(footer: bytes) -> bytes:
-    """BLAKE2b of 16 bytes."""
+    """The BLAKE2b of a footer, 16 bytes long."""
     return hashlib.blake2b(footer, digest_size=DIGEST_BYTES).digest()
 
 

@@ -30,14 +30,14 @@ class ForeignTable:
 
     Args:
         file: the open file.
-        requested: the columns that the spec asks for, which also say what the rows do not show; None for all.
+        requested: the columns that the spec asks for, None for all; they provide dtypes and axes that no row shows.
 
     Attributes:
         names: the columns to read. The index of a pandas table is one of them only if it is requested.
 
     Raises:
         SpecError: columns are requested, and none of them is stored.
-        UnsupportedStoreError: neither a tensor nor a string can have the type of a column.
+        UnsupportedStoreError: a column has an Arrow type that is not supported.
     """
 
     def __init__(self, file: ParquetContainer, requested: Mapping[str, Array] | None) -> None:

@@ -1,4 +1,4 @@
-"""A Parquet file that exceeds the memory budget: row groups are decoded as rows are read, and the last ones kept."""
+"""A Parquet file that exceeds the memory budget: row groups are decoded as rows are read, and some stay in memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RowGroups(Storage):
         self.columns, self.arrays, self.spec, self.identity = columns, arrays or {}, spec, file.identity
         self._ends = np.cumsum(file.groups, dtype=np.int64)
         self._cache: LruCache[tuple[int, str], Column] = LruCache(budget, keep=len(columns))
-        self._lock = threading.Lock()  # Arrow reads the file through one position
+        self._lock = threading.Lock()  # Arrow reads the file through a single file position
 
     def __len__(self) -> int:
         return sum(self._file.groups)

@@ -44,7 +44,7 @@ class NpyFolder(Backend):
             raise StoreExistsError(f"{str(self.path)!r} exists")
         flat = flat_arrays(columns, batches, arrays=arrays, spec=spec)
         try:
-            # The folder is renamed at the end: whatever fails, it is complete or does not exist.
+            # The folder is renamed at the end, so that even after a failure it is complete or does not exist.
             with TemporaryDirectory(dir=self.path.parent) as temporary:
                 folder = Path(temporary) / "folder"
                 folder.mkdir()

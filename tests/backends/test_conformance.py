@@ -25,8 +25,19 @@ from kinoml_data.testing import BackendTests, Example
 from kinoml_data.testing.example import column_of
 from tests.builders import Size
 
+# New processes read every backend in tests/loading/test_workers.py as well, and start faster there.
+WORKERS = pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 
-class TestNpzLazy(BackendTests):
+
+class Main(BackendTests):
+    """A backend in the form that most people use."""
+
+    @WORKERS
+    def test_workers_read_what_was_stored(self, shared, method):
+        super().test_workers_read_what_was_stored(shared, method)
+
+
+class TestNpzLazy(Main):
     def make_backend(self, folder):
         return NpzLazy(path=folder / "data.npz")
 
@@ -44,12 +55,12 @@ class TestNpzLazyCompressed(Variant):
         return NpzLazy(path=folder / "data.npz", compress=True, verify="always")
 
 
-class TestNpzReopen(BackendTests):
+class TestNpzReopen(Main):
     def make_backend(self, folder):
         return NpzReopen(path=folder / "data.npz")
 
 
-class TestParquetAwkward(BackendTests):
+class TestParquetAwkward(Main):
     def make_backend(self, folder):
         return ParquetAwkward(path=folder / "data.parquet")
 
@@ -65,7 +76,7 @@ def _values(rows: Sequence[Any], array: Array) -> Any:
     return np.empty(0, "U1") if array.is_string else column_of(rows, array)
 
 
-class OverPythonValues(BackendTests):
+class OverPythonValues(Main):
     """`in-memory`, or what wraps it, over values that are passed in Python."""
 
     def can(self, backend: Backend, capability: str) -> bool:

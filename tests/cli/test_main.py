@@ -1,14 +1,12 @@
-"""The command `kinoml-data`, run in this process; in one of its own where that is what is tested."""
+"""The command `kinoml-data`, run in this process; in a new one to see what it imports and prints there."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,31 +14,7 @@ import pytest
 import kinoml_data as kd
 from kinoml_data.cli import main as cli
 from kinoml_data.cli.json_schema import json_schema
-
-ROOT = Path(__file__).parents[2]
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command with some arguments."""
-
-    def call(*arguments: Any) -> Outcome:
-        with pytest.raises(SystemExit) as exit_:
-            cli.main([str(argument) for argument in arguments])
-        code = exit_.value.code
-        captured = capsys.readouterr()
-        return Outcome(code if isinstance(code, int) else 0, captured.out, captured.err)
-
-    return call
+from tests.cli.conftest import Outcome, Run, install
 
 
 @pytest.fixture
@@ -283,23 +257,7 @@ def test_schema_is_json_on_stdout(run: Run) -> None:
     assert json.loads(done.out) == json.loads(json.dumps(json_schema()))
 
 
-# -- plugins, in a process of their own
-
-
-def plugin(folder: Path, name: str, code: str) -> None:
-    """A distribution in a folder, as an installer would leave it there."""
-    (folder / f"{name}.py").write_text(code)
-    info = folder / f"{name}-1.2.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text(f"[kinoml_data]\n{name} = {name}\n")
-
-
-def process(*arguments: str, path: Path) -> Outcome:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(path), str(ROOT)])}
-    command = [sys.executable, "-m", "kinoml_data", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    return Outcome(done.returncode, done.stdout, done.stderr)
+# -- plugins
 
 
 BACKEND = """
@@ -335,12 +293,12 @@ def test_backends_lists_the_built_in_backends_and_what_each_can_do(run: Run) -> 
     assert "pIC50" not in rows
 
 
-def test_backends_lists_plugins_broken_ones_and_conflicts(tmp_path: Path) -> None:
-    plugin(tmp_path, "good", BACKEND.format(name="one"))
-    plugin(tmp_path, "broken", "import no_such_module_anywhere")
-    plugin(tmp_path, "first", BACKEND.format(name="twice"))
-    plugin(tmp_path, "second", BACKEND.format(name="twice"))
-    done = process("backends", path=tmp_path)
+def test_backends_lists_plugins_broken_ones_and_conflicts(run: Run, site: Path) -> None:
+    install(site, "good", "good", "p_good", BACKEND.format(name="one"), version="1.2")
+    install(site, "broken", "broken", "p_broken", "import no_such_module_anywhere", version="1.2")
+    install(site, "first", "first", "p_first", BACKEND.format(name="twice"))
+    install(site, "second", "second", "p_second", BACKEND.format(name="twice"))
+    done = run("backends")
     assert done.code == 0 and done.err == ""
     lines = done.out.splitlines()
     assert any(line.split() == ["one", "good", "1.2", ".one", "no", "yes", "One", "row."] for line in lines)
@@ -349,34 +307,39 @@ def test_backends_lists_plugins_broken_ones_and_conflicts(tmp_path: Path) -> Non
     assert len(twice) == 2 and all("CONFLICT" in line for line in twice)
 
 
-def test_the_schema_contains_a_plugins_options_and_leaves_out_a_broken_plugin(tmp_path: Path) -> None:
-    plugin(tmp_path, "good", BACKEND.format(name="one"))
-    plugin(tmp_path, "broken", "raise SystemExit(3)")
-    done = process("schema", path=tmp_path)
+def test_the_schema_contains_a_plugins_options_and_leaves_out_a_broken_plugin(run: Run, site: Path) -> None:
+    install(site, "good", "good", "p_good", BACKEND.format(name="one"))
+    install(site, "broken", "broken", "p_broken", "raise SystemExit(3)")
+    done = run("schema")
     assert done.code == 0
     options = json.loads(done.out)["$defs"]["one"]["properties"]
     assert options["backend"]["const"] == "one" and options["count"]["default"] == 1
 
 
-def test_debug_prints_a_traceback(tmp_path: Path) -> None:
-    plain, debug = process("inspect", "x.npz", path=tmp_path), process("inspect", "x.npz", "--debug", path=tmp_path)
-    assert plain.code == debug.code == 1
-    assert "Traceback" not in plain.err and "Traceback" in debug.err
+# -- a new process
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["backends"], ["plugins", "list"], ["inspekt"], ["inspect"], ["inspect", "x", "--sample", "-1"]],
-)
-def test_listings_help_and_errors_about_arguments_do_not_import_torch(arguments: list[str]) -> None:
+@pytest.mark.slow
+def test_debug_prints_a_traceback() -> None:
+    command = [sys.executable, "-m", "kinoml_data", "inspect", "x.npz", "--debug"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "StoreNotFoundError" in done.stderr
+
+
+def test_listings_help_and_errors_about_arguments_do_not_import_torch() -> None:
+    listings = [["--help"], ["backends"], ["plugins", "list"]]
+    errors = [["inspekt"], ["inspect"], ["inspect", "x", "--sample", "-1"]]
     code = (
-        "import sys\n"
+        "import json, sys\n"
         "from kinoml_data.cli.main import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit: pass\n"
-        "print([name for name in ('torch', 'pyarrow', 'awkward', 'matplotlib', 'rdkit') if name in sys.modules])"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    try: main(arguments)\n"
+        "    except SystemExit as end: print('exit code', end.code)\n"
+        "    heavy = {'torch', 'pyarrow', 'awkward', 'matplotlib', 'rdkit'}\n"
+        "    assert not heavy & set(sys.modules), (arguments, heavy & set(sys.modules))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout.splitlines()[-1] == "[]"
+    command = [sys.executable, "-c", code, json.dumps(listings + errors)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    codes = [line for line in done.stdout.splitlines() if line.startswith("exit code")]
+    assert codes == [*["exit code 0"] * 3, *["exit code 2"] * 3]

@@ -19,6 +19,7 @@ def test_no_attack_runs_anything_or_is_read():
     assert report.executed == len(ATTACKS) and sum(attack.error is not None for attack in ATTACKS) >= 60
 
 
+@pytest.mark.slow  # the test above opens the same files
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name.encode("unicode_escape").decode())
 def test_an_attack_ends_in_its_error(attack: Attack, tmp_path):
     assert attacks.judge(attack, attack.make(tmp_path)) is None

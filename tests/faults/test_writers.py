@@ -28,8 +28,8 @@ def strace():
 
 
 @pytest.mark.usefixtures("strace")
-def test_a_writer_stopped_anywhere_leaves_the_old_or_the_new_store_whole(scaled):
-    report = writers.run(cases=scaled(150))
+def test_a_writer_stopped_anywhere_leaves_the_old_or_the_new_store_whole(scaled, jobs):
+    report = writers.run(cases=scaled(150), jobs=jobs)
     report.check()
     assert report.executed == scaled(150)
 
@@ -52,8 +52,8 @@ def test_the_proof_of_the_writers_fails_without_one_protection(weaken, only, fou
 
 
 @pytest.mark.usefixtures("strace")
-def test_a_power_loss_at_any_moment_leaves_the_old_or_the_new_store_whole(scaled):
-    report = power_loss.run(cases=scaled(150))
+def test_a_power_loss_at_any_moment_leaves_the_old_or_the_new_store_whole(scaled, jobs):
+    report = power_loss.run(cases=scaled(150), jobs=jobs)
     report.check()
     assert report.executed >= scaled(120)
 
@@ -99,9 +99,16 @@ def another_spelling(path, how):
     return path.name if how == "relative" else path
 
 
+def spelled_stores():
+    """Every store by every path; the target is found by its path alone, so one store of each container is quick."""
+    for name, store in STORES.items():
+        for how in ("the same", "relative", "dots", "symbolic link", "link to the folder", "hard link"):
+            quick = how == "the same" or name in ("stored", "parquet")
+            yield pytest.param(*store, how, marks=[] if quick else [pytest.mark.slow], id=f"{name}-{how}")
+
+
 @pytest.mark.filterwarnings("ignore:.*memory_budget:UserWarning")  # of 0, so that it is read by row group
-@pytest.mark.parametrize("how", ["the same", "relative", "dots", "symbolic link", "link to the folder", "hard link"])
-@pytest.mark.parametrize(("written", "opened", "suffix"), STORES.values(), ids=STORES)
+@pytest.mark.parametrize(("written", "opened", "suffix", "how"), [*spelled_stores()])
 def test_a_store_converted_onto_itself_stays_as_it_is(tmp_path, monkeypatch, written, opened, suffix, how):
     folder = tmp_path / "folder"
     folder.mkdir()

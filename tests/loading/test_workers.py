@@ -12,6 +12,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,9 @@ from kinoml_data.errors import FeaturizationError, SpecError, StoreChangedError,
 from tests.builders import FORMS, padded, random_bits, same_tensor
 
 ROWS = 43
+# Spawned workers import everything anew; those of the fork server start with what it has imported.
 NEW = ("spawn", "forkserver")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _quick_forkserver() -> None:
-    """Children of the fork server share one import of torch."""
-    multiprocessing.set_forkserver_preload(["torch"])
+each_new_process = pytest.mark.parametrize("method", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 
 
 # What every dataset here holds; y is the number of the row.
@@ -140,10 +137,9 @@ def epoch(loader: DataLoader[Any]) -> list[int]:
 
 
 def _matrix() -> Iterator[Any]:
-    for method in ("fork", *NEW):
-        for workers in (1, 2, 4):
-            usual = workers == 2 and method != "spawn"  # the conformance suite spawns workers for every backend
-            yield pytest.param(method, workers, marks=[] if usual else [pytest.mark.slow], id=f"{method}-{workers}")
+    for method, workers in product(("fork", *NEW), (1, 2, 4)):
+        marks = [] if (method, workers) in (("fork", 2), ("forkserver", 1)) else [pytest.mark.slow]
+        yield pytest.param(method, workers, marks=marks, id=f"{method}-{workers}")
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
@@ -178,7 +174,7 @@ def test_a_split_and_a_selection_reach_workers(make, tmp_path):
     assert chosen.rows.tolist() == [SPLITS["train"][i] for i in (5, 5, 0, -1)]
 
 
-@pytest.mark.parametrize("method", NEW)
+@each_new_process
 def test_a_selection_carries_its_rows_to_a_new_process(method, tmp_path):
     chosen = packed_npz(tmp_path).split("test").select([7, 1, 1])
     loader = chosen.as_dataloader(batch_size=2, num_workers=1, multiprocessing_context=method, timeout=60)
@@ -343,7 +339,7 @@ def test_an_error_of_a_featurizer_surfaces_alike_with_and_without_workers(kind):
     assert f"row 3: {kind.__name__}: " in texts[0] and "the molecule is odd" in texts[0]
 
 
-@pytest.mark.parametrize("method", NEW)
+@each_new_process
 def test_an_error_of_a_featurizer_surfaces_from_a_new_process(method):
     # An iterator that is at its end makes `next` raise StopIteration, which alone would end the epoch.
     ds = over([iter([np.float32(1)]), iter([])], next)
@@ -363,7 +359,7 @@ def test_data_on_a_device_refuses_workers(tmp_path):
         failure(DataLoader(ds, num_workers=1, multiprocessing_context="fork"), SpecError, "num_workers=0")
 
 
-@pytest.mark.parametrize("method", NEW)
+@each_new_process
 def test_data_on_a_device_refuses_workers_of_a_plain_loader_that_start_anew(method, tmp_path):
     ds = load_dataset(packed_npz(tmp_path).spec, backend="in-memory", device="cpu")
     with pytest.raises(SpecError, match="num_workers=0"):
@@ -377,7 +373,7 @@ class Holder:
         self.get = lambda: np.float32(value)
 
 
-@pytest.mark.parametrize("method", NEW)
+@each_new_process
 def test_what_cannot_pickle_raises_before_workers_start(method):
     ds = over([Holder(1), Holder(2)], lambda holder: holder.get())
     started = multiprocessing.active_children()

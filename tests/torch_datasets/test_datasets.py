@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import operator
 import pickle
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +172,17 @@ def write_npz(
     return members
 
 
-@pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize("idx", [False, True])
-@pytest.mark.parametrize("underscore", ["", "_"])
-@pytest.mark.parametrize("arrays", [[SMILES], [SMILES, EDGES], [list(FIXED)]], ids=["one", "two", "fixed"])
-@pytest.mark.parametrize("mode", ["dict", "lazy", "preloaded", "closed"])
+def kinoml_files() -> Iterator[Any]:
+    """How KinoML may have written a file, and how it is opened; the quick run takes two ways of writing of eight."""
+    arrays = {"one": [SMILES], "two": [SMILES, EDGES], "fixed": [list(FIXED)]}
+    for compressed, idx, underscore in product([False, True], [False, True], ["", "_"]):
+        for (name, values), mode in product(arrays.items(), ["dict", "lazy", "preloaded", "closed"]):
+            marks = [] if (idx, underscore) == (compressed, "_" * (not compressed)) else [pytest.mark.slow]
+            about = f"{mode}-{name}{underscore}-{'compressed' if compressed else 'stored'}-{'idx' if idx else 'no idx'}"
+            yield pytest.param(values, compressed, idx, underscore, mode, marks=marks, id=about)
+
+
+@pytest.mark.parametrize(("arrays", "compressed", "idx", "underscore", "mode"), [*kinoml_files()])
 def test_multi_x_gives_lists_of_tensors(
     arrays: list[list[np.ndarray]], compressed: bool, idx: bool, underscore: str, mode: str, tmp_path: Path
 ) -> None:

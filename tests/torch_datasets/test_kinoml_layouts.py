@@ -7,6 +7,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,16 @@ def readings(path: Path, *backends: str) -> Iterator[XyDataset]:
             yield ds
 
 
-@pytest.mark.parametrize("indices", [True, False], ids=["with-idx", "without-idx"])
-@pytest.mark.parametrize("save", SAVE)
-@pytest.mark.parametrize("layout", LAYOUTS)
+def _files() -> Iterator[Any]:
+    """Every layout, compressed or not, with and without splits; in the quick run each layout comes once."""
+    for number, layout in enumerate(LAYOUTS):
+        for save, indices in product(SAVE, [True, False]):
+            quick = (save == "savez") == indices == (number % 2 == 0)
+            name = f"{layout}-{save}-{'with' if indices else 'without'}-idx"
+            yield pytest.param(layout, save, indices, marks=[] if quick else [pytest.mark.slow], id=name)
+
+
+@pytest.mark.parametrize(("layout", "save", "indices"), [*_files()])
 def test_an_npz_of_kinoml_comes_back_bit_for_bit(tmp_path, layout, save, indices):
     path = tmp_path / "kinoml.npz"
     source = written(path, layout, save, indices)
@@ -231,7 +239,7 @@ def test_a_file_streamed_into_a_pipe_comes_back(tmp_path, save):
         same_dataset(ds, Source(X, y))
 
 
-@pytest.mark.parametrize("save", SAVE)
+@pytest.mark.parametrize("save", ["savez", pytest.param("savez_compressed", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "changed",
     [

@@ -199,7 +199,7 @@ class Backend(Model, ABC):
             return self.model_copy(update={"source": source.with_objects(data=data, featurizer=featurizer)})
         if data is not None:
             raise SpecError(
-                f"the backend {self.name!r} takes no data=; use backend='in-memory' or 'featurize-on-access'"
+                f"the backend {self.name!r} does not take data=; use backend='in-memory' or 'featurize-on-access'"
             )
         if featurizer is not None:
             raise SpecError("featurizer= needs the backend 'featurize-on-access'")

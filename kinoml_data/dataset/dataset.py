@@ -141,7 +141,7 @@ class XyDataset(Dataset[Any]):
         if not splits:
             text += "; the dataset has no splits"
             if stored := [quoted(key) for key in self._session.binding.storage.arrays if key.startswith("idx_")]:
-                text += f". The store has {', '.join(stored[:8])}, which `splits` in the spec may name"
+                text += f". The store contains {', '.join(stored[:8])}; name these in `splits` of the spec"
         raise SplitError(text)
 
     @property
@@ -231,7 +231,7 @@ class XyDataset(Dataset[Any]):
 
         Raises:
             SpecError: a collate form does not fit a column; the data is kept on a device and `num_workers` is given;
-                arguments exclude each other; `group_by_length` is not a ragged column.
+                arguments cannot be combined; `group_by_length` is not a ragged column.
         """
         binding = self._session.binding
         if kwargs.get("num_workers"):

@@ -33,7 +33,7 @@ def make(
     """The loader of `XyDataset.as_dataloader`. `lengths` is int64 `(rows,)`, by which rows are grouped."""
     if seed is not None:
         if kwargs.get("generator") is not None:
-            raise SpecError("seed and generator exclude each other")
+            raise SpecError("give either seed or generator, not both")
         kwargs["generator"] = torch.Generator().manual_seed(seed)
         # The order has a generator of its own, because DataLoader also draws from its generator, and at other times
         # with workers than without.
@@ -69,7 +69,7 @@ def _with_worker_defaults(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def _length_sampler(lengths: NDArray[np.int64], seed: int | None, kwargs: dict[str, Any]) -> LengthBatchSampler:
     if samplers := [name for name in ("sampler", "batch_sampler") if kwargs.pop(name, None) is not None]:
-        raise SpecError(f"group_by_length and {samplers[0]} exclude each other")
+        raise SpecError(f"group_by_length cannot be combined with {samplers[0]}; leave one of them out")
     return LengthBatchSampler(
         lengths,
         kwargs.pop("batch_size", 1),

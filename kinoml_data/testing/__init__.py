@@ -1,4 +1,4 @@
-"""The conformance suite for backends, and what tests of a backend need besides. It needs pytest and hypothesis:
+"""The conformance suite for backends, with helpers for other tests of a backend. It needs pytest and hypothesis:
 `pip install "kinoml-data[testing]"`. `docs/writing-a-backend.md` shows how a plugin uses it."""
 
 import pytest

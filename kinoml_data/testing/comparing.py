@@ -1,4 +1,4 @@
-"""Assertions that compare what a store returns with rows in memory, with nothing but numpy."""
+"""Assertions that compare the rows that a store returns with rows in memory, using nothing but numpy."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def same_store(backend: Backend, example: Example, columns: Mapping[str, Array] 
 
 
 def same_columns(columns: Columns, storage: Storage, example: Example, rows: Sequence[int]) -> None:
-    """All columns of some rows, as `Storage.read` returns them."""
+    """Compare all columns of some rows, as `Storage.read` returned them, with the example."""
     assert set(columns) == set(example.columns)
     for name, column in columns.items():
         same_column(column, storage.columns[name], example.taken(rows, name), name)
 
 
 def same_column(column: Column, array: Array, expected: Sequence[Any], name: str = "") -> None:
-    """One column as `Storage.read` returns it."""
+    """Compare one column, as `Storage.read` returned it, with the expected rows."""
     assert len(column) == len(expected), name
     if array.is_string:
         expected = [np.frombuffer(text.encode(), np.uint8) for text in expected]
@@ -61,7 +61,7 @@ def same_column(column: Column, array: Array, expected: Sequence[Any], name: str
 
 
 def same_row(row: Any, example: Example, number: int) -> None:
-    """One row as `Storage.read_row` returns it."""
+    """Compare one row, as `Storage.read_row` returned it, with the example."""
     assert set(row) == set(example.columns)
     for name, array in row.items():
         expected = example.rows[name][number]
@@ -71,7 +71,7 @@ def same_row(row: Any, example: Example, number: int) -> None:
 
 
 def same_shapes(storage: Storage, example: Example) -> None:
-    """The shapes of all rows of those columns whose shapes the storage knows."""
+    """Compare the shapes of all rows with the example, for the columns whose shapes the storage knows."""
     for name, array in example.columns.items():
         shapes = storage.shapes(name)
         if shapes is not None and not array.is_string:
@@ -80,14 +80,14 @@ def same_shapes(storage: Storage, example: Example) -> None:
 
 
 def same_sample(X: Any, example: Example, row: int) -> None:
-    """One X of a dataset whose X consists of all columns, `{name: tensor}`."""
+    """Compare one X, `{name: tensor}`, with the example; X must contain all numeric columns."""
     assert list(X) == example.numeric
     for name, tensor in X.items():
         _same_tensor(tensor, example.rows[name][row], name)
 
 
 def same_batch(X: Any, example: Example, rows: Sequence[int]) -> None:
-    """A batch of such X, with ragged columns as lists."""
+    """Compare the X of a batch, `{name: tensor or list of tensors}`, with the example; see `same_sample`."""
     assert list(X) == example.numeric
     for name, column in X.items():
         assert len(column) == len(rows), name
@@ -101,7 +101,7 @@ def _same_tensor(tensor: Tensor, expected: NDArray[Any], name: str) -> None:
 
 
 def same_array(array: NDArray[Any], expected: NDArray[Any], name: str = "") -> None:
-    """Two arrays with the same dtype, shape and bytes."""
+    """Compare dtype, shape and bytes of two arrays."""
     assert array.dtype == expected.dtype, name
     assert array.shape == expected.shape, name
     if array.tobytes() != expected.tobytes():
@@ -109,7 +109,7 @@ def same_array(array: NDArray[Any], expected: NDArray[Any], name: str = "") -> N
 
 
 def same_list(values: Sequence[Any], expected: Sequence[Any], name: str = "") -> None:
-    """Two lists, compared up to their first difference; pytest looks for all of them, which can take minutes."""
+    """Compare two lists up to their first difference; pytest would look for all of them, which can take minutes."""
     assert len(values) == len(expected), name
     for i, (one, other) in enumerate(zip(values, expected, strict=True)):
         assert one == other, f"{name}, entry {i}"

@@ -18,7 +18,7 @@ from kinoml_data.testing.examples import NUMERIC, Example, bits
 
 
 def array_specs(dtypes: Sequence[str] = NUMERIC) -> st.SearchStrategy[Array]:
-    """Columns of any of the dtypes, of rank 0 to 4, with any axis ragged or empty."""
+    """A strategy for columns of these dtypes, with 0 to 4 axes, any of which may be ragged or empty."""
     axes = st.lists(st.one_of(st.none(), st.integers(0, 3)), max_size=4).map(tuple)
     return st.builds(Array, st.sampled_from(list(dtypes)), axes)
 
@@ -27,7 +27,7 @@ def array_specs(dtypes: Sequence[str] = NUMERIC) -> st.SearchStrategy[Array]:
 def examples(
     draw: st.DrawFn, dtypes: Sequence[str] = NUMERIC, supports: Callable[[Array], bool] = lambda array: True
 ) -> Example:
-    """Datasets of random shape and random bit patterns; the first column is numeric."""
+    """A strategy for datasets of random shapes and random bit patterns, whose first column is numeric."""
     count = draw(st.integers(0, 12), label="rows")
     numeric = array_specs(dtypes).filter(supports)
     texts = st.just(Array("str")).filter(supports) if supports(Array("str")) else numeric

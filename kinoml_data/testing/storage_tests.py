@@ -1,4 +1,4 @@
-"""The rules for everything but rows: what a storage says about itself, how it closes, and the options of a backend."""
+"""The rules for everything but rows: how a storage describes itself and closes, and the options of a backend."""
 
 from __future__ import annotations
 
@@ -146,14 +146,14 @@ class OptionTests(Suite):
         assert not cls.suffixes or "path" in cls.model_fields
 
     def test_the_class_variables_are_true(self, backend: Backend) -> None:
-        """That the backend refuses what they exclude is tested where it writes."""
+        """The writing tests check that a backend refuses whatever these variables exclude."""
         cls = type(backend)
         defined = cls.write is not Backend.write
         assert cls.can_write == defined, "can_write must be True if the class defines `write`, and False otherwise"
         assert set(cls.unsupported_dtypes) <= set(DTYPES)
 
     def test_options_that_are_paths_are_named_path(self, backend: Backend) -> None:
-        """`to_file` moves options of these names only."""
+        """`to_file` rewrites the paths only in options with these names."""
         for name, field in type(backend).model_fields.items():
             if any(isinstance(part, type) and issubclass(part, Path) for part in _parts(field.annotation)):
                 assert name == "path" or name.endswith("_path"), f"rename the option {name!r} to '{name}_path'"

@@ -246,7 +246,7 @@ class _Check:
 
 
 class _Interrupted(Exception):
-    """What a source of rows, or a check, fails with."""
+    """The exception that a failing source of rows or a failing check raises."""
 
 
 def _refuse(storage: Storage) -> None:

@@ -23,9 +23,9 @@ def test_a_device_that_cannot_be_used_is_refused(device):
 
 
 def test_data_is_taken_by_those_backends_that_hold_python_values(stored):
-    with pytest.raises(SpecError, match="backend 'npz-lazy' takes no data=; use backend='in-memory'"):
+    with pytest.raises(SpecError, match="backend 'npz-lazy' does not take data=; use backend='in-memory'"):
         kd.load_dataset(stored / "x.npz", data=DATA)
-    with pytest.raises(SpecError, match="backend 'npz-lazy' takes no data="):
+    with pytest.raises(SpecError, match="backend 'npz-lazy' does not take data="):
         kd.load_dataset(stored / "x.npz", backend="in-memory", data=DATA)
     with pytest.raises(SpecError, match="needs a source, or data="):
         kd.load_dataset(SPEC)

@@ -47,7 +47,8 @@ def test_an_unknown_split_is_told_of_those_in_the_store(tmp_path):
     storage = {"backend": "npz-lazy", "path": str(tmp_path / "a.npz")}
     spec = {"columns": {"X": {"shape": [2], "dtype": "float32"}}, "X": "X", "storage": storage}
     with pytest.raises(
-        SplitError, match=r"has no splits\. The store has 'idx_train', 'idx_test', which `splits` in the spec may name"
+        SplitError,
+        match=r"has no splits\. The store contains 'idx_train', 'idx_test'; name these in `splits` of the spec",
     ):
         kd.load_dataset(spec).split("train")
 

@@ -84,7 +84,7 @@ class ParquetAwkward(Backend):
         from kinoml_data.layouts.arrow_rows import ArrowLayout
 
         layout = ArrowLayout(columns, arrays or {}, spec)
-        layout.schema(), layout.metadata()  # whether all this can be stored shows before a file is created
+        layout.schema(), layout.metadata()  # raises before a file is created if something cannot be stored
         with replacing(self.path, overwrite=overwrite) as temporary:
             write_table(temporary, layout, batches)
             if check is not None:

@@ -1,7 +1,7 @@
 """The backend `lance`: Lance datasets, from which each batch is read by one `take`.
 
 The datasets that it writes contain tables of the library's own Arrow layout, as Parquet files do. Lance and Arrow are
-imported when a dataset is opened or written, not with this module.
+imported when a dataset is opened or written, not when this module is imported.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Lance(Backend):
         Raises:
             StoreNotFoundError: there is no such folder, no Lance dataset in it, or no such version.
             CorruptStoreError: the dataset is damaged, or another program changed the rows that this backend wrote.
-            UnsupportedStoreError: neither a tensor nor a string can have the type of a column, a later version of the
-                library wrote the dataset, or this process was forked from one that uses Lance.
+            UnsupportedStoreError: the type of a column is not supported, a later version of the library wrote the
+                dataset, or this process was forked from one that uses Lance.
             SpecError: none of `columns` is stored.
         """
         from kinoml_data_lance.read import LanceStorage
@@ -92,7 +92,7 @@ class Lance(Backend):
 
         Raises:
             StoreExistsError: the folder exists and `overwrite` is False, or it is not a Lance dataset.
-            StoreWriteError: the dataset cannot be written; what was there is unchanged.
+            StoreWriteError: the dataset cannot be written; the old dataset is unchanged.
             SpecError: the options name a version, the name of a column is not valid, or a batch is not what `columns`
                 announces.
             UnsupportedStoreError: the options name a `uri`, a dtype is not supported, or the arrays and the spec are

@@ -1,4 +1,4 @@
-"""What reading and writing share: Lance itself, its errors, and a digest of the end of each data file."""
+"""The parts that reading and writing share: Lance, its errors, and a digest of the end of each data file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _lance_pid: int | None = None  # the process in which Lance has threads
 
 @contextmanager
 def lance_errors(what: str, raised: type[KinomlDataError] = CorruptStoreError) -> Iterator[None]:
-    """Turn whatever Lance and Arrow raise, panics of Rust included, into an error of the library, on one line."""
+    """Turn every error of Lance and Arrow, including Rust panics, into an error of this library, on one line."""
     try:
         yield
     except (KinomlDataError, MemoryError):

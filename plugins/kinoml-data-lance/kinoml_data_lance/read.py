@@ -31,7 +31,7 @@ _not_freed: list[Any] = []  # see `LanceStorage.__del__`
 
 
 class LanceStorage(Storage):
-    """One version of a Lance dataset, whatever versions are added later.
+    """One version of a Lance dataset, which stays the same if versions are added later.
 
     Args:
         dataset: a `lance.LanceDataset`.
@@ -40,9 +40,9 @@ class LanceStorage(Storage):
         folder: the folder, if it is a local one.
 
     Raises:
-        CorruptStoreError: this backend wrote the dataset, and it is not what was written.
-        UnsupportedStoreError: a later version of the library wrote the dataset, or neither a tensor nor a string can
-            have the type of a column.
+        CorruptStoreError: this backend wrote the dataset, but it is damaged, or another program changed it.
+        UnsupportedStoreError: a later version of the library wrote the dataset, or the type of a column is not
+            supported.
         SpecError: none of `columns` is stored.
     """
 
@@ -106,7 +106,7 @@ class LanceStorage(Storage):
         with lance_errors(f"{where}: cannot read the rows"):
             stored = self._layout.stored_names(columns) if self._layout is not None else list(columns)
             table = self._dataset.take(rows, columns=stored)
-            table.validate(full=True)  # offsets that lead outside of the values
+            table.validate(full=True)  # finds offsets outside of the values
             if len(table) != len(rows):
                 raise CorruptStoreError(f"{where}: Lance returned {len(table)} rows instead of {len(rows)}")
             chunks = {name: table.column(name).chunks for name in stored}
@@ -138,7 +138,7 @@ class LanceStorage(Storage):
         return f"{self._where}: column {quoted(name)}"
 
     def __del__(self, getpid: Callable[[], int] = os.getpid, not_freed: list[Any] = _not_freed) -> None:
-        # As arguments: when Python ends, the names of modules may be gone before the last storage is.
+        # These are arguments because module globals may be gone before the last storage when Python exits.
         if getattr(self, "_pid", None) not in (None, getpid()):
             not_freed.append(self._dataset)  # freeing a dataset in a forked process may hang in Lance
 
@@ -150,4 +150,4 @@ def _writable(column: Column) -> Column:
 
 
 def _own(array: NDArray[Any]) -> NDArray[Any]:
-    return array if array.flags.writeable else array.copy()  # the memory of Arrow is not ours to give away
+    return array if array.flags.writeable else array.copy()  # memory of Arrow must not be modified

@@ -32,11 +32,11 @@ def write_dataset(
 
     Raises:
         StoreExistsError: the folder exists and `overwrite` is False, or it is not a Lance dataset.
-        StoreWriteError: the dataset cannot be written; what was there is unchanged.
+        StoreWriteError: the dataset cannot be written; the old dataset is unchanged.
         SpecError: a batch is not what the layout announces, or the name of a column is not valid.
         UnsupportedStoreError: a dtype is not supported, or the arrays and the spec are too large.
     """
-    layout.schema(), layout.metadata()  # whether all this can be stored shows before a file is created
+    layout.schema(), layout.metadata()  # raises before a file is created if something cannot be stored
     # A symbolic link stays a link: what it points to is replaced.
     final = Path(os.path.realpath(path)) if path.is_symlink() else path
     exists = os.path.lexists(final)
@@ -76,7 +76,7 @@ def _write_rows(folder: Path, layout: ArrowLayout, batches: Iterable[Columns]) -
         try:
             for table in layout.tables(batches):
                 yield from table.to_batches()
-        except BaseException as error:  # Lance replaces it, Ctrl-C too, by an error of its own
+        except BaseException as error:  # Lance replaces it, even Ctrl-C, by an error of its own
             if not isinstance(error, GeneratorExit):
                 failed.append(error)
             raise
@@ -114,7 +114,7 @@ def _add_version(temporary: Path, final: Path, operation: Any) -> None:
             moved.append(file.rename(final / "data" / file.name))  # Lance gives each file a unique name
         _sync(final / "data", deep=False)
         lance.LanceDataset.commit(str(final), operation)
-    except Exception:  # whatever it was, files that no version uses are not left behind
+    except Exception:  # files that no version uses must not be left behind
         used = file_names(lance.dataset(str(final)))
         for path in moved:
             if path.name not in used:

@@ -29,7 +29,7 @@ class DataModule(LightningDataModule):
     """The splits of a dataset as the loaders of a `Trainer`.
 
     `setup` opens the dataset in each process that trains, and `teardown` closes it. The order of the training rows
-    depends on the seed and the number of the epoch alone, so a run that is resumed from the checkpoint of an epoch
+    depends only on the seed and the number of the epoch, so a run that is resumed from the checkpoint of an epoch
     continues as if it had not been interrupted.
 
     Args:
@@ -73,7 +73,7 @@ class DataModule(LightningDataModule):
         super().__init__()
         self.dataset: XyDataset | None = None
         self._splits = {"train": train, "val": val, "test": test, "predict": predict}
-        # Plain values, so that a checkpoint with them is loaded without unpickling classes.
+        # These are plain values, so that a checkpoint with them can be loaded without unpickling classes.
         plain: Any = os.fspath(spec) if isinstance(spec, (str, os.PathLike)) else spec
         if isinstance(spec, DatasetSpec):
             plain, base = spec.to_mapping(), base or str(spec.base)
@@ -187,7 +187,7 @@ def _epoch(trainer: Trainer | None) -> int:
 
 
 class EpochOrder(RandomSampler):
-    """A random order that depends on a seed and the epoch alone."""
+    """A random order that depends only on a seed and the epoch."""
 
     def __init__(self, dataset: XyDataset, seed: int) -> None:
         super().__init__(dataset, generator=torch.Generator())
@@ -197,7 +197,7 @@ class EpochOrder(RandomSampler):
     def set_epoch(self, epoch: int) -> None:
         """Continue with this epoch. A trainer calls it."""
         self.epoch = epoch
-        # torch uses 32 bits of a seed.
+        # torch uses only 32 bits of a seed.
         self.generator.manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
 
     def __iter__(self) -> Iterator[int]:

@@ -1,6 +1,7 @@
 """The collate form `pyg`, which gives PyTorch Geometric's `Batch`, and KinoML's dataset of graphs.
 
-PyTorch and PyTorch Geometric are imported when a dataset uses the form, not with this module: that takes seconds.
+PyTorch and PyTorch Geometric are imported when a dataset uses the form, not when this module is imported, because that
+takes seconds.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class GraphBatch(BatchForm):
     - `x`, `pos`, `feat`, `node_type` and `n_id` have one row per node; `edge_attr`, `edge_weight`, `edge_type` and
       `e_id` have one row per edge of `edge_index`. At least one of the former is required to know the number of nodes.
     - Columns with "index" in their name, and `face`, contain node numbers. They are joined along their last axis, and
-      the numbers are counted on from graph to graph.
+      the number of nodes in the graphs before is added to them.
     - Other ragged columns are joined along their first axis.
     - Other fixed columns are stacked, with one row per graph.
 
@@ -78,7 +79,7 @@ class GraphBatch(BatchForm):
             )
 
     def __call__(self, X: Any, y: Any) -> Any:
-        """The `Batch`.
+        """Make the `Batch` from X and y.
 
         Raises:
             SpecError: the columns of a graph do not fit together, or an edge refers to a node that does not exist.
@@ -141,7 +142,7 @@ def _axis(attribute: str, array: Array) -> int | None:
                 "last axis ragged; rename it if it contains something else"
             )
         if edges and (len(shape) != 2 or shape[0] != 2):
-            raise SpecError("must have the shape [2, '*']: from which node, to which node")
+            raise SpecError("must have the shape [2, '*']: the first and the second node of each edge")
         return -1
     if attribute not in (*NODE_LEVEL, *EDGE_LEVEL) and not array.ragged:
         return None
@@ -179,7 +180,7 @@ def _starts(sizes: Ints) -> Ints:
 
 
 def _node_numbers(name: str, values: Tensor, lengths: Ints, leading: tuple[int, ...], nodes: Ints) -> Tensor:
-    """Rows of node numbers, each `(*leading, length)`, joined along the last axis and counted on from row to row."""
+    """Rows of node numbers, each `(*leading, length)`, joined along the last axis, with the number of nodes before each row added."""
     import torch
 
     total, height = int(lengths.sum()), math.prod(leading)

@@ -182,12 +182,12 @@ def _run(out: Path, molecules: Mapping[str, Any], start: float) -> Result:
 
 
 def _prepare(out: Path) -> None:
-    about = out / "README.md"
-    earlier = about.is_file() and about.read_text("utf-8", "replace").startswith(MARK)
+    readme = out / "README.md"
+    earlier = readme.is_file() and about.read_text("utf-8", "replace").startswith(MARK)
     if out.exists() and not earlier and (not out.is_dir() or any(out.iterdir())):
-        raise StoreExistsError(f"{out} contains something else than a demo; name another folder: --out FOLDER")
+        raise StoreExistsError(f"{out} contains other files than those of a demo; name another folder: --out FOLDER")
     out.mkdir(parents=True, exist_ok=True)
-    about.write_text(ABOUT.format(mark=MARK), "utf-8")
+    readme.write_text(ABOUT.format(mark=MARK), "utf-8")
 
 
 def _write_csv(path: Path, molecules: Mapping[str, Any]) -> None:
@@ -263,7 +263,7 @@ def _rows_per_second(loader: Iterable[Any], rows: int) -> str:
 
 
 def _bits(value: Any) -> Any:
-    """What makes nested tensors the same: dtype, shape and bytes."""
+    """Nested tensors in a form to compare: dtype, shape and bytes of each."""
     if isinstance(value, Mapping):
         return {name: _bits(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

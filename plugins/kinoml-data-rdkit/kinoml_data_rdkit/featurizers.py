@@ -1,7 +1,7 @@
 """Featurizers for SMILES, computed by RDKit: `morgan-fingerprint`, `one-hot-smiles` and `molecular-graph`.
 
-RDKit is imported when the first row is featurized, not with this module: the import takes a while, and a process that
-only reads features does not need it.
+RDKit is imported when the first row is featurized, not when this module is imported: the import takes a while, and a
+process that only reads features does not need it.
 """
 
 from __future__ import annotations

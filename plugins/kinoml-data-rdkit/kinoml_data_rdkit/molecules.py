@@ -37,7 +37,7 @@ def chembl_demo() -> dict[str, list[Any]]:
     smiles = _by_id(molecules, (line.split()[::-1] for line in molecules.read_text("utf-8").splitlines()))
     texts = _by_id(activities, csv.reader(activities.read_text("utf-8").splitlines()))
     if texts.pop("Name", None) != "Act":
-        raise ValueError(f"{activities}: the header is not Name,Act")
+        raise ValueError(f"{activities}: the header must be Name,Act")
     for one, other, file in ((smiles, texts, activities), (texts, smiles, molecules)):
         if missing := sorted(one.keys() - other.keys()):
             raise ValueError(f"{file}: {len(missing)} ids are missing, such as {missing[0]!r}")

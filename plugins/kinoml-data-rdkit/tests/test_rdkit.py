@@ -360,8 +360,8 @@ def test_the_files_of_the_demo_are_joined_by_id(contrib: Path) -> None:
         (".smi", "CCO 1\nCC\n", "line 2: expected 2 fields, got 1"),
         ("_act.csv", "Name,Act\n1,5.0\n2,high\n", "the activity of '2' is 'high', which is not a finite number"),
         ("_act.csv", "Name,Act\n1,5.0\n2,nan\n", "the activity of '2' is 'nan', which is not a finite number"),
-        ("_act.csv", "Name,IC50\n1,5.0\n2,6.5\n", "the header is not Name,Act"),
-        ("_act.csv", "", "the header is not Name,Act"),
+        ("_act.csv", "Name,IC50\n1,5.0\n2,6.5\n", "the header must be Name,Act"),
+        ("_act.csv", "", "the header must be Name,Act"),
     ],
 )
 def test_files_of_the_demo_that_do_not_fit_are_an_error(contrib: Path, suffix: str, text: str, message: str) -> None:

@@ -91,11 +91,6 @@ class Ragged:
         parts = [np.ravel(row) for row in rows]
         return cls(np.concatenate(parts, dtype=dtype) if parts else np.empty(0, dtype), shapes)
 
-    @classmethod
-    def concatenate(cls, parts: Sequence[Ragged]) -> Ragged:
-        """The rows of all parts, end to end."""
-        return cls(np.concatenate([p.values for p in parts]), np.concatenate([p.shapes for p in parts]))
-
 
 Column = NDArray[Any] | Ragged
 Columns = Mapping[str, Column]
@@ -182,5 +177,6 @@ def concatenate(parts: Sequence[Column]) -> Column:
     if len(parts) == 1:
         return parts[0]
     if isinstance(parts[0], Ragged):
-        return Ragged.concatenate([p for p in parts if isinstance(p, Ragged)])
+        ragged = [p for p in parts if isinstance(p, Ragged)]
+        return Ragged(np.concatenate([p.values for p in ragged]), np.concatenate([p.shapes for p in ragged]))
     return np.concatenate([p for p in parts if not isinstance(p, Ragged)])

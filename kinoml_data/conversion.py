@@ -169,12 +169,11 @@ class _Digests:
         self._hashes = {name: hashlib.blake2b(digest_size=16) for name in columns}
 
     def add(self, batch: Columns) -> None:
-        count = len(next(iter(batch.values())))
         for name, array in self._columns.items():
             numbers = np.arange(self.rows, self.rows + len(batch[name]))
             checksums = row_checksums(batch[name], numbers, is_string=array.is_string)
             self._hashes[name].update(checksums.tobytes())
-        self.rows += count
+        self.rows += len(next(iter(batch.values())))
 
     def of(self, name: str) -> bytes:
         return self._hashes[name].digest()

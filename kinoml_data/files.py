@@ -407,9 +407,3 @@ def _sync(path: Path, access: str = "O_RDWR") -> None:  # Windows flushes only f
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a small text file completely or not at all, and replace an existing one; raises as `replacing`."""
-    with replacing(path, overwrite=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")

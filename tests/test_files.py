@@ -530,12 +530,6 @@ def test_many_writers_of_one_target_leave_one_whole_file(tmp_path):
     assert len(set(target.read_bytes())) == 1 and len(errors) == 15 and names(tmp_path) == ["out"]
 
 
-def test_a_text_file_is_replaced_in_utf_8(tmp_path):
-    files.replace_text(tmp_path / "t", "é")
-    files.replace_text(tmp_path / "t", "é2")
-    assert (tmp_path / "t").read_bytes() == "é2".encode() and names(tmp_path) == ["t"]
-
-
 @pytest.fixture(params=["pread", "preadv"])
 def windows(request, monkeypatch):
     """A system that lacks the calls and flags that Windows lacks, and one that lacks only one of the two calls."""

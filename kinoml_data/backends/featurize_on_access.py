@@ -83,11 +83,16 @@ class FeaturizeOnAccess(Backend):
                 source.close()
             raise
 
+    @property
+    def input_names(self) -> tuple[str, ...] | None:
+        """The columns that the featurizer is called with; None if neither the spec nor the featurizer names them."""
+        return self.inputs or (self._featurizer.inputs if self._featurizer else None)
+
     def _split_data(
         self, data: Mapping[str, Any], columns: Mapping[str, Array] | None
     ) -> tuple[dict[str, Sequence[Any]], dict[str, Any]]:
         """The caller's values that the featurizer is called with, unchanged, and the columns to pass through."""
-        inputs = self.inputs or (self._featurizer.inputs if self._featurizer else None)
+        inputs = self.input_names
         if inputs is None:
             inputs = tuple(name for name in data if name not in (columns or {}))
         objects = {name: _by_row_number(name, data[name]) for name in inputs if name in data}
@@ -116,7 +121,7 @@ class _FeaturizedStorage(Storage):
             assert function is not None
             self._outputs, self._function = _outputs_of_function(raw_columns, columns), function
             self._label = getattr(function, "__name__", type(function).__name__)
-        self._inputs = self._find_inputs(backend, featurizer, raw_columns, columns)
+        self._inputs = self._find_inputs(backend, {**raw_columns, **dict.fromkeys(objects)}, columns)
         # Computed columns come first: if the roles are guessed, the last numeric column of the source is y.
         self.columns = {**self._outputs, **{n: array for n, array in raw_columns.items() if n not in self._outputs}}
         lengths = {len(values) for values in objects.values()} | ({len(source)} if source is not None else set())
@@ -126,14 +131,9 @@ class _FeaturizedStorage(Storage):
         self._memory: LruCache[int, Arrays] = LruCache(backend.memory_budget)
 
     def _find_inputs(
-        self,
-        backend: FeaturizeOnAccess,
-        featurizer: Featurizer | None,
-        raw_columns: Mapping[str, Array],
-        columns: Mapping[str, Array] | None,
+        self, backend: FeaturizeOnAccess, raw: Mapping[str, Any], columns: Mapping[str, Array] | None
     ) -> tuple[str, ...]:
-        raw = {**raw_columns, **dict.fromkeys(self._objects)}
-        inputs = backend.inputs or (featurizer.inputs if featurizer else None)
+        inputs = backend.input_names
         if inputs is None:
             inputs = tuple(name for name in raw if name not in (columns or {}))
             if len(inputs) != 1:

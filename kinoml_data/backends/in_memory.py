@@ -125,9 +125,7 @@ def _column_of(name: str, values: Any, requested: Array | None) -> tuple[Array, 
             return requested, requested.empty()
         if values and all(isinstance(value, str) for value in values):
             return Array(STRING), Ragged.from_strings(values)
-        values = _stacked(name, [_row(name, i, value) for i, value in enumerate(values)])
-        if isinstance(values, Ragged):
-            return ragged_array(name, values.values.dtype, values.shapes), values
+        return _column_of(name, _stacked(name, [_row(name, i, value) for i, value in enumerate(values)]), requested)
     if isinstance(values, np.ma.MaskedArray):
         raise SpecError(f"column {quoted(name)} is a masked array; fill in its missing values first")
     if values.dtype.kind == "U" or (

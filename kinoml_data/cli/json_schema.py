@@ -57,7 +57,9 @@ def json_schema() -> Schema:
     fields = root["properties"]
     fields["storage"] = refs[Backend]
     fields["columns"]["anyOf"][0]["propertyNames"] = {"pattern": NAME_PATTERN}
-    names = [cls.name for model, cls in observation_models.items() if not _required(definition(model)) - {"name"}]
+    names = [
+        cls.name for model, cls in observation_models.items() if {*definition(model).get("required", ())} <= {"name"}
+    ]
     fields["observation_model"] = _any_of(
         [{"enum": names}, *(refs[model] for model in observation_models), {"type": "null"}]
     )
@@ -106,10 +108,6 @@ def _add_docs(schema: Schema, cls: type) -> None:
         for name in names.split(", "):
             if name in schema["properties"]:
                 schema["properties"][name].setdefault("description", " ".join(text.split()))
-
-
-def _required(schema: Schema) -> set[str]:
-    return set(schema.get("required", ()))
 
 
 def _any_of(choices: list[Schema]) -> Schema:

@@ -75,7 +75,7 @@ def formed(form: CollateForm, column: Ragged, array: Array) -> Form:
     column = column.with_values(values)
     match form.form:
         case "packed":
-            return _packed(column)
+            return _unpickled(column.values, column.offsets, column.shapes)
         case "nested":
             return _nested(column, array)
         case "list":
@@ -95,10 +95,6 @@ def as_tensor(values: Any) -> Tensor:
 def torch_dtype(array: Array) -> torch.dtype:
     """The dtype of the tensor that a column becomes."""
     return torch.from_numpy(np.empty(0, array.numpy)).dtype
-
-
-def _packed(column: Ragged) -> Packed:
-    return _unpickled(column.values, column.offsets, column.shapes)
 
 
 def _unpickled(values: Any, *arrays: Any) -> Packed:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, PrivateAttr, ValidationError, model_validator
 
 from kinoml_data.errors import SpecError, error_prefix, quoted, unknown
-from kinoml_data.files import replace_text
+from kinoml_data.files import replacing
 from kinoml_data.spec import config
 from kinoml_data.spec.array import NAME_PATTERN, Array, Model, frozen
 from kinoml_data.spec.parts import BackendRef, Collate, ColumnNames, NameOrRef, Splits
@@ -109,7 +109,8 @@ class DatasetSpec(Model):
         for split in data.get("splits", {}).values():
             if isinstance(split, dict) and isinstance(split.get("file"), str):
                 split["file"] = _relative(split["file"], self._base, folder)
-        replace_text(file, config.dump(data, file.suffix.lower()))
+        with replacing(file, overwrite=True) as temporary:
+            temporary.write_text(config.dump(data, file.suffix.lower()), encoding="utf-8")
 
     def to_mapping(self) -> dict[str, Any]:
         """What a file of this spec contains: strings, numbers, lists and dicts. Defaults are left out."""

@@ -455,6 +455,13 @@ def test_a_spec_read_through_a_link_has_its_paths_beside_the_file_itself(tmp_pat
     assert DatasetSpec.from_file(tmp_path / "link.yaml").base == tmp_path / "real"
 
 
+def test_to_file_writes_utf_8(tmp_path):
+    for name in ("é", "é2"):
+        DatasetSpec(name=name, storage={"backend": "in-memory"}).to_file(tmp_path / "s.yaml")
+    assert 'name: "é2"'.encode() in (tmp_path / "s.yaml").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
+
+
 def test_to_file_replaces_what_was_there_and_keeps_a_link(tmp_path):
     (tmp_path / "real.yaml").write_text("old")
     (tmp_path / "s.yaml").symlink_to(tmp_path / "real.yaml")

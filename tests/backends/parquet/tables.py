@@ -78,7 +78,7 @@ def column_of(array: Array, rows: int, rng: np.random.Generator) -> Column:
 
 def joined(parts: list[Column]) -> Column:
     if isinstance(parts[0], Ragged):
-        return Ragged.concatenate([part for part in parts if isinstance(part, Ragged)])
+        return Ragged(np.concatenate([part.values for part in parts]), np.concatenate([part.shapes for part in parts]))
     return np.concatenate(parts)
 
 

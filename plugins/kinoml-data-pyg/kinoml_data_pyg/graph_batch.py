@@ -180,7 +180,7 @@ def _starts(sizes: Ints) -> Ints:
 
 
 def _node_numbers(name: str, values: Tensor, lengths: Ints, leading: tuple[int, ...], nodes: Ints) -> Tensor:
-    """Rows of node numbers, each `(*leading, length)`, joined along the last axis, with the number of nodes before each row added."""
+    """Rows of node numbers `(*leading, length)`, joined along the last axis; the nodes before each row are counted in."""
     import torch
 
     total, height = int(lengths.sum()), math.prod(leading)

@@ -183,7 +183,7 @@ def _run(out: Path, molecules: Mapping[str, Any], start: float) -> Result:
 
 def _prepare(out: Path) -> None:
     readme = out / "README.md"
-    earlier = readme.is_file() and about.read_text("utf-8", "replace").startswith(MARK)
+    earlier = readme.is_file() and readme.read_text("utf-8", "replace").startswith(MARK)
     if out.exists() and not earlier and (not out.is_dir() or any(out.iterdir())):
         raise StoreExistsError(f"{out} contains other files than those of a demo; name another folder: --out FOLDER")
     out.mkdir(parents=True, exist_ok=True)

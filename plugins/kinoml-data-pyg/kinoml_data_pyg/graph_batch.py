@@ -180,7 +180,7 @@ def _starts(sizes: Ints) -> Ints:
 
 
 def _node_numbers(name: str, values: Tensor, lengths: Ints, leading: tuple[int, ...], nodes: Ints) -> Tensor:
-    """Rows of node numbers `(*leading, length)`, joined along the last axis; the nodes before each row are counted in."""
+    """Rows of node numbers `(*leading, length)`, joined along the last axis and offset by the nodes before each row."""
     import torch
 
     total, height = int(lengths.sum()), math.prod(leading)

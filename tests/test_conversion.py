@@ -77,7 +77,7 @@ def test_save_dataset_is_convert(tmp_path):
     ],
     ids=["split", "select", "repeats", "nested", "none", "reversed"],
 )
-def test_of_a_view_its_rows_are_copied_and_its_splits_renumbered(tmp_path, suffix, view, rows, splits):
+def test_a_copy_of_a_view_has_the_rows_of_the_view_and_renumbered_splits(tmp_path, suffix, view, rows, splits):
     kd.save_dataset(view(memory()), tmp_path / f"x{suffix}")
     with kd.load_dataset(tmp_path / f"x{suffix}") as dataset:
         assert_rows(dataset, rows)
@@ -97,14 +97,14 @@ def test_random_splits_are_written_out(tmp_path):
 @pytest.mark.parametrize(
     "name", ["fold 1", "a/b", "é", "idx_train", "x.values", "..", "\N{GRINNING FACE}", "_spec", "a.npy"]
 )
-def test_a_split_may_have_any_name_in_a_file_too(tmp_path, name):
+def test_a_split_may_have_any_name_in_a_file(tmp_path, name):
     for suffix in (".npz", ".parquet"):
         kd.save_dataset(kd.from_arrays(FP, splits={name: [3, 1]}), tmp_path / f"x{suffix}")
         with kd.load_dataset(tmp_path / f"x{suffix}") as dataset:
             assert {n: rows.tolist() for n, rows in dataset.indices.items()} == {name: [3, 1]}
 
 
-def test_a_source_without_splits_gives_a_copy_without(tmp_path):
+def test_a_copy_of_a_source_without_splits_has_no_splits(tmp_path):
     kd.save_dataset(kd.from_arrays(FP, Y), tmp_path / "x.npz")
     with kd.load_dataset(tmp_path / "x.npz") as dataset:
         assert dataset.indices == {} and dataset.spec.X == "X" and dataset.spec.y == "y"

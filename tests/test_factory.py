@@ -156,7 +156,7 @@ def test_a_split_that_does_not_exist_closes_the_file_that_was_opened(stored):
     assert open_files(stored) == []
 
 
-def test_what_the_spec_says_goes_before_what_the_store_carries(stored):
+def test_the_spec_goes_before_what_the_store_contains(stored):
     storage = {"backend": "npz-lazy", "path": "x.npz"}
     with kd.load_dataset({"storage": storage, "X": "fp", "name": "mine"}, base=stored) as dataset:
         assert (dataset.spec.X, dataset.spec.y, dataset.spec.name) == ("fp", "y", "mine")
@@ -170,7 +170,7 @@ def test_what_the_spec_says_goes_before_what_the_store_carries(stored):
 
 
 @pytest.mark.parametrize("backend", ["npz-lazy", "npz-reopen", "in-memory"])
-def test_the_same_data_through_another_backend(stored, backend):
+def test_another_backend_reads_the_same_data(stored, backend):
     for source in ("x.npz", "s.yaml"):
         with kd.load_dataset(stored / source, backend=backend) as dataset:
             assert_rows(dataset, range(N))
@@ -198,7 +198,7 @@ def test_options_go_to_the_outermost_backend(stored):
         kd.load_dataset(stored / "x.npz", verify="sometimes")
 
 
-def test_an_option_that_only_another_backend_has_is_left_behind(stored):
+def test_an_option_that_the_new_backend_lacks_is_dropped(stored):
     spec = DatasetSpec.parse({"storage": {"backend": "npz-lazy", "path": "x.npz", "verify": "always"}}, stored)
     with kd.load_dataset(spec, backend="npz-reopen") as dataset:
         assert dataset.spec.storage.options["verify"] == "always"
@@ -227,7 +227,7 @@ def test_a_keyword_that_is_no_option_says_what_was_meant(stored, keyword, said):
         kd.load_dataset(stored / "x.npz", **keyword)
 
 
-def test_several_datasets_are_not_one(stored):
+def test_load_dataset_refuses_a_spec_of_several_datasets(stored):
     several = {"datasets": {"a": {"storage": {"path": "x.npz"}}}}
     (stored / "several.json").write_text(json.dumps(several))
     for spec in (several, stored / "several.json"):
@@ -257,12 +257,12 @@ def test_a_folder_and_a_pipe_are_not_found(tmp_path):
 
 
 @pytest.mark.parametrize("spec", [None, 5, ["x.npz"], b"x.npz", object(), 1.5, {"x"}], ids=lambda v: type(v).__name__)
-def test_what_is_no_description_is_refused(spec):
+def test_values_that_do_not_describe_a_dataset_are_refused(spec):
     with pytest.raises(SpecError, match="is not a spec: give a DatasetSpec, a mapping or a path"):
         kd.load_dataset(spec)
 
 
-def test_a_file_nobody_opens_is_refused_and_the_known_suffixes_named(tmp_path):
+def test_a_file_of_unknown_suffix_is_refused_with_the_known_suffixes(tmp_path):
     for name in ("x.xyz", "x", "x.npz.bak"):
         (tmp_path / name).touch()
         with pytest.raises(SpecError, match=r"known suffixes: .*\.npz.*\.parquet.*\.yaml"):
@@ -499,7 +499,7 @@ def test_several_columns_come_as_a_mapping():
     assert list(one[0][0]) == ["fp"] and one[0][1] is None
 
 
-def test_names_are_checked_and_may_not_stand_twice():
+def test_column_names_are_checked_and_may_not_repeat():
     with pytest.raises(SpecError, match="X and y both have a column 'a'"):
         kd.from_arrays({"a": FP}, {"a": Y})
     with pytest.raises(SpecError, match="the column name 'a b' contains characters"):
@@ -553,6 +553,6 @@ def test_splits_may_be_computed():
     ],
     ids=str,
 )
-def test_what_is_no_split_is_refused(splits, kind):
+def test_invalid_splits_are_refused(splits, kind):
     with pytest.raises(kind):
         kd.from_arrays(FP, splits=splits)

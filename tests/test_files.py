@@ -131,7 +131,7 @@ def test_a_forked_child_and_its_parent_read_side_by_side(file):
     assert good
 
 
-def test_an_empty_file_is_a_file(tmp_path, make):
+def test_an_empty_file_has_no_bytes(tmp_path, make):
     (tmp_path / "empty").touch()
     file = make(tmp_path / "empty")
     assert file.size == 0 and file.read(0, 0) == b"" and gathered(file) == b""
@@ -287,7 +287,7 @@ def test_a_change_in_place_of_the_same_size_is_noticed(path, make):
     file.close()
 
 
-def test_appending_is_noticed(path, make):
+def test_rows_that_were_appended_are_noticed(path, make):
     file = make(path)
     file.check()
     with path.open("ab") as other:
@@ -445,7 +445,7 @@ def test_a_target_that_appears_meanwhile_is_not_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP])
-def test_a_file_system_without_hard_links_will_do(tmp_path, monkeypatch, code):
+def test_a_file_is_written_on_a_file_system_without_hard_links(tmp_path, monkeypatch, code):
     def no_links(*_):
         raise OSError(code, os.strerror(code))
 

@@ -33,19 +33,19 @@ def test_each_file_of_a_glob_is_a_dataset_named_by_its_stem(folder):
     assert found["src"][2][0].tolist() == [[2, 2, 2], [2, 2, 2]]
 
 
-def test_options_go_to_each(folder):
+def test_options_apply_to_each_of_several_datasets(folder):
     found = kd.load_datasets({"datasets": "features/*.npz"}, base=folder, backend="in-memory", dtype={"X": "float64"})
     assert {dataset.spec.storage.backend for dataset in found.values()} == {"in-memory"}
     assert str(found["abl1"][0][0].dtype) == "torch.float64"
 
 
-def test_the_storage_beside_a_glob_gives_each_its_options(folder):
+def test_the_storage_beside_a_glob_gives_each_file_its_options(folder):
     said = {"datasets": "features/*.npz", "storage": {"backend": "npz-reopen"}}
     found = kd.load_datasets(said, base=folder)
     assert {dataset.spec.storage.backend for dataset in found.values()} == {"npz-reopen"}
 
 
-def test_the_storage_beside_named_specs_gives_each_its_options_too(folder):
+def test_the_storage_beside_named_specs_gives_each_spec_its_options(folder):
     names = {
         "a": {"storage": {"path": "features/abl1.npz"}},
         "b": {"storage": {"path": "features/src.npz", "verify": "first"}},
@@ -59,7 +59,7 @@ def test_the_storage_beside_named_specs_gives_each_its_options_too(folder):
 
 
 @pytest.mark.parametrize("path", ["features/abl1.npz", "features/*.npz", "features"])
-def test_what_is_no_description_of_several_is_refused(folder, path):
+def test_values_that_do_not_describe_several_datasets_are_refused(folder, path):
     with pytest.raises(SpecError, match=r"is not a spec file: .*'datasets'"):
         kd.load_datasets(folder / path)
 
@@ -101,7 +101,7 @@ def test_named_specs_share_what_stands_beside_them(folder, suffix):
         ({"datasets": {1: {}, "1": {}}}, SpecError, "the name 1 is not a string"),
     ],
 )
-def test_what_is_wrong_is_said_with_the_name(folder, said, error, message):
+def test_an_error_of_one_of_several_datasets_contains_the_name_of_the_dataset(folder, said, error, message):
     with pytest.raises(error, match=message):
         kd.load_datasets(said, base=folder)
 
@@ -112,7 +112,7 @@ def test_two_files_of_one_stem_are_refused(folder):
         kd.load_datasets({"datasets": "**/*.npz"}, base=folder)
 
 
-def test_what_was_opened_is_closed_where_a_later_one_fails(folder):
+def test_datasets_that_were_opened_are_closed_if_a_later_one_fails(folder):
     (folder / "features" / "zap70.npz").write_bytes(b"no archive")
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(kd.errors.CorruptStoreError, match=r"datasets\.zap70"):

@@ -76,7 +76,7 @@ def test_digits_stay_text_where_the_spec_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("texts", [["007", "008"], ["0x1f", "0x20"], ["2020-01-01", "2020-01-02"], ["12:30", "12:31"]])
-def test_what_only_looks_like_a_number_stays_text(tmp_path: Path, texts: list[str]) -> None:
+def test_text_that_only_looks_like_a_number_stays_text(tmp_path: Path, texts: list[str]) -> None:
     assert read_all(tmp_path, "\n".join(["x", *texts]))["x"] == texts
 
 

@@ -167,7 +167,7 @@ def test_a_budget_is_a_number_of_bytes(budget):
         load(codes, memory_budget=budget)
 
 
-def test_what_is_given_out_is_not_what_is_remembered():
+def test_changing_a_returned_row_does_not_change_the_remembered_row():
     dataset = load(codes)
     for _ in range(2):
         X, _ = dataset[3]
@@ -231,7 +231,7 @@ def test_python_objects_come_to_the_featurizer_as_they_are():
     assert all(a is b for a, b in zip(count.calls, molecules, strict=True))
 
 
-def test_objects_that_nobody_asks_for_are_left_alone():
+def test_objects_that_are_not_requested_are_not_read():
     data = {"mol": [Molecule(s) for s in SMILES], "smiles": SMILES, "y": Y}
     dataset = load(codes, data, inputs=["smiles"])
     assert_rows(dataset[:], range(6))
@@ -299,7 +299,7 @@ def test_by_default_the_one_column_not_asked_for_is_the_input():
     assert count.calls == ["CC"] and type(count.calls[0]) is str
 
 
-def test_which_of_several_has_to_be_said():
+def test_one_of_several_raw_columns_must_be_named_as_the_input():
     data = {"smiles": SMILES, "name": SMILES, "y": Y}
     with pytest.raises(SpecError, match=r"inputs: \[\.\.\.\], from .*smiles, name"):
         load(codes, data)
@@ -460,7 +460,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_whatever_it_raises_is_a_featurization_error_naming_row_featurizer_and_cause(error):
+def test_any_exception_of_a_featurizer_names_row_featurizer_and_cause(error):
     def picky(smiles):
         if smiles == "CCO":
             raise error
@@ -486,7 +486,7 @@ def test_whatever_it_raises_is_a_featurization_error_naming_row_featurizer_and_c
     assert_rows(dataset[[4]], [4])
 
 
-def test_control_c_is_control_c():
+def test_control_c_in_a_featurizer_is_not_wrapped():
     def stopped(smiles):
         raise KeyboardInterrupt
 
@@ -531,7 +531,7 @@ def test_a_failed_row_is_tried_again():
         (lambda: lambda smiles: codes(smiles), "<lambda>"),
     ],
 )
-def test_a_callable_is_called_by_its_name(make, label):
+def test_errors_of_a_callable_contain_the_name_of_the_callable(make, label):
     with pytest.raises(FeaturizationError, match=f"featurizer '{label}'"):
         load(make(), {"smiles": [5], "y": Y[:1]})[0]
 
@@ -539,7 +539,7 @@ def test_a_callable_is_called_by_its_name(make, label):
 # -- what is missing
 
 
-def test_without_a_featurizer_or_raw_rows_it_says_what_is_missing():
+def test_without_a_featurizer_or_raw_rows_an_error_says_what_is_missing():
     with pytest.raises(SpecError, match="needs a featurizer: by name in the spec, or featurizer=function"):
         kd.load_dataset(SPEC, data={"smiles": SMILES, "y": Y})
     with pytest.raises(SpecError, match="needs a source, or data="):
@@ -557,7 +557,7 @@ def test_raw_columns_of_different_length_are_refused():
         load(codes, {"smiles": SMILES[:5], "y": Y})
 
 
-def test_no_rows_are_fine():
+def test_featurizing_no_rows_gives_empty_columns():
     dataset = load(codes, {"smiles": [], "y": np.zeros(0, np.float32)})
     assert len(dataset) == 0 and dataset[:][0] == [] and dataset[:][1].shape == (0,)
 
@@ -609,7 +609,7 @@ def test_a_spec_without_roles_takes_y_from_the_source_and_features_as_X(named):
     assert dataset.spec.y == "y" and dataset.spec.X == ("X", "n")
 
 
-def test_a_spec_may_ask_for_some_of_its_outputs_and_in_other_dtypes(named):
+def test_a_spec_may_name_some_outputs_of_a_featurizer_in_other_dtypes(named):
     spec = {
         "columns": {"length": {"dtype": "float32", "stored_as": "n", "cast": "same_kind"}},
         "X": "length",
@@ -619,7 +619,7 @@ def test_a_spec_may_ask_for_some_of_its_outputs_and_in_other_dtypes(named):
     assert dataset[:][0].tolist() == [len(s) for s in SMILES] and dataset[0][0].dtype == torch.float32
 
 
-def test_other_inputs_may_be_named_in_the_spec(named):
+def test_a_spec_may_name_other_inputs_of_a_featurizer(named):
     storage = {"backend": "featurize-on-access", "featurizer": {"name": "codes"}, "inputs": ["canonical"]}
     dataset = kd.load_dataset({"X": ["X", "n"], "storage": storage}, data={"canonical": SMILES, "smiles": ["?"] * 6})
     assert dataset[:][0]["n"].tolist() == [len(s) for s in SMILES]
@@ -650,7 +650,7 @@ class Table(Featurizer):
         return (np.int64(self.table_path.read_text().split().index(smiles)),)
 
 
-def test_a_path_of_a_featurizer_is_relative_to_the_spec_and_moves_with_it(named, tmp_path, monkeypatch):
+def test_a_path_of_a_featurizer_is_relative_to_the_spec_and_moves_with_the_spec(named, tmp_path, monkeypatch):
     named.plugins[-1].names["featurizer"]["table"] = Table
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "table.txt").write_text("N C CC")
@@ -678,7 +678,7 @@ def test_a_callable_given_besides_goes_before_the_named_one(named):
 # -- over and under others
 
 
-def test_in_memory_over_it_computes_every_row_once_and_before():
+def test_in_memory_over_a_featurizer_computes_every_row_once_while_loading():
     count = Counting()
     spec = SPEC | {"storage": {"backend": "in-memory", "source": {"backend": "featurize-on-access"}}}
     dataset = kd.load_dataset(spec, data={"smiles": SMILES, "y": Y}, featurizer=count)
@@ -689,7 +689,7 @@ def test_in_memory_over_it_computes_every_row_once_and_before():
     assert len(count.calls) == 6
 
 
-def test_preloading_is_asked_for_with_one_word():
+def test_backend_in_memory_computes_all_features_while_loading():
     count = Counting()
     dataset = load(count, backend="in-memory")
     assert len(count.calls) == 6 and repr(dataset).endswith("in-memory>")
@@ -718,7 +718,7 @@ def test_featurize_on_access_wraps_any_other_backend(tmp_path):
             assert_rows(dataset[[5, 0, 3]], [5, 0, 3])
 
 
-def test_what_it_computes_can_be_saved(tmp_path):
+def test_computed_features_can_be_saved(tmp_path):
     spec = load(codes).spec
     kd.save_dataset(load(codes), tmp_path / "features.npz")
     with kd.load_dataset(tmp_path / "features.npz") as dataset:

@@ -112,7 +112,7 @@ def test_the_callers_arrays_and_the_dataset_do_not_share_memory():
         (torch.zeros(0, 2, 3), Array("float32", (2, 3))),
     ],
 )
-def test_no_rows_keep_their_type(rows, array):
+def test_arrays_without_rows_keep_their_dtype_and_shape(rows, array):
     dataset = kd.from_arrays(rows, np.zeros(0, np.float32))
     assert len(dataset) == 0 and dataset.spec.columns["X"] == array
     assert dataset[:][0].shape == (0, *array.shape)

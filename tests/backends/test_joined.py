@@ -78,7 +78,7 @@ def test_a_table_that_is_not_asked_for_is_not_opened(folder):
         load(folder)
 
 
-def test_a_copy_of_it_is_dense(folder):
+def test_a_copy_of_joined_tables_is_dense(folder):
     kd.save_dataset(load(folder), folder / "dense.npz")
     dense, thin = kd.load_dataset(folder / "dense.npz"), load(folder)
     for row in range(8):
@@ -131,7 +131,7 @@ TABLE = {"source": {"backend": "npz-lazy", "path": "ligands.npz"}}
         ({"ligand_row": {**TABLE, "columns": {}}}, "at least 1"),
     ],
 )
-def test_what_cannot_be_joined_is_said(folder, tables, message):
+def test_an_error_says_why_tables_cannot_be_joined(folder, tables, message):
     with pytest.raises(SpecError, match=message):
         load(folder, tables=tables)
 
@@ -210,7 +210,7 @@ def test_roles_casts_and_models_are_those_the_parts_carry(tmp_path):
     assert found.observation_model.name == "pKd"
 
 
-def test_where_no_number_of_the_source_is_left_there_is_no_y(folder, tmp_path):
+def test_joined_tables_have_no_y_if_the_source_has_no_other_numbers(folder, tmp_path):
     np.savez(tmp_path / "a.npz", p=np.array([1, 0, 1]), y=np.ones(3))
     (tmp_path / "thin.csv").write_text("p,name\n1,a\n0,b\n1,c\n")
     source = {"backend": "npz-lazy", "path": str(folder / "ligands.npz")}

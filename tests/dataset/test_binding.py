@@ -67,7 +67,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("wrong", "said"), WRONG.values(), ids=WRONG)
-def test_other_rows_than_were_asked_for_are_an_error(wrong, said):
+def test_a_storage_that_returns_wrong_columns_is_an_error(wrong, said):
     binding = Binding(SPEC, WrongRows(wrong))
     rows = np.array([1, 1, 1])
     for read in (binding.read, binding.read_stored):
@@ -81,7 +81,7 @@ def test_another_row_than_the_requested_one_is_an_error(name):
         Binding(SPEC, WrongRows(WRONG[name][0])).read_row(7, ("atoms", "y"))
 
 
-def test_right_rows_are_given_on():
+def test_right_rows_of_a_storage_pass_the_binding():
     found = Binding(SPEC, WrongRows(lambda found: None)).read_row(7, ("atoms", "y"))
     assert found["atoms"].tolist() == ATOMS[7].tolist() and found["y"] == 7
 
@@ -200,7 +200,7 @@ def test_nan_infinity_and_rounding_are_no_loss():
     ],
     ids=str,
 )
-def test_dtype_changes_what_comes_out_in_one_line(dtype, a, n, y):
+def test_the_argument_dtype_changes_the_dtypes_of_tensors(dtype, a, n, y):
     data = {"a": [np.array([1.5]), np.array([2.5, 3.5])], "n": np.array([1, 2]), "y": np.array([0.1, 0.2])}
     spec = {
         "columns": {

@@ -162,7 +162,7 @@ WRONG_FORMS = [
 
 
 @pytest.mark.parametrize(("collate", "said"), WRONG_FORMS, ids=lambda v: str(v)[:30])
-def test_what_is_no_form_is_refused_with_a_suggestion(collate, said):
+def test_an_invalid_form_is_refused_with_a_suggestion(collate, said):
     with pytest.raises(SpecError, match=said):
         load([filled((2,))], (None,), collate)
     with pytest.raises(SpecError, match=said):

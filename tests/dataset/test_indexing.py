@@ -230,7 +230,7 @@ NOT_INDEXES = {
 
 
 @pytest.mark.parametrize("index", NOT_INDEXES.values(), ids=NOT_INDEXES)
-def test_what_selects_no_rows_is_an_error_and_never_a_guess(dataset, index):
+def test_an_index_that_does_not_select_rows_is_an_error(dataset, index):
     with pytest.raises(SampleIndexError) as caught:
         dataset[index]
     text = str(caught.value)
@@ -238,7 +238,7 @@ def test_what_selects_no_rows_is_an_error_and_never_a_guess(dataset, index):
 
 
 @pytest.mark.parametrize("index", NOT_INDEXES.values(), ids=NOT_INDEXES)
-def test_select_refuses_the_same(dataset, index):
+def test_select_refuses_what_indexing_refuses(dataset, index):
     with pytest.raises(SampleIndexError):
         dataset.select(index)
 

@@ -64,7 +64,7 @@ def test_a_file_may_hold_a_mask(tmp_path):
     assert as_lists(found({}, {"a": {"file": "m.npy"}}, base=tmp_path)) == {"a": [0, 10]}
 
 
-def test_the_kinds_may_stand_side_by_side(tmp_path):
+def test_splits_of_all_kinds_may_be_combined(tmp_path):
     np.save(tmp_path / "f.npy", np.array([15]))
     splits = {"a": "arr", "b": {"range": [2, 4]}, "c": {"rows": [10]}, "d": {"file": "f.npy"}}
     assert as_lists(found({"arr": np.array([0, 1])}, splits, base=tmp_path)) == {
@@ -207,7 +207,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("arrays", "splits", "said"), BAD.values(), ids=BAD)
-def test_what_is_no_split_is_an_error_naming_split_and_row(arrays, splits, said):
+def test_an_invalid_split_is_an_error_naming_split_and_row(arrays, splits, said):
     with pytest.raises(SplitError, match=said) as caught:
         found(arrays, splits)
     assert isinstance(caught.value, SpecError) and isinstance(caught.value, ValueError)
@@ -225,7 +225,7 @@ def test_train_and_test_with_the_same_rows_never_pass():
         kd.from_arrays(np.arange(N), splits={"train": np.arange(10, N), "test": np.arange(10, N)})
 
 
-def test_files_that_are_none_are_errors_of_the_store(tmp_path):
+def test_files_that_are_not_row_numbers_are_errors(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     (tmp_path / "text.npy").write_text("0 1 2")
     (tmp_path / "folder.npy").mkdir()

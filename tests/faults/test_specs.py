@@ -16,7 +16,7 @@ def test_damaged_specs_are_refused_or_valid(scaled):
     spec_mutants.run(cases=scaled(6000), seed=1, milliseconds=500).check()
 
 
-def test_twins_are_read_alike(scaled):
+def test_twin_specs_in_three_formats_are_read_alike(scaled):
     twins.run(cases=scaled(500), seed=1).check()
 
 
@@ -30,7 +30,7 @@ def test_a_reader_that_lets_other_errors_through_is_noticed(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_slow_reader_is_noticed():
+def test_a_slow_reader_of_specs_is_noticed():
     assert spec_mutants.run(cases=200, milliseconds=0.05).problems
 
 

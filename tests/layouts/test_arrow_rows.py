@@ -26,7 +26,7 @@ def test_strings_come_back_whatever_characters_they_contain(path: Path) -> None:
     assert read_all(path)["id"].strings() == texts
 
 
-def test_arrays_and_the_spec_come_back_as_they_were(path: Path) -> None:
+def test_arrays_and_the_spec_of_an_arrow_table_come_back(path: Path) -> None:
     arrays = {
         "idx_train": np.array([5, 0, 3]),
         "idx_test": np.array([], np.int32),

@@ -59,7 +59,7 @@ def test_a_batch_too_large_for_its_slot_goes_as_torch_sends_it(
     assert rows_of(loader) == list(range(500))
 
 
-def test_a_full_ring_is_no_obstacle() -> None:
+def test_a_full_ring_refuses_batches_until_a_slot_is_free() -> None:
     small = ring.Ring(1, 4096, multiprocessing.get_context("fork"))
     first = small.put([memoryview(b"abc"), memoryview(b"")])
     assert first is not None

@@ -246,7 +246,7 @@ def test_a_plain_loader_works_on_ragged_rows(form, workers, tmp_path):
 
 @each_form
 @with_and_without_workers
-def test_pinned_batches_are_the_same(form, workers, tmp_path):
+def test_pinned_batches_equal_those_that_are_not_pinned(form, workers, tmp_path):
     ds = packed_npz(tmp_path)
     loader = ds.as_dataloader(
         batch_size=5,

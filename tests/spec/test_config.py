@@ -127,7 +127,7 @@ def test_twins_read_to_the_same_mapping(texts):
     assert json.dumps(toml, sort_keys=True) == json.dumps(js, sort_keys=True)
 
 
-def test_yml_is_yaml():
+def test_a_yml_file_is_read_as_yaml():
     assert read("a: 1e-3", ".yml") == {"a": 1e-3}
 
 
@@ -206,7 +206,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("file", "said"), REFUSED.items(), ids=lambda value: repr(value)[:40])
-def test_what_has_no_twin_is_refused_and_the_error_says_where(file, said):
+def test_values_that_one_format_cannot_express_are_refused_with_their_place(file, said):
     text, suffix = file
     with pytest.raises(SpecError, match=f"(?s){said}") as caught:
         read(text, suffix)
@@ -357,7 +357,7 @@ def test_null_is_written_where_the_format_has_it(suffix):
     assert read(config.dump({"a": None}, suffix), suffix) == {"a": None}
 
 
-def test_toml_has_no_null():
+def test_null_cannot_be_written_to_toml():
     with pytest.raises(SpecError, match="TOML has no null"):
         config.dump({"a": {"b": None}}, ".toml")
 

@@ -165,7 +165,7 @@ def test_all_contradictions_are_listed_at_once():
         ({"columns": {"a\n": {}, "a": {}}}, r"the column name 'a\n'"),
     ],
 )
-def test_what_contradicts_itself_is_refused(changes, expected):
+def test_a_spec_that_contradicts_itself_is_refused(changes, expected):
     assert expected in refused(SMALL | changes)
 
 
@@ -574,7 +574,7 @@ def test_a_storage_with_a_root_may_not_leave_it(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["", "a\0b.npz", None, 5, ["x.npz"]], ids=repr)
-def test_a_path_that_is_none_is_refused(path):
+def test_a_path_that_is_not_valid_is_refused(path):
     with pytest.raises(SpecError, match=r"storage\.path"):
         kd.load_dataset({"storage": {"backend": "npz-lazy", "path": path}})
 

@@ -364,7 +364,7 @@ def test_a_single_x_opens_with_the_same_call_as_many(tmp_path):
             same_dataset(load_dataset(path, backend=backend), source)
 
 
-def test_a_lazy_dataset_pickles_also_after_it_was_read(multi):
+def test_a_lazy_dataset_pickles_after_a_row_was_read(multi):
     ds, source = multi
     ds[0]
     again = pickle.loads(pickle.dumps(ds))

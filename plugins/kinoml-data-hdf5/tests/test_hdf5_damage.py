@@ -89,7 +89,7 @@ def test_a_dataset_that_is_lost_or_changed_is_an_error(tmp_path):
         backend.path.write_bytes(held)
 
 
-def test_the_row_is_named_and_verify_says_when(tmp_path):
+def test_a_damaged_row_is_named_as_often_as_verify_says(tmp_path):
     X = np.arange(600.0).reshape(20, 30)
     Hdf5(path=tmp_path / "data.h5").write({"X": kd.Array("float64", (30,))}, [{"X": X}])
     with h5py.File(tmp_path / "data.h5", "r+") as file:
@@ -142,7 +142,7 @@ def test_a_later_version_is_refused(tmp_path):
         backend.open(None)
 
 
-def test_what_is_no_file_is_not_found(tmp_path):
+def test_a_path_that_is_not_a_file_is_not_found(tmp_path):
     os.mkfifo(tmp_path / "fifo.h5")
     for path in (tmp_path / "nothing.h5", tmp_path, tmp_path / "fifo.h5"):
         with pytest.raises(StoreNotFoundError):
@@ -166,7 +166,7 @@ def test_names_that_hdf5_cannot_have_are_refused(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_options_for_other_files_do_not_go_with_its_own(tmp_path):
+def test_options_for_foreign_files_are_refused_for_files_of_the_library(tmp_path):
     backend = stored(tmp_path / "data.h5")
     other = Hdf5(path=backend.path, group="g")
     with pytest.raises(SpecError, match="remove the options `ragged` and `group`"):

@@ -38,7 +38,7 @@ def read(path: Path, column: str, columns=None, rows=(4, 0, 0, 1), **options):
     "options", [{}, {"chunks": (7, 2)}, {"chunks": (4, 3), "compression": "gzip"}, {"fletcher32": True}]
 )
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "i2", "?", "c8", "f2"])
-def test_fixed_datasets_in_any_storage(tmp_path, options, dtype):
+def test_fixed_datasets_are_read_in_any_layout_of_hdf5(tmp_path, options, dtype):
     data = (rng.random((20, 3)) * 100).astype(dtype)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("g/sub/X", data=data, **options)
@@ -60,7 +60,7 @@ def test_fixed_datasets_in_any_storage(tmp_path, options, dtype):
     ],
 )
 @pytest.mark.parametrize("said", [True, False])
-def test_ragged_columns_of_values_and_offsets(tmp_path, layout, said):
+def test_ragged_columns_are_read_from_values_and_offsets_or_lengths(tmp_path, layout, said):
     path = file_of(
         tmp_path / "a.h5",
         g__atoms=ATOMS,
@@ -79,7 +79,7 @@ def test_ragged_columns_of_values_and_offsets(tmp_path, layout, said):
         assert found[i].tolist() == ATOMS[PTR[row] : PTR[row + 1]].reshape(-1, *rest).tolist()
 
 
-def test_a_last_axis_that_is_ragged(tmp_path):
+def test_rows_that_are_ragged_along_the_last_axis_are_read(tmp_path):
     rows = [rng.random((3, n)) for n in (2, 5, 1)]
     flat = np.concatenate([row.reshape(-1) for row in rows])
     path = file_of(tmp_path / "a.h5", flat=flat, n=[6, 15, 3])
@@ -113,7 +113,7 @@ def test_rows_that_do_not_fill_their_shape_are_an_error(tmp_path):
         read(path, "X", ragged={"X": {"values": "flat", "lengths": "n", "shape": (2, None)}})
 
 
-def test_strings(tmp_path):
+def test_strings_of_variable_and_of_fixed_length_are_read(tmp_path):
     texts = ["CCO", "", "Zoë", "x" * 100]
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["any"] = texts
@@ -137,7 +137,7 @@ def test_strings_that_are_not_text_are_refused(tmp_path):
         read(tmp_path / "a.h5", "table")
 
 
-def test_the_flat_layout_and_splits_of_another_program(tmp_path):
+def test_the_flat_layout_and_splits_of_another_program_are_read(tmp_path):
     example = mixed()
     path = file_of(tmp_path / "a.h5", **flatten(example.columns, next(example.batches(100))), idx_train=[0, 2])
     for columns in (None, example.columns):
@@ -221,7 +221,7 @@ def test_values_in_other_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["record", "reference", "opaque", "vlen", "time", "scalar", "group"])
-def test_other_types_are_refused_by_name(tmp_path, kind):
+def test_unsupported_hdf5_types_are_refused_by_name(tmp_path, kind):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         if kind == "record":
             file["X"] = np.zeros((3, 2), [("a", "f4"), ("b", "i8")])

@@ -20,7 +20,7 @@ from kinoml_data_hdf5 import Hdf5
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 
 
-def test_a_spec_file_is_run(tmp_path):
+def test_a_spec_file_opens_an_hdf5_store(tmp_path):
     rng = np.random.default_rng(0)
     X = [rng.random((5, n), np.float32) for n in (3, 1, 4, 2, 6)]
     (tmp_path / "stores").mkdir()
@@ -75,7 +75,7 @@ def test_only_the_columns_asked_for_are_opened(tmp_path):
         assert set(storage.columns) == {first} and set(storage.arrays) == set(example.arrays)
 
 
-def test_rows_over_many_chunks(tmp_path):
+def test_rows_that_cross_many_chunks_come_back(tmp_path):
     rng = np.random.default_rng(1)
     lengths = [0, 1, 300_000, 256, 400_000, 0, 3]
     rows = {"X": [rng.random((2, n), np.float32) for n in lengths], "wide": list(rng.random((7, 70_000)))}

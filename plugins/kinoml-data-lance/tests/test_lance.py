@@ -186,7 +186,7 @@ def test_what_other_programs_changed_is_refused(store: Path, change: Any, says: 
         opened(store)
 
 
-def test_what_does_not_change_the_rows_is_fine(store: Path) -> None:
+def test_adding_columns_and_compacting_files_changes_no_row(store: Path) -> None:
     written = opened(store)
     lance.dataset(str(store)).add_columns({"double": "y * 2"})
     assert opened(store) == written
@@ -424,7 +424,7 @@ def test_to_npz_and_back_gives_the_same_bytes(dataset: kd.XyDataset, tmp_path: P
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
 
 
-def test_a_spec_file_opens_it(store: Path) -> None:
+def test_a_spec_file_opens_a_lance_dataset(store: Path) -> None:
     spec = store.with_name("spec.yaml")
     spec.write_text("storage: {backend: lance, path: data.lance}\nX: onehot\ny: y\ncollate: pad\n")
     with kd.load_dataset(spec) as found:
@@ -452,7 +452,7 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_end_well(store: Path, tmp_path: Path) -> None:
+def test_workers_that_read_lance_end_without_errors(store: Path, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     ran = subprocess.run(

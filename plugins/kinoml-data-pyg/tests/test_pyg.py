@@ -135,7 +135,7 @@ def test_a_batch_equals_that_of_the_single_graphs(columns: dict[str, Any], rows:
     ],
     ids=["none", "float", "int", "several numbers", "one per node"],
 )
-def test_y_is_y(y: Any, shape: tuple[int, ...] | None) -> None:
+def test_the_y_of_a_batch_has_the_values_and_the_shape_of_its_column(y: Any, shape: tuple[int, ...] | None) -> None:
     ds = load(pick("edge_index", "x"), y)
     rows = list(range(ROWS))
     same(ds[:], expected(ds, rows))
@@ -210,7 +210,7 @@ def test_a_batch_that_does_not_fit_a_slot_is_sent_another_way(folder: Path, monk
         same(batch, expected(ds, [2 * number, 2 * number + 1]))
 
 
-def test_other_loaders_and_datasets_of_datasets_give_it_too(folder: Path) -> None:
+def test_plain_loaders_and_datasets_of_datasets_give_graph_batches(folder: Path) -> None:
     ds = kd.load_dataset(folder / "graphs.npz")
     (batch,) = DataLoader(ds, batch_size=ROWS)
     same(batch, expected(ds, range(ROWS)))
@@ -404,7 +404,7 @@ def test_kinomls_dataset_has_a_loader_of_batches(kinoml: AwkwardArrayGeometricDa
             same(batch, wanted[3 * number : 3 * number + 3])
 
 
-def test_pytorch_geometrics_loader_over_kinomls_dataset_gives_what_it_gave(
+def test_the_loader_of_pytorch_geometric_batches_the_dataset_of_kinoml(
     kinoml: AwkwardArrayGeometricDataset,
 ) -> None:
     _, rows = records()

@@ -161,7 +161,7 @@ def test_another_version_of_the_layout_is_refused(tmp_path):
 # -- places
 
 
-def test_what_is_no_group_is_not_found(tmp_path):
+def test_a_path_that_is_not_a_zarr_group_is_not_found(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_bytes(b"")
     for name in ("empty", "file", "nothing"):
@@ -211,7 +211,7 @@ def foreign(path: Path, **arrays) -> Path:
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_a_plain_group_of_another_program(tmp_path, version):
+def test_a_plain_group_of_another_program_is_read(tmp_path, version):
     X, y = np.arange(60.0).reshape(20, 3), np.arange(20)
     path = foreign(tmp_path / "a.zarr", X=X, y=y, idx_train=np.arange(5), zarr_format=version)
     with kd.load_dataset(path) as dataset:
@@ -221,7 +221,7 @@ def test_a_plain_group_of_another_program(tmp_path, version):
         assert storage.identity is None and not storage.has_checksums
 
 
-def test_the_flat_layout_of_another_program(tmp_path):
+def test_the_flat_layout_of_another_program_is_read(tmp_path):
     flat = {key: array for key, array in flatten(EXAMPLE.columns, next(EXAMPLE.batches(100))).items() if array.size}
     path = foreign(tmp_path / "a.zarr", **flat)
     for columns in (None, EXAMPLE.columns):
@@ -279,7 +279,7 @@ def test_shards_of_which_the_index_is_not_known_are_refused(tmp_path):
         assert storage.read(np.array([3]), ["X"])["X"].tolist() == [1]
 
 
-def test_metadata_put_together_before_rows_came_hides_none(tmp_path):
+def test_consolidated_metadata_does_not_hide_rows_that_were_appended_later(tmp_path):
     path = tmp_path / "a.zarr"
     zarr.create_group(path, zarr_format=2).create_array("X", data=np.ones((10, 2)))
     zarr.consolidate_metadata(path)

@@ -91,7 +91,7 @@ def memory(tmp_path):
     fs.rm("/bucket", recursive=True)
 
 
-def test_a_store_in_memory(memory):
+def test_a_zarr_store_in_memory_is_read_with_and_without_workers(memory):
     backend = Zarr(url=memory)
     with closing(backend.open(None)) as storage:
         same_rows(storage, EXAMPLE, [6, 0, 3, 3])
@@ -113,7 +113,7 @@ def test_a_lost_chunk_in_memory_is_an_error(memory):
     assert len(chunks) > 10
 
 
-def test_what_is_not_there_is_not_found(served):
+def test_a_store_that_does_not_exist_is_not_found(served):
     for url in ("memory://nowhere", f"{served[1]}/nowhere"):
         with pytest.raises(StoreNotFoundError, match="nowhere"):
             Zarr(url=url).open(None)

@@ -21,7 +21,7 @@ from kinoml_data_zarr import Zarr
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 
 
-def test_a_spec_file_is_run(tmp_path):
+def test_a_spec_file_opens_a_zarr_store(tmp_path):
     rng = np.random.default_rng(0)
     X = [rng.random((5, n), np.float32) for n in (3, 1, 4, 2, 6)]
     (tmp_path / "stores").mkdir()
@@ -72,7 +72,7 @@ def test_npz_to_zarr_and_back_is_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("chunk_bytes", [1024, 4096, 1 << 20])
-def test_rows_that_cross_chunks_and_fill_them(tmp_path, chunk_bytes):
+def test_rows_that_cross_or_fill_chunks_come_back(tmp_path, chunk_bytes):
     rng = np.random.default_rng(1)
     lengths = [0, 1, 5000, 256, 255, 257, 0, 1024, 3]
     rows = {"X": [rng.random((2, n), np.float32) for n in lengths], "wide": list(rng.random((9, 700)))}

@@ -37,7 +37,7 @@ def path(tmp_path, source):
     return path
 
 
-def test_all_rows_are_those_that_were_written(path, source):
+def test_rows_of_compressed_members_are_those_that_were_written(path, source):
     dataset = kd.load_dataset(path)
     for i, x in enumerate(source):
         found, y = dataset[i]

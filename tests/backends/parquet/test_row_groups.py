@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import kinoml_data as kd
+from kinoml_data.backends.parquet.backend import ParquetAwkward
 from kinoml_data.backends.parquet.container import ParquetContainer
 from kinoml_data.backends.parquet.row_groups import RowGroups
 from kinoml_data.layouts import arrow_rows
@@ -49,10 +50,17 @@ def by_group(path: Path, budget: int = 0) -> kd.XyDataset:
     return ds
 
 
+def test_a_file_over_the_budget_is_not_decoded_when_it_opens(path: Path) -> None:
+    with pytest.warns(UserWarning, match="larger than its memory_budget"):
+        storage = ParquetAwkward(path=path, memory_budget=0).open(None)
+    with storage:
+        assert isinstance(storage, RowGroups)
+        assert len(storage) == ROWS
+
+
 @pytest.mark.parametrize("budget", [0, 1000])
 def test_rows_read_by_group_are_those_of_the_whole_file(path: Path, budget: int) -> None:
     whole, groups = kd.load_dataset(path), by_group(path, budget)
-    assert isinstance(groups._session.binding.storage, RowGroups)
     assert groups.spec.columns == whole.spec.columns
     assert groups.indices.keys() == whole.indices.keys()
     for rows in (list(range(ROWS)), [59, 0, 30, 0], [], RNG.permutation(ROWS).tolist()):

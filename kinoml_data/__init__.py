@@ -1,4 +1,4 @@
-"""From a description of a dataset to a PyTorch dataset, whatever stores the data."""
+"""From a description of a dataset to a PyTorch dataset, no matter how the data is stored."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -43,8 +43,8 @@ def convert(
     renumbered. The copy is read back and compared with the source before it replaces an existing store.
 
     Args:
-        source: a dataset, or what `load_dataset` takes.
-        target: a file with a suffix that a backend claims, or `{backend: name, ...options}`.
+        source: a dataset, or anything that `load_dataset` accepts.
+        target: a path whose suffix belongs to a backend that can write, or `{backend: name, ...options}`.
         overwrite: True replaces an existing store.
         progress: called with the stage, "copying" and then "comparing", the number of rows that are done in this
             stage, and the number of all rows.

@@ -1,7 +1,7 @@
 """Every exception the library raises.
 
-Each is a `KinomlDataError` and the built-in a Python programmer would expect, and each can be built
-from one string: torch rebuilds a worker's exception as `type(text)`, so type and text survive.
+Each is a `KinomlDataError` and also the built-in exception that a Python programmer would expect. Each can be built
+from one string, because torch rebuilds the exception of a worker as `type(text)`; so its type and its text survive.
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ class StoreNotFoundError(KinomlDataError, FileNotFoundError):
 
 
 class CorruptStoreError(KinomlDataError, ValueError):
-    """The store is damaged: what it holds is not what was written."""
+    """The store is damaged: it does not contain what was written."""
 
 
 class UnsafeStoreError(CorruptStoreError):
-    """The store asks for something that is never done: unpickling, leaving its folder, huge members."""
+    """Reading the store would need something that is never done: unpickling, leaving its folder, unbounded memory."""
 
 
 class UnsupportedStoreError(KinomlDataError, NotImplementedError):
-    """The store is intact but uses a feature this library does not read or write."""
+    """The store is intact, but uses a feature that this library does not read or write."""
 
 
 class StoreChangedError(KinomlDataError, RuntimeError):
@@ -79,11 +79,11 @@ class StoreChangedError(KinomlDataError, RuntimeError):
 
 
 class StoreReadError(KinomlDataError, OSError):
-    """The operating system could not read the store, or a backend gave other rows than it was asked for."""
+    """The operating system could not read the store, or a backend did not return the rows that were requested."""
 
 
 class StoreWriteError(KinomlDataError, OSError):
-    """The store could not be written; what was there before is unchanged unless the text says otherwise."""
+    """The store could not be written. An existing store is unchanged unless the message says otherwise."""
 
 
 class StoreExistsError(StoreWriteError, FileExistsError):
@@ -91,7 +91,7 @@ class StoreExistsError(StoreWriteError, FileExistsError):
 
 
 class SampleIndexError(KinomlDataError, IndexError):
-    """An index is out of range, or is nothing that selects rows."""
+    """An index is out of range, or does not select rows."""
 
 
 class FeaturizationError(KinomlDataError, RuntimeError):
@@ -110,23 +110,23 @@ def error_prefix(where: str) -> Iterator[None]:
 
 
 def quoted(value: object, limit: int = 120) -> str:
-    """`value` for an error message: on one line, control characters escaped, at most `limit` characters."""
+    """`value` for an error message: on one line, with control characters escaped, shortened to `limit` characters."""
     return one_line(repr(value), limit)
 
 
 def one_line(error: object, limit: int = 400) -> str:
-    """The text of another library's error on one line, without control characters, bounded."""
+    """The text of another library's error on one line, without control characters, shortened to `limit` characters."""
     text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def format_error(error: BaseException | None) -> str:
-    """Type and text of another library's error: `ImportError: no module named x`."""
+    """The type and the text of another library's error, such as `ImportError: no module named x`."""
     return f"{type(error).__name__}: {one_line(error, 200)}"
 
 
 def unknown(name: object, known: Sequence[str] | Mapping[str, Any], what: str = "key") -> str:
-    """The sentence that refuses a name: with the nearest known one, or all of them."""
+    """A sentence that refuses an unknown name, and suggests the nearest known name or lists all of them."""
     near = difflib.get_close_matches(str(name), list(known), 1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known: {one_line(', '.join(known), 300)}" if known else ""
     return f"unknown {what} {quoted(name)}{hint}"

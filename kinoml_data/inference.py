@@ -1,4 +1,4 @@
-"""What a spec leaves open, filled in from the store: columns, roles, splits, and the dtypes the caller asks for."""
+"""Completing a spec from the open store: columns, roles, splits, and the dtypes that the caller asks for."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Plugin:
         loader: imports it; None for the built-ins.
         error: why it could not be loaded; None if it was loaded or was not tried.
         loaded: True once loading was tried.
-        names: what it registers, `{kind: {name: class}}`; empty until it is loaded.
+        names: the classes that it registers, `{kind: {name: class}}`; empty until it is loaded.
     """
 
     entry_point: str
@@ -155,7 +155,7 @@ class Registry:
 
 
 def _classes(module: Any) -> dict[str, dict[str, type]]:
-    """What the hooks of a plugin return, `{kind: {name: class}}`. Its pluggy manager knows of no other plugin."""
+    """The classes that the hooks of a plugin return, `{kind: {name: class}}`. No other plugin is asked."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(module)

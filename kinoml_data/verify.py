@@ -1,4 +1,4 @@
-"""Verifying data: every row is read with every check on, and damage is reported by column and row."""
+"""Verifying data: every row is read with every check enabled, and damage is reported by column and row."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def verify(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
-    """Read all rows of a dataset with every check on, and report what is damaged.
+    """Read all rows of a dataset with every check enabled, and report all damage.
 
     The store is opened once. Every value of every column is read, computed columns included; then the spec and its
     splits are compared with the store. A spec that does not fit an intact store is an error, not damage, unless the

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _print_warning  # type: ignore[assignment]  # it uses the text alone
+            warnings.showwarning = _print_warning  # type: ignore[assignment]  # it uses only the text
             app(args=[word for word in words if word != "--debug"], prog_name="kinoml-data")
     except Exception as error:
         if "--debug" in words:
@@ -60,7 +60,7 @@ def _options(
         False
     ),
 ) -> None:
-    """From a description of a dataset to a PyTorch dataset, whatever stores the data."""
+    """From a description of a dataset to a PyTorch dataset, no matter how the data is stored."""
 
 
 @app.command()

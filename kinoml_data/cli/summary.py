@@ -1,4 +1,4 @@
-"""What a dataset contains, as text for `kinoml-data inspect`."""
+"""The summary of a dataset that `kinoml-data inspect` prints."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ class Backend(Model, ABC):
             StoreWriteError: the operating system refused; the old store is unchanged.
             UnsupportedStoreError: the backend cannot store a column, or cannot overwrite. Raised before any batch is
                 read.
-            SpecError: a batch is not what `columns` announces.
+            SpecError: a batch does not match `columns`.
         """
         raise UnsupportedStoreError(f"the backend {self.name!r} cannot write")
 
@@ -213,7 +213,7 @@ class Backend(Model, ABC):
 
 @dataclass(frozen=True)
 class SpecContext:
-    """What the fields of a backend need from the spec that names it: the `context` of pydantic's validation.
+    """The parts of a spec that the fields of its backend need: the `context` of pydantic's validation.
 
     Attributes:
         base: the folder that relative paths start from.

@@ -75,7 +75,7 @@ class Binding:
 
         Raises:
             SpecError: a value does not fit the dtype that the spec asks for, or a row does not have its shape.
-            StoreReadError: the storage returned other rows than it was asked for.
+            StoreReadError: the storage did not return the requested rows.
         """
         if self._device is not None and all(name in self._device for name in names):
             return self._device.read(rows, names)

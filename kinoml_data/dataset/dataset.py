@@ -1,4 +1,4 @@
-"""`XyDataset`: rows, splits and batches of a dataset, whatever backend stores it."""
+"""`XyDataset`: rows, splits and batches of a dataset, regardless of the backend that stores it."""
 
 from __future__ import annotations
 

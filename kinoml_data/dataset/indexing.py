@@ -1,4 +1,4 @@
-"""From any index that a user may write to positions, for the whole library."""
+"""Converts any index that a user may write to positions. The whole library uses it."""
 
 from __future__ import annotations
 

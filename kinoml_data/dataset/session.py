@@ -18,7 +18,7 @@ from kinoml_data.spec.dataset_spec import CompleteSpec
 
 
 class Session:
-    """What a dataset and all its views share: a spec, a backend, and the storage opened in this process.
+    """The spec, the backend and the storage opened in this process, which a dataset and all its views share.
 
     A session is pickled as its spec and its backend, which contains the Python objects of the caller. The process that
     unpickles it opens the storage again on first use, and notices if the content has changed. A shareable storage is

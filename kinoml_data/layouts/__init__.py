@@ -1,1 +1,1 @@
-"""How columns are laid out as arrays, whatever stores the arrays; their checksums."""
+"""How columns are laid out as arrays, regardless of what stores the arrays, and the checksums of their rows."""

@@ -281,7 +281,7 @@ def arrow_column(
     """Some rows of a column that `arrow_array` describes. The values may be a view of Arrow's memory.
 
     Args:
-        array: what `arrow_array` returned.
+        array: the `Array` that `arrow_array` returned.
         chunks: the rows, as `pyarrow.Array`s in order.
         where: the file and the column, for errors.
         first: the number of the first row, for errors.

@@ -89,7 +89,7 @@ class ArrowLayout:
             where: the file or folder, for errors.
 
         Raises:
-            CorruptStoreError: the metadata is missing or is not what was written, or a column is missing.
+            CorruptStoreError: the metadata is missing or differs from what was written, or a column is missing.
             UnsupportedStoreError: a later version of the library wrote the table.
         """
         decoded = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in metadata.items()}
@@ -100,7 +100,7 @@ class ArrowLayout:
             )
         if FORMAT not in text or text.pop(DIGEST, None) != _digest(text):
             raise CorruptStoreError(
-                f"{where}: its metadata is not what was written; it is damaged, or another program changed it"
+                f"{where}: its metadata differs from what was written; it is damaged, or another program changed it"
             )
         try:
             columns = {name: Array(a["dtype"], a["shape"]) for name, a in json.loads(text[COLUMNS]).items()}
@@ -165,7 +165,7 @@ class ArrowLayout:
         """The rows of `batches` as `pyarrow.Table`s of about `TABLE_BYTES`: small batches are merged, large ones cut.
 
         Raises:
-            SpecError: a batch is not what `columns` announces, or a string is not UTF-8.
+            SpecError: a batch does not match `columns`, or a string is not UTF-8.
         """
         schema, first = self.schema(), 0
         for data in self._parts(batches):
@@ -233,7 +233,7 @@ class ArrowLayout:
             where: the file or folder, for errors.
 
         Raises:
-            CorruptStoreError: a row is not what was written; the text names the column and the row.
+            CorruptStoreError: a row differs from what was written; the message names the column and the row.
         """
         return {name: self._column(name, chunks, rows, f"{where}: column {quoted(name)}") for name in columns}
 
@@ -298,7 +298,7 @@ def _checked(name: str, array: Array, column: Column) -> Column:
     """The column in native byte order, with bools that are 0 or 1.
 
     Raises:
-        SpecError: the column is not what `array` announces.
+        SpecError: the column does not match `array`.
     """
     values = to_native_order(column.values if isinstance(column, Ragged) else np.asarray(column))
     if array.dtype == "bool" and values.dtype == np.bool_:

@@ -124,7 +124,7 @@ def own_arrays(
     """The arrays of a container that `write_rows` filled, and the checksums of the rows by column.
 
     Args:
-        metadata: what `write_rows` returned.
+        metadata: the metadata that `write_rows` returned.
         container: the open container.
         columns: the columns that the spec asks for; None for all.
         path: the file or folder, for messages.
@@ -150,13 +150,13 @@ def own_arrays(
         dtypes = flat[key].dtype.name, checksums[name].dtype.name
         digest = column_digest(dtypes[0], flat[key].shape, flat.get(name + SHAPES), checksums[name])
         if dtypes != (array.numpy.name, "uint32") or checksums[name].ndim != 1 or digest != stored[name]["digest"]:
-            raise CorruptStoreError(f"{path}: column {quoted(name)} is not what was written")
+            raise CorruptStoreError(f"{path}: column {quoted(name)} differs from what was written")
     digests = {name + INDEX: digest for name, digest in metadata["arrays"].items()}
     digests |= {} if metadata["spec"] is None else {SPEC_KEY: metadata["spec"]}
     for key, digest in digests.items():
         flat[key] = container.whole(key)
         if array_digest(flat[key]) != digest:
-            raise CorruptStoreError(f"{path}: {quoted(key)} is not what was written")
+            raise CorruptStoreError(f"{path}: {quoted(key)} differs from what was written")
     return flat, checksums
 
 
@@ -182,7 +182,7 @@ def write_rows(
         create: creates an array without rows, given its name, its dtype and the shape of one row.
 
     Raises:
-        SpecError: a batch is not what `columns` announces.
+        SpecError: a batch does not match `columns`.
     """
     layout = flat_layout(columns)
     created = {key: create(key, dtype, shape) for key, (dtype, shape) in layout.items()}

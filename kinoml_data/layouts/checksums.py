@@ -38,7 +38,7 @@ SMALL_ROW = 1024  # bytes; copying a fixed row of up to this size behind its num
 def row_difference(
     column: Column, rows: NDArray[np.int64], stored: NDArray[np.uint32], *, is_string: bool
 ) -> str | None:
-    """The first row whose checksum is not the stored one, with both; None if there is none. See `row_checksums`."""
+    """A description of the first row whose checksum differs from the stored one, with both; None if all are equal."""
     checksums = row_checksums(column, rows, is_string=is_string)
     if not (wrong := checksums != stored).any():
         return None

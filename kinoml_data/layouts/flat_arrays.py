@@ -72,7 +72,7 @@ def flat_batches(
     """The flat arrays of each batch, by the names of `flat_layout`.
 
     Raises:
-        SpecError: a batch is not what `columns` announces.
+        SpecError: a batch does not match `columns`.
     """
     rows = dict.fromkeys(columns, 0)
     for batch in batches:
@@ -118,7 +118,7 @@ def flat_arrays(
     """The flat arrays of a dataset without checksums, for a `Backend.write` that can hold all rows in memory.
 
     Raises:
-        SpecError: a batch is not what `columns` announces.
+        SpecError: a batch does not match `columns`.
     """
     layout = flat_layout(columns, checksums=False)
     parts = {key: [np.empty((0, *shape), dtype)] for key, (dtype, shape) in layout.items()}

@@ -1,1 +1,1 @@
-"""What a dataset is: specs, their parts, and the files they are read from."""
+"""Specs, which describe datasets, their parts, and the files that they are read from."""

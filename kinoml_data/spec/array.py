@@ -54,7 +54,7 @@ class Model(BaseModel):
 
 
 class Array(Model):
-    """What one column contains: `Array("float32", (53, None))`.
+    """The dtype and the shape of the rows of one column, such as `Array("float32", (53, None))`.
 
     Attributes:
         dtype: the numpy name of the dtype in a batch, or "str".
@@ -101,7 +101,7 @@ class Array(Model):
         return np.empty((0, *self.row_shape), self.numpy)
 
     def __str__(self) -> str:
-        """`float32 (53, *)`; the dtype alone for one value per row."""
+        """Such as `float32 (53, *)`; only the dtype if a row is a single value."""
         if not self.shape:
             return self.dtype
         axes = ", ".join("*" if axis is None else str(axis) for axis in self.shape)

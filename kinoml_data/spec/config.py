@@ -59,7 +59,7 @@ def parse(data: bytes, suffix: str) -> dict[str, Any]:
             raise SpecError(f"a spec is a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, not {quoted(suffix)}")
         mapping = readers[suffix](data.decode("utf-8-sig"))  # without the byte order mark that some editors write
     except (UnicodeDecodeError, RecursionError) as error:
-        raise SpecError(f"not readable as {suffix[1:]}: {one_line(error)}") from None
+        raise SpecError(f"cannot be read as {suffix[1:]}: {one_line(error)}") from None
     if not isinstance(mapping, dict):
         raise SpecError("a spec must be a mapping of keys to values")
     check_plain(mapping)

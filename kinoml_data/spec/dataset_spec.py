@@ -68,7 +68,7 @@ class DatasetSpec(Model):
         """Make a spec from a mapping.
 
         Args:
-            data: what a spec file would contain.
+            data: the contents of a spec file.
             base: the folder that relative paths start from; by default the working directory.
             root: a folder that no path may leave; by default paths may lead anywhere.
 
@@ -113,7 +113,7 @@ class DatasetSpec(Model):
             temporary.write_text(config.dump(data, file.suffix.lower()), encoding="utf-8")
 
     def to_mapping(self) -> dict[str, Any]:
-        """What a file of this spec contains: strings, numbers, lists and dicts. Defaults are left out."""
+        """The contents of a file with this spec: strings, numbers, lists and dicts. Defaults are left out."""
         data: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
         for name, array in (self.columns or {}).items():
             column = data["columns"][name]

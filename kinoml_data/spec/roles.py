@@ -1,4 +1,4 @@
-"""Which columns are X and which y, if a spec does not name them."""
+"""Guessing which columns are X and y if a spec does not name them."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def spec_error(error: ValidationError, model: type[BaseModel], where: str = "") 
     """All problems that a validation found, each with its path: `columns.atoms.dtype: ...`.
 
     Args:
-        error: what pydantic raised.
+        error: the error that pydantic raised.
         model: the class that was validated; its fields are suggested in place of unknown keys.
         where: the path of the validated value itself.
     """

@@ -42,7 +42,7 @@ class DatasetTests(Suite):
         example, stored = shared(examples.mixed())
         order = [6, 0, 3, 3, 1, 5, 2, 4]
         with self.dataset(stored, example) as dataset:
-            dataset[0]  # what is open in this process must not matter to the workers
+            dataset[0]  # files that are open in this process must not affect the workers
             # A spawned process takes seconds to start, so there is one.
             workers = 2 if method == "fork" else 1
             loader = dataset.as_dataloader(

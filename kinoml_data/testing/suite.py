@@ -1,4 +1,4 @@
-"""What the parts of `BackendTests` have in common: how a backend is made, and the stores that tests share."""
+"""The base class of the parts of `BackendTests`: it makes the backend, and the stores that tests share."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Suite:
                 pytest.skip(f"the backend declares {capability} = False")
 
     def supports(self, backend: Backend, array: Array) -> bool:
-        """False for a column that the backend refuses to write; by default this depends on its dtype alone."""
+        """False for a column that the backend refuses to write; by default this depends only on its dtype."""
         return array.dtype not in type(backend).unsupported_dtypes
 
     def usable(self, backend: Backend, example: Example) -> Example:

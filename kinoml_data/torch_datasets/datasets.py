@@ -81,7 +81,7 @@ class TorchDataset(PrefeaturizedTorchDataset):
 
     def __init__(self, systems: Any, measurements: Any, featurizer: Any, observation_model: Any = None) -> None:
         if featurizer is None:
-            raise ValueError("TorchDataset needs a featurizer")
+            raise ValueError("TorchDataset needs a featurizer: a callable that returns an array, or one of KinoML's")
         self.featurizer = featurizer
         super().__init__(systems, measurements, observation_model)
 
@@ -203,7 +203,7 @@ class MultiXTorchDataset(WithIndices):
         """The numbers in a key: `X_s12_a3_` gives `[12, 3]`."""
         numbers = row_and_array(key)
         if numbers is None:
-            raise SpecError(f"{quoted(key)} is not X_s{{row}} or X_s{{row}}_a{{array}}")
+            raise SpecError(f"the key {quoted(key)} does not have the form X_s{{row}} or X_s{{row}}_a{{array}}")
         return [number for number in numbers if number is not None]
 
 

@@ -787,7 +787,7 @@ def parquet_files() -> Iterator[Attack]:
     yield of(
         "our layout without its digest",
         corrupt,
-        "its metadata is not what was written",
+        "its metadata differs from what was written",
         lambda: parquet({"X": [1.0]}, unsealed),
     )
     spec = "columns: {Z: {}}\nX: Z\nstorage: {backend: parquet-awkward, path: a.parquet}"
@@ -894,7 +894,7 @@ def configs() -> Iterator[Attack]:
     yield of("100,000 brackets", "nest", f"{storage}meta: {'[' * 100_000}")
     yield of("1,000 steps", "nested deeper", storage + "\n".join(" " * i + "a:" for i in range(1000)))
     yield of("2 MiB", "at most 1048576 bytes", storage + "#" * (2 << 20))
-    yield of("UTF-16", "not readable as yaml", storage.encode("utf-16"))
+    yield of("UTF-16", "cannot be read as yaml", storage.encode("utf-16"))
     yield of("NUL", "not valid YAML", storage + "name: \0\n")
     yield of("a control character", "not valid YAML", storage + "name: \x1b[31m\n")
     yield of("two documents", "not valid YAML", f"{storage}---\n{storage}")
@@ -904,14 +904,14 @@ def configs() -> Iterator[Attack]:
     yield of("a number of 5,000 digits", "not valid YAML", f"{storage}name: {'9' * 5000}\n")
     yield of("a list", "a spec must be a mapping", "- a\n")
     yield of("nothing", "a spec must be a mapping", "")
-    yield of("a pickle", "not readable as yaml", pickle.dumps(Payload(Path("/x")), protocol=4))
+    yield of("a pickle", "cannot be read as yaml", pickle.dumps(Payload(Path("/x")), protocol=4))
     yield of("format 2", "reads format 1", f"format: 2\n{storage}")
     yield of("a key that paints", r"\x1b[31m", f'{storage}"a\\x1b[31m": 1\n')
     begun = '{"storage": {"backend": "npz-lazy", "path": "data.npz"}'
     yield of("a key twice", "duplicate key", begun + ', "name": "a", "name": "b"}', ".json")
     yield of("an option twice", "duplicate key", '{"storage": {"backend": "a", "backend": "b"}}', ".json")
     yield of("NaN", "NaN or infinity", begun + ', "name": NaN}', ".json")
-    yield of("100,000 brackets", "not readable as json", "[" * 100_000, ".json")
+    yield of("100,000 brackets", "cannot be read as json", "[" * 100_000, ".json")
     yield of("40 brackets", "nested deeper", f'{begun}, "meta": {"[" * 40}{"]" * 40}}}', ".json")
     yield of("a number of 5,000 digits", "not valid JSON", f'{begun}, "name": {"9" * 5000}}}', ".json")
     yield of("half a character", "", begun + ', "name": "\\ud800"}', ".json")
@@ -919,7 +919,7 @@ def configs() -> Iterator[Attack]:
     yield of("a key of 100,000 parts", "dots", f"{'a.' * 100_000}b = 1\n{begun}", ".toml")
     yield of("a key twice", "not valid TOML", begun + "name = 'a'\nname = 'b'\n", ".toml")
     yield of("a date", "write it as a string", begun + "name = 1979-05-27\n", ".toml")
-    yield of("10,000 brackets", "not readable as toml", f"{begun}meta = {'[' * 10_000}", ".toml")
+    yield of("10,000 brackets", "cannot be read as toml", f"{begun}meta = {'[' * 10_000}", ".toml")
     yield of("infinity", "NaN or infinity", begun + "name = inf\n", ".toml")
     columns = storage + "columns: {X: {shape: [2]}}\n"
     yield of("an object dtype", "unknown dtype 'object'", f"{storage}X: X\ncolumns: {{X: {{dtype: object}}}}\n")

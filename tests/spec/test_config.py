@@ -276,7 +276,7 @@ def test_a_byte_order_mark_at_the_start_is_no_content(text, suffix):
     ("text", "suffix"), [("a: é", ".yaml"), ('{"a": "é"}', ".json"), ('a = "é"', ".toml")], ids=SUFFIXES
 )
 def test_another_encoding_than_utf_8_is_refused(text, suffix, coding):
-    with pytest.raises(SpecError, match=f"not readable as {suffix[1:]}|not valid"):
+    with pytest.raises(SpecError, match=f"cannot be read as {suffix[1:]}|not valid"):
         read(text.encode(coding), suffix)
 
 

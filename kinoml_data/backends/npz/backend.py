@@ -22,7 +22,7 @@ class NpzLazy(Backend):
     Attributes:
         path: the file.
         io: "pread" reads from the open file; "mmap" maps the file into memory, which is faster, but is safe only while
-            nobody shortens the file.
+            no other program shortens the file.
         verify: "first" compares a row or a member with its checksum when it is first read in a process, "always"
             compares each time, "never" does not compare.
         compress: True writes compressed members, which can only be read whole and are then kept in memory.

@@ -78,7 +78,7 @@ class ParquetAwkward(Backend):
             StoreExistsError: the file exists and `overwrite` is False.
             StoreWriteError: the operating system refused; the old file is unchanged.
             UnsupportedStoreError: a dtype is not supported, or the arrays and the spec are too large.
-            SpecError: the name of a column is not valid, or a batch is not what `columns` announces.
+            SpecError: the name of a column is not valid, or a batch does not match `columns`.
         """
         from kinoml_data.backends.parquet.layout import write_table
         from kinoml_data.layouts.arrow_rows import ArrowLayout

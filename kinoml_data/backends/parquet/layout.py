@@ -36,7 +36,7 @@ class ParquetTable:
         spec: the embedded spec, as JSON.
 
     Raises:
-        CorruptStoreError: the footer is not what was written.
+        CorruptStoreError: the footer differs from what was written.
         UnsupportedStoreError: a later version of the library wrote the file.
     """
 
@@ -45,7 +45,7 @@ class ParquetTable:
         self._layout = ArrowLayout.parse(file.metadata, file.types, str(file.path))
         if not file.sealed:
             raise CorruptStoreError(
-                f"{file.path}: its footer is not what was written; it is damaged, or another program rewrote it"
+                f"{file.path}: its footer differs from what was written; it is damaged, or another program rewrote it"
             )
         self._checksums: Mapping[str, list[int]] = json.loads(self._layout.extra[ROW_GROUPS])
         self.columns: Mapping[str, Array] = self._layout.columns
@@ -55,7 +55,7 @@ class ParquetTable:
         """Some columns of one row group, with every row compared with its checksum.
 
         Raises:
-            CorruptStoreError: a row is not what was written; the text names the file, the column and the row.
+            CorruptStoreError: a row differs from what was written; the message names the file, the column and the row.
             StoreChangedError: the file was altered or replaced after it was opened.
             StoreReadError: the operating system failed to read.
         """
@@ -78,7 +78,7 @@ def write_table(path: Path, layout: ArrowLayout, batches: Iterable[Columns]) -> 
 
     Raises:
         UnsupportedStoreError: Arrow has no type for a dtype, or the arrays and the spec are too large.
-        SpecError: a batch is not what the layout announces.
+        SpecError: a batch does not match the layout.
     """
     schema = layout.schema()
     checksums: dict[str, list[int]] = {name: [] for name in layout.columns}

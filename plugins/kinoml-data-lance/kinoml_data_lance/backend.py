@@ -43,7 +43,7 @@ class Lance(Backend):
         if uri is not None and ("://" not in uri or uri.lower().startswith("file")):
             raise ValueError("a uri names a remote store, such as s3://bucket/data.lance; use `path` for a folder")
         if uri is not None and getattr(info.context, "root", None) is not None:
-            raise ValueError("a uri leaves the dataset's folder")
+            raise ValueError("a uri is outside the dataset's folder; use `path`")
         return uri
 
     @model_validator(mode="after")
@@ -93,8 +93,8 @@ class Lance(Backend):
         Raises:
             StoreExistsError: the folder exists and `overwrite` is False, or it is not a Lance dataset.
             StoreWriteError: the dataset cannot be written; the old dataset is unchanged.
-            SpecError: the options name a version, the name of a column is not valid, or a batch is not what `columns`
-                announces.
+            SpecError: the options name a version, the name of a column is not valid, or a batch does not match
+                `columns`.
             UnsupportedStoreError: the options name a `uri`, a dtype is not supported, or the arrays and the spec are
                 too large.
         """

@@ -84,7 +84,7 @@ class LanceStorage(Storage):
             if folder is not None and name in digests:
                 path = folder / "data" / name
                 if file_digest(path, digests[name][0]) != digests[name]:
-                    raise CorruptStoreError(f"{path} is not what was written; it is damaged")
+                    raise CorruptStoreError(f"{path} differs from what was written; it is damaged")
 
     def __len__(self) -> int:
         return self._length

@@ -33,7 +33,7 @@ def write_dataset(
     Raises:
         StoreExistsError: the folder exists and `overwrite` is False, or it is not a Lance dataset.
         StoreWriteError: the dataset cannot be written; the old dataset is unchanged.
-        SpecError: a batch is not what the layout announces, or the name of a column is not valid.
+        SpecError: a batch does not match the layout, or the name of a column is not valid.
         UnsupportedStoreError: a dtype is not supported, or the arrays and the spec are too large.
     """
     layout.schema(), layout.metadata()  # raises before a file is created if something cannot be stored

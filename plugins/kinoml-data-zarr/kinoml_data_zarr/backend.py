@@ -102,7 +102,7 @@ class Zarr(Backend):
                 one of the names.
             StoreExistsError: there is a file or a folder at `path`.
             StoreWriteError: the operating system refused.
-            SpecError: a batch is not what `columns` announces.
+            SpecError: a batch does not match `columns`.
         """
         if self.path is None:
             raise UnsupportedStoreError(

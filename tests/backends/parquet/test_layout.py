@@ -201,7 +201,7 @@ def test_rows_with_checksums_of_their_own_are_not_taken_for_those_that_were_writ
 
 def test_a_file_that_lost_its_metadata_is_not_taken_for_another_one(own: Path) -> None:
     rewritten(own, lambda table: table, metadata=False)
-    with pytest.raises(CorruptStoreError, match="its metadata is not what was written"):
+    with pytest.raises(CorruptStoreError, match="its metadata differs from what was written"):
         ParquetAwkward(path=own).open(None)
 
 

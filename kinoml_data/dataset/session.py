@@ -37,7 +37,8 @@ class Session:
     def __init__(self, spec: CompleteSpec, backend: Backend | None, storage: Storage) -> None:
         self.spec, self.backend = spec, backend
         self.identity = storage.identity
-        self._splits: dict[str, splits.RowNumbers] | None
+        self._splits: dict[str, splits.RowNumbers] | None = None
+        self._closed = False
         self._reset(None)
         self._bind(storage)
         self._splits = splits.resolve(spec, storage.arrays, len(storage))
@@ -46,8 +47,6 @@ class Session:
         self._lock = threading.Lock()
         self._storage, self._pid = storage, os.getpid()
         self._binding: Binding | None = None
-        self._splits = None
-        self._closed = False
 
     @property
     def binding(self) -> Binding:
@@ -89,10 +88,7 @@ class Session:
 
     def _open(self) -> Binding:
         if self._pid != os.getpid():  # forked: the lock may be held by a thread that does not exist here
-            storage = self._storage if self._storage is not None and self._storage.shareable else None
-            rows_of_splits, closed = self._splits, self._closed
-            self._reset(storage)
-            self._splits, self._closed = rows_of_splits, closed
+            self._reset(self._storage if self._storage is not None and self._storage.shareable else None)
         with self._lock:
             if self._closed:
                 raise StoreReadError("the dataset was closed")
@@ -122,8 +118,8 @@ class Session:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.spec, self.backend, self.identity = state["spec"], state["backend"], state["identity"]
+        self._splits, self._closed = None, state["closed"]
         self._reset(state.get("storage"))
-        self._closed = state["closed"]
 
 
 def _refuse_workers(storage: Storage | None) -> None:
@@ -137,13 +133,7 @@ def _reduce_for_worker(session: Session) -> tuple[Any, ...]:
     state = session.__getstate__()
     if session._storage is not None and session._storage.shareable:
         state |= {"storage": session._storage, "backend": None}
-    return _restore, (state,)
-
-
-def _restore(state: dict[str, Any]) -> Session:
-    session = Session.__new__(Session)
-    session.__setstate__(state)
-    return session
+    return object.__new__, (Session,), state
 
 
 ForkingPickler.register(Session, _reduce_for_worker)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import kinoml_data as kd
 from kinoml_data import Array, ArrayStorage, CompleteSpec, DatasetSpec
 from kinoml_data.errors import CorruptStoreError, SpecError
 from kinoml_data.inference import complete
@@ -156,3 +157,13 @@ def test_a_complete_spec_needs_columns_X_and_splits(missing):
     del keys[missing]
     with pytest.raises(SpecError, match=f"{missing}: Field required"):
         CompleteSpec.parse(keys)
+
+
+def test_infer_gives_the_spec_of_a_bare_file(tmp_path):
+    np.savez(tmp_path / "x.npz", X=np.zeros((4, 3), np.float32), y=np.zeros(4), idx_train=np.array([0, 2]))
+    found = kd.infer_spec(tmp_path / "x.npz")
+    assert found.columns == {"X": Array("float32", (3,)), "y": Array("float64")}
+    assert (found.X, found.y, found.splits) == ("X", "y", {"train": "idx_train"})
+    found.to_file(tmp_path / "s.yaml")
+    with kd.load_dataset(tmp_path / "s.yaml") as dataset:
+        assert dataset.indices["train"].tolist() == [0, 2]

@@ -383,3 +383,12 @@ def test_a_fixed_shape_in_the_spec_makes_a_ragged_column_fixed_where_all_rows_ag
         assert_same(dataset[:][0], np.stack(rows))
         assert_same(dataset[2][0], rows[2])
         assert_same(dataset[[]][0], np.zeros((0, 3, 2), np.float32))
+
+
+def test_an_integer_that_does_not_fit_float32_is_an_error_naming_column_and_row(tmp_path):
+    values = np.array([1, 2, 2**24 + 1, 4])
+    kd.save_dataset(kd.from_arrays(values), tmp_path / "x.npz")
+    with kd.load_dataset(tmp_path / "x.npz", dtype={"X": "float32"}) as dataset:
+        assert dataset[[0, 3]][0].tolist() == [1, 4]
+        with pytest.raises(SpecError, match="column 'X', row 2: 16777217 does not fit float32"):
+            list(dataset)

@@ -10,6 +10,7 @@ import pytest
 from kinoml_data.errors import CorruptStoreError, StoreNotFoundError, UnsafeStoreError
 from kinoml_data.layouts import npy
 from kinoml_data.spec.array import DTYPES
+from tests.builders import Canary
 
 
 @pytest.mark.parametrize(
@@ -38,19 +39,6 @@ def test_whatever_numpy_writes_is_read_bit_for_bit(tmp_path, dtype, order):
                 found = npy.read(tmp_path / "a.npy")
                 assert found.dtype == array.dtype and found.shape == shape
                 assert found.tobytes() == array.tobytes()
-
-
-def ran(path):
-    path.touch()
-    return 0
-
-
-class Canary:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return ran, (self.path,)
 
 
 def test_a_npy_file_is_never_unpickled(tmp_path):

@@ -5,7 +5,6 @@ import json
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +13,6 @@ from pydantic import ValidationError
 import kinoml_data as kd
 from kinoml_data import Array, DatasetSpec
 from kinoml_data.errors import KinomlDataError, SpecError, StoreNotFoundError
-from kinoml_data.layouts.checksums import row_checksums
 from kinoml_data.spec.parts import CollateForm, FileSplit, NamedRef, RangeSplit, RowsSplit
 from tests.spec.specs import DTYPE_NAMES, FULL, SMALL, SUFFIXES, refused, spec
 
@@ -505,84 +503,6 @@ def test_a_spec_can_be_read_where_its_plugin_is_not_installed(tmp_path):
     (tmp_path / "s.yaml").write_text("storage: {backend: from-another-galaxy, warp: 9}\nobservation_model: unheard-of")
     found = DatasetSpec.from_file(tmp_path / "s.yaml")
     assert found.storage.backend == "from-another-galaxy" and found.storage.options == {"warp": 9}
-
-
-def test_infer_gives_the_spec_of_a_bare_file(tmp_path):
-    np.savez(tmp_path / "x.npz", X=np.zeros((4, 3), np.float32), y=np.zeros(4), idx_train=np.array([0, 2]))
-    found = kd.infer_spec(tmp_path / "x.npz")
-    assert found.columns == {"X": Array("float32", (3,)), "y": Array("float64")}
-    assert (found.X, found.y, found.splits) == ("X", "y", {"train": "idx_train"})
-    found.to_file(tmp_path / "s.yaml")
-    with kd.load_dataset(tmp_path / "s.yaml") as dataset:
-        assert dataset.indices["train"].tolist() == [0, 2]
-
-
-# -- paths that leave the folder of an embedded spec
-
-
-def embedded_in(folder, splits):
-    """An NPZ in `folder` that carries a spec with these splits."""
-    text = json.dumps({"columns": {"X": {"dtype": "float64"}}, "X": "X", "splits": splits})
-    spec_bytes = np.frombuffer(text.encode(), np.uint8)
-    crc = row_checksums(np.zeros(4), np.arange(4))
-    np.savez(folder / "x.npz", **{"X": np.zeros(4), "X.crc32": crc, "_spec": spec_bytes})
-    return folder / "x.npz"
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["../rows.npy", "sub/../../rows.npy", "link.npy", "linked/rows.npy", "{outside}/rows.npy", "~/../../rows.npy"],
-)
-def test_a_spec_embedded_in_a_store_may_not_leave_its_folder(tmp_path, path):
-    (tmp_path / "in" / "sub").mkdir(parents=True)
-    (tmp_path / "in" / "~").mkdir()
-    np.save(tmp_path / "rows.npy", np.array([0, 1]))
-    (tmp_path / "in" / "link.npy").symlink_to(tmp_path / "rows.npy")
-    (tmp_path / "in" / "linked").symlink_to(tmp_path)
-    file = embedded_in(tmp_path / "in", {"train": {"file": path.format(outside=tmp_path)}})
-    with pytest.raises(SpecError, match="leaves the dataset's folder"):
-        kd.load_dataset(file)
-
-
-def test_a_user_may_name_any_file_over_a_store_that_carries_a_spec(tmp_path):
-    (tmp_path / "in").mkdir()
-    np.save(tmp_path / "rows.npy", np.array([2]))
-    file = embedded_in(tmp_path / "in", {"train": {"file": "../rows.npy"}})
-    mine = {"storage": {"backend": "npz-lazy", "path": file.name}, "splits": {"mine": {"file": "../rows.npy"}}}
-    with kd.load_dataset(mine, base=tmp_path / "in") as dataset:
-        assert dataset.indices["mine"].tolist() == [2]
-
-
-def test_a_spec_embedded_in_a_store_may_name_files_in_its_folder(tmp_path):
-    (tmp_path / "sub").mkdir()
-    np.save(tmp_path / "sub" / "rows.npy", np.array([3, 1]))
-    with kd.load_dataset(embedded_in(tmp_path, {"train": {"file": "sub/../sub/rows.npy"}})) as dataset:
-        assert dataset.indices["train"].tolist() == [3, 1]
-
-
-def test_a_storage_with_a_root_may_not_leave_it(tmp_path):
-    np.savez(tmp_path / "x.npz", X=np.zeros((4, 3)))
-    (tmp_path / "in").mkdir()
-    for path in ("../x.npz", str(tmp_path / "x.npz")):
-        inside = DatasetSpec.parse(
-            {"storage": {"backend": "npz-lazy", "path": path}}, base=tmp_path / "in", root=tmp_path / "in"
-        )
-        with pytest.raises(SpecError, match="leaves the dataset's folder"):
-            kd.load_dataset(inside)
-        with kd.load_dataset(inside.located(tmp_path / "in")) as dataset:
-            assert len(dataset) == 4
-
-
-@pytest.mark.parametrize("path", ["", "a\0b.npz", None, 5, ["x.npz"]], ids=repr)
-def test_a_path_that_is_not_valid_is_refused(path):
-    with pytest.raises(SpecError, match=r"storage\.path"):
-        kd.load_dataset({"storage": {"backend": "npz-lazy", "path": path}})
-
-
-def test_a_home_or_a_variable_in_a_path_is_a_name_like_any_other(tmp_path):
-    for path in ("~/x.npz", "$HOME/x.npz", "file:///x.npz"):
-        with pytest.raises(StoreNotFoundError):
-            kd.load_dataset({"storage": {"backend": "npz-lazy", "path": path}}, base=tmp_path)
 
 
 def test_the_name_under_which_stores_keep_their_spec_is_no_column():

@@ -48,7 +48,7 @@ SPECS = {
         "about": "A Morgan fingerprint: 1024 bits, stored as 128 bytes and given as 1024 float32 in a batch.",
         "columns": "  fingerprint: {dtype: float32, shape: [1024], packbits: true}",
         "X": "fingerprint",
-        "featurizer": "{name: morgan-fingerprint, nbits: 1024, packed: true}",
+        "featurizer": "{name: morgan-fingerprint, nbits: 1024, packbits: true}",
         "collate": "",
     },
     "smiles": {

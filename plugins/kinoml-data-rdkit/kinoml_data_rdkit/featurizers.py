@@ -55,12 +55,12 @@ _OUTSIDE = re.compile(r"Cl|Br|.", re.DOTALL)
 class MorganFingerprint(Featurizer):
     """The circular neighbourhoods of atoms that occur in a molecule, hashed to a number of bits.
 
-    The output is `fingerprint`, uint8 `(nbits,)` of 0 and 1, or `(ceil(nbits / 8),)` if it is packed.
+    The output is `fingerprint`, uint8 `(nbits,)` of 0 and 1, or `(ceil(nbits / 8),)` with `packbits`.
 
     Attributes:
         radius: the number of bonds that a neighbourhood reaches.
         nbits: the length of the fingerprint.
-        packed: stores eight bits per byte, like `numpy.packbits`; `packbits: true` in the spec unpacks them.
+        packbits: stores eight bits per byte, like `numpy.packbits`; `packbits: true` in the spec unpacks them.
     """
 
     name = "morgan-fingerprint"
@@ -68,11 +68,11 @@ class MorganFingerprint(Featurizer):
 
     radius: Annotated[int, Field(ge=0)] = 2
     nbits: Annotated[int, Field(gt=0)] = 1024
-    packed: bool = False
+    packbits: bool = False
 
     @property
     def outputs(self) -> Mapping[str, Array]:
-        return {"fingerprint": Array("uint8", (-(-self.nbits // 8) if self.packed else self.nbits,))}
+        return {"fingerprint": Array("uint8", (-(-self.nbits // 8) if self.packbits else self.nbits,))}
 
     def featurize(self, *raw: Any) -> tuple[NDArray[Any], ...]:
         """The fingerprint of one SMILES.
@@ -82,7 +82,7 @@ class MorganFingerprint(Featurizer):
         """
         (smiles,) = raw
         bits = _generator(self.radius, self.nbits).GetFingerprintAsNumPy(_molecule(smiles))
-        return (np.packbits(bits) if self.packed else bits,)
+        return (np.packbits(bits) if self.packbits else bits,)
 
 
 class OneHotSmiles(Featurizer):

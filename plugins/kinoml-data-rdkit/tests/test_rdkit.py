@@ -29,7 +29,7 @@ ALL = (MorganFingerprint(), OneHotSmiles(), MolecularGraph())
 VARIANTS = (
     *ALL,
     MorganFingerprint(radius=3, nbits=100),
-    MorganFingerprint(nbits=1021, packed=True),
+    MorganFingerprint(nbits=1021, packbits=True),
     OneHotSmiles(canonical=True),
     MolecularGraph(hydrogens=True),
 )
@@ -68,7 +68,7 @@ def test_fingerprint_is_of_the_molecule_not_of_its_spelling() -> None:
 def test_a_packed_fingerprint_unpacks_to_the_bits(nbits: int) -> None:
     for smiles in ("CCO", "Clc1cc(ccc1Oc2ccc(cc2)c3ccccc3)S(=O)(=O)Nc4ncns4"):
         (bits,) = MorganFingerprint(nbits=nbits).featurize(smiles)
-        featurizer = MorganFingerprint(nbits=nbits, packed=True)
+        featurizer = MorganFingerprint(nbits=nbits, packbits=True)
         (packed,) = featurizer.featurize(smiles)
         assert packed.dtype == np.uint8 and packed.shape == featurizer.outputs["fingerprint"].shape
         assert (np.unpackbits(packed, count=nbits) == bits).all()
@@ -251,7 +251,7 @@ def test_rdkit_logs_as_before_once_a_molecule_is_refused(capfd: pytest.CaptureFi
         (MorganFingerprint, {"nbits": "1024"}),
         (MorganFingerprint, {"nbits": True}),
         (MorganFingerprint, {"radius": -1}),
-        (MorganFingerprint, {"packed": 1}),
+        (MorganFingerprint, {"packbits": 1}),
         (OneHotSmiles, {"canonical": "yes"}),
         (OneHotSmiles, {"length": 100}),
         (MolecularGraph, {"hydrogen": True}),
@@ -300,7 +300,7 @@ def test_a_spec_unpacks_packed_fingerprints(demo: dict[str, list[Any]]) -> None:
     column = {"dtype": "float32", "shape": [1021]}
     plain, _ = read("morgan-fingerprint", {"fingerprint": column}, data, nbits=1021)[:]
     columns = {"fingerprint": {**column, "packbits": True}}
-    packed, _ = read("morgan-fingerprint", columns, data, nbits=1021, packed=True)[:]
+    packed, _ = read("morgan-fingerprint", columns, data, nbits=1021, packbits=True)[:]
     assert plain["fingerprint"].shape == (50, 1021) and plain["fingerprint"].sum() > 0
     assert plain["fingerprint"].equal(packed["fingerprint"])
 

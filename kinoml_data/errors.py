@@ -15,7 +15,7 @@ from typing import Any
 class KinomlDataError(Exception):
     """Base of every exception raised by kinoml_data.
 
-    Its text contains no control characters other than line ends, wherever the names in it come from.
+    Its text contains no control characters other than line ends, even if it quotes names from a file.
     """
 
     def __str__(self) -> str:
@@ -95,7 +95,7 @@ class SampleIndexError(KinomlDataError, IndexError):
 
 
 class FeaturizationError(KinomlDataError, RuntimeError):
-    """A featurizer failed, or returned something other than it declared."""
+    """A featurizer failed, or returned something that differs from its outputs."""
 
 
 @contextmanager

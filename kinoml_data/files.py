@@ -324,7 +324,7 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         try:
             if not target.parent.is_dir():
-                raise StoreWriteError(f"there is no folder {quoted(str(target.parent))}")
+                raise StoreWriteError(f"there is no folder {quoted(str(target.parent))}; create it first")
             # A symbolic link stays a link: what it points to is replaced.
             final = Path(os.path.realpath(target)) if target.is_symlink() else target
             # 40 characters are at most 160 bytes: with the rest, less than the 255 that a name may have.

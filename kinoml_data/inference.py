@@ -38,7 +38,7 @@ def complete(spec: DatasetSpec, storage: Storage, dtype: str | Mapping[str, str]
 
 
 def _over_embedded(spec: DatasetSpec, text: str) -> DatasetSpec:
-    """The embedded spec with the fields that `spec` specifies in place of its own."""
+    """The embedded spec, with its fields replaced by those that `spec` specifies."""
     try:
         stored = config.parse(text.encode(), ".json") | {"storage": spec.storage}
         embedded = DatasetSpec.parse(stored)

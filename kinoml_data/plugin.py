@@ -43,7 +43,7 @@ from kinoml_data.spec.array import DTYPES, STRING, Array, Model
 from kinoml_data.spec.dataset_spec import CompleteSpec, DatasetSpec
 
 if TYPE_CHECKING:
-    # Batches of tensors, and indices as `dataset[...]` takes them.
+    # Batches of tensors, and the indices that `dataset[...]` accepts.
     from kinoml_data.dataset.collate import Collater
     from kinoml_data.dataset.dataset import XyDataset
     from kinoml_data.dataset.forms import Packed, PadMask

@@ -170,7 +170,7 @@ def _classes(module: Any) -> dict[str, dict[str, type]]:
                 raise PluginConflictError(f"{kind} {cls.name!r} is built in and cannot be replaced")
         names[kind] = {cls.name: cls for cls in classes}
         if len(names[kind]) < len(set(classes)):
-            raise TypeError(f"{hook} returned two classes of one name")
+            raise TypeError(f"{hook} returned two classes with the same name")
     return names
 
 

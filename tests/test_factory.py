@@ -405,7 +405,7 @@ def test_a_failed_open_leaves_no_descriptor_open(tmp_path):
 
 def test_a_spec_with_python_objects_cannot_be_written_but_its_dataset_saved(tmp_path):
     for dataset in (memory(), kd.from_arrays(FP, Y), memory().split("train")):
-        with pytest.raises(SpecError, match="Python objects, which a file cannot name; use save_dataset"):
+        with pytest.raises(SpecError, match="Python objects, which a spec file cannot contain; use save_dataset"):
             dataset.spec.to_file(tmp_path / "s.yaml")
     assert list(tmp_path.iterdir()) == []
     spec = kd.save_dataset(memory(), tmp_path / "x.npz")

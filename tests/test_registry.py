@@ -372,7 +372,7 @@ BROKEN = {
     "no open": (backend("broken").replace("def open", "def reopen"), "Counting does not define open"),
     "a name twice": (
         backend("broken") + "\nclass Two(Counting): pass\n@hookimpl\ndef register_backends(): return [Counting, Two]\n",
-        "two classes of one name",
+        "two classes with the same name",
     ),
     "a built-in's name": (backend("npz-lazy"), "backend 'npz-lazy' is built in and cannot be replaced"),
     "control characters": ("raise RuntimeError('a\\x1b[31m\\nb' + 'x' * 5000)\n", r"RuntimeError: a \[31m bxxx"),

@@ -138,7 +138,7 @@ class _FeaturizedStorage(Storage):
             inputs = tuple(name for name in raw if name not in (columns or {}))
             if len(inputs) != 1:
                 raise SpecError(
-                    f"specify the raw columns that the featurizer is called with: inputs: [...], from {', '.join(raw)}"
+                    f"specify in `inputs` the raw columns that the featurizer is called with; known: {', '.join(raw)}"
                 )
         if missing := [name for name in inputs if name not in raw]:
             known = list({**raw, **(backend._data or {})})
@@ -203,7 +203,7 @@ class _FeaturizedStorage(Storage):
         """The arrays that the featurizer returned, one per output.
 
         Raises:
-            FeaturizationError: the featurizer returned something other than it declares.
+            FeaturizationError: the featurizer returned something that differs from its outputs.
         """
         names = list(self._outputs)
         if isinstance(result, Mapping):
@@ -227,7 +227,7 @@ def _outputs_of_function(raw_columns: Mapping[str, Array], columns: Mapping[str,
 
 
 def _array(name: str, value: Any, declared: Array) -> NDArray[Any]:
-    """One output as it was declared, copied: the featurizer may reuse its buffer."""
+    """One output in its declared dtype and shape. It is a copy, because the featurizer may reuse its buffer."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"column {quoted(name)} is a masked array; fill in its missing values first")
     array = np.asarray(value)

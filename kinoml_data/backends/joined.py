@@ -195,7 +195,7 @@ def _spec_of(source: Storage, joins: Sequence[_Join]) -> str | None:
     rejects it.
 
     Raises:
-        SpecError: two columns have one name.
+        SpecError: two columns have the same name.
     """
     embedded: dict[str | None, dict[str, Any]] = {None: {"columns": {}}}
     for part in (source, *(join.storage for join in joins)):

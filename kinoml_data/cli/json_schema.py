@@ -77,7 +77,7 @@ def _several(fields: Schema) -> Schema:
     storage = _any_of([fields["storage"], {"type": "object", "required": ["path"]}])
     each = {"type": "object", "properties": {**fields, "storage": storage}, "additionalProperties": False}
     description = (
-        "Several datasets: a glob of data files, or by name the fields that differ from those beside this key."
+        "Several datasets: a glob of data files, or for each name the fields that differ from those next to this key."
     )
     return {
         "description": description,

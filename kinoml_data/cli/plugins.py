@@ -114,7 +114,7 @@ def test_backend(
         file = Path(folder) / "test_contract.py"
         file.write_text(module, "utf-8")
         arguments = ["-v" if verbose else "-q", "--tb=short", "-p", "no:cacheprovider", "-c", os.devnull]
-        # A backend that hangs fails, with a traceback of the place.
+        # A test that hangs fails with a traceback that shows where.
         arguments += ["-o", f"faulthandler_timeout={TEST_TIMEOUT}", "-o", "faulthandler_exit_on_timeout=true"]
         command = [sys.executable, "-m", "pytest", *arguments, f"--rootdir={folder}", str(file)]
         raise typer.Exit(subprocess.run(command, check=False).returncode)

@@ -162,13 +162,13 @@ class Backend(Model, ABC):
         overwrite: bool = False,
         check: Callable[[Storage], object] | None = None,
     ) -> None:
-        """Write all rows in order, or leave everything as it was. Optional; set `can_write` if you define it.
+        """Write all rows in order, or leave everything unchanged. Optional; set `can_write` if you define it.
 
         Args:
             columns: the columns to store.
             batches: the rows; each batch contains every column.
             arrays: named arrays that are not per row.
-            spec: JSON to embed, which `Storage.spec` gives back.
+            spec: JSON to embed, which `Storage.spec` returns.
             overwrite: True replaces an existing store.
             check: called once with the new store, open for reading, before it replaces anything. Whatever it raises
                 ends the write, and the old store stays.
@@ -192,7 +192,7 @@ class Backend(Model, ABC):
             featurizer: a function from raw values to feature arrays.
 
         Raises:
-            SpecError: neither this backend nor its source takes them.
+            SpecError: neither this backend nor its source accepts them.
         """
         source = getattr(self, "source", None)
         if isinstance(source, Backend):

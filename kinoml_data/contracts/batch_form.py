@@ -9,7 +9,7 @@ from kinoml_data.spec.dataset_spec import CompleteSpec
 
 
 class BatchForm(ABC):
-    """Turns the columns of a batch into one object. Each loader makes one, which goes to workers by pickle.
+    """Turns the columns of a batch into one object. Each loader makes one form, which is pickled for its workers.
 
     For example::
 

@@ -132,7 +132,7 @@ def rows_of(array: Any, where: str, first: int = 0) -> ArrowRows:
 
 
 def rows_of_chunks(chunks: Sequence[Any], where: str, first: int = 0) -> list[ArrowRows]:
-    """The rows of several chunks of one column, of which `first` is the number of the first row; raises as `rows_of`.
+    """The rows of several chunks of one column; `first` is the number of the first row.
 
     Raises:
         CorruptStoreError: a value is null, or the lists of a row do not form a rectangular array.

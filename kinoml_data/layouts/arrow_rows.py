@@ -139,7 +139,7 @@ class ArrowLayout:
                 fields.append((name + SHAPE, _list(pa.int64(), len(array.shape))))
             fields.append((name + CRC, pa.uint32()))
         if not fields:
-            raise SpecError("there is no column to write")
+            raise SpecError("there is no column to write; name at least one")
         return pa.schema([pa.field(name, type_, nullable=False) for name, type_ in fields])
 
     def metadata(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -238,7 +238,7 @@ class ArrowLayout:
         return {name: self._column(name, chunks, rows, f"{where}: column {quoted(name)}") for name in columns}
 
     def shapes(self, column: str, chunks: Sequence[Any], where: str) -> NDArray[np.int64]:
-        """int64 `(rows, ndim)`: the shapes of a ragged column, of which `chunks` are the chunks of `<column>:shape`.
+        """int64 `(rows, ndim)`: the shapes of a ragged column; `chunks` are those of `<column>:shape`.
 
         Raises:
             CorruptStoreError: the chunks have another type than was written.

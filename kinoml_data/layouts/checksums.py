@@ -6,7 +6,7 @@ It is the CRC-32 (ISO 3309, as in zip and gzip) of these bytes, one after anothe
 2. little-endian int64: the row number in the store, then the shape of the row, for a string its number of bytes
 3. the values of the row in C order, in little-endian byte order; for a string its UTF-8 bytes
 
-So damaged values, a wrong shape or dtype, and a row that is stored in the place of another row are all noticed. Whether
+So damaged values, a wrong shape or dtype, and a row that is stored instead of another row are all noticed. Whether
 the column is declared as fixed or as ragged makes no difference.
 """
 

@@ -35,7 +35,7 @@ class DatasetSpec(Model):
     """The description of a dataset. The manual's page "The spec" explains every field.
 
     Build one in Python from the values that a file would contain, or read one with `from_file`. A spec never changes;
-    two specs are equal if all fields are, wherever they were read from.
+    two specs are equal if all their fields are equal, regardless of the files that they were read from.
 
     Raises:
         SpecError: the spec is not valid. The error lists every problem with its path.
@@ -102,7 +102,7 @@ class DatasetSpec(Model):
         """
         file = _spec_file(path)
         if self._objects:
-            raise SpecError("the dataset contains Python objects, which a file cannot name; use save_dataset")
+            raise SpecError("the dataset contains Python objects, which a spec file cannot contain; use save_dataset")
         folder = file.resolve().parent
         data = self.to_mapping()
         data["storage"] = _moved(data["storage"], self._base, folder)
@@ -126,7 +126,7 @@ class DatasetSpec(Model):
     def located(self, base: Path, root: Path | None = None) -> Self:
         """The same spec with relative paths that start from `base` and do not leave `root`."""
         spec = self.model_copy()
-        # Resolved now: the working directory may change, and `..` after a symbolic link leads elsewhere.
+        # Paths are resolved now, because the working directory may change, and `..` after a symbolic link is ambiguous.
         spec._base, spec._root = base.resolve(), root
         return spec
 

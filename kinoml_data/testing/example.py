@@ -54,7 +54,7 @@ class Example:
         return json.dumps({"format": 1, "columns": columns, "X": self.numeric, "meta": self.strings, "splits": splits})
 
     def batches(self, size: int | None = None) -> Iterator[Columns]:
-        """The rows as a writer takes them: read-only, `size` at a time; by default in at least two batches."""
+        """The rows in batches for `Backend.write`: read-only, `size` rows each; by default at least two batches."""
         step = size or max(1, len(self) // 2)
         for start in range(0, len(self), step):
             yield {

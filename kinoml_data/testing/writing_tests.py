@@ -140,7 +140,7 @@ class WritingTests(Suite):
 
 
 class OverwritingTests(Suite):
-    """`Backend.write` replaces a store as a whole, only if told to, or leaves the old one as it was."""
+    """`Backend.write` replaces a store only if `overwrite` is True, and then completely or not at all."""
 
     def test_an_existing_store_is_not_overwritten(self, backend: Backend, tmp_path: Path) -> None:
         self.needs(backend, "can_write")

@@ -1,7 +1,7 @@
 """KinoML's five dataset classes under the same names, as thin layers over `XyDataset`.
 
 To migrate code written for `kinoml.datasets.torch_datasets`, change the import. For each class, `docs/from-kinoml.md`
-shows how to do the same without it, and lists the faults of the original that are fixed.
+shows how to do the same without the class, and lists the faults of the original that are fixed.
 
 All classes raise the errors of `load_dataset`: `SpecError` if arrays, keys or indices do not fit together, `SplitError`
 if indices overlap or are out of range, and `StoreNotFoundError` or `CorruptStoreError` for files.

@@ -198,7 +198,7 @@ class Directory:
             )
 
     def _long_sizes(self, raw: NDArray[np.uint8], entry: NDArray[np.int64], head: NDArray[Any]) -> None:
-        """Replace the placeholders of zip64 by the values in its extra field, and refuse any other extra field."""
+        """Replace the placeholders of zip64 with the values in its extra field, and refuse any other extra field."""
         fields = [self._usize, self._csize, self._offset]
         marked = np.stack([field == _FULL for field in fields]) if len(head) else np.zeros((3, 0), bool)
         if (head["extra_length"] != np.where(marked.any(axis=0), 4 + 8 * marked.sum(axis=0), 0)).any():

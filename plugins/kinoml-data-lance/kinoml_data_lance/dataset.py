@@ -39,7 +39,7 @@ def import_lance() -> Any:
 
     Raises:
         UnsupportedStoreError: this process was forked from one that used Lance. The threads of Lance do not exist here,
-            and it might wait for them for ever.
+            and it might wait for them forever.
     """
     global _lance_pid
     if _lance_pid not in (None, os.getpid()):

@@ -28,7 +28,7 @@ def write_dataset(
 ) -> None:
     """Write a dataset to the folder `path`, or with `overwrite` the next version of the dataset there.
 
-    The rows are first written to a temporary folder beside `path`, which `check` gets as a dataset of its own.
+    The rows are first written to a temporary folder next to `path`, which is passed to `check` as a separate dataset.
 
     Raises:
         StoreExistsError: the folder exists and `overwrite` is False, or it is not a Lance dataset.
@@ -47,7 +47,7 @@ def write_dataset(
     if exists and not (final / "_versions").is_dir():
         raise StoreExistsError(f"{quoted(str(final))} exists and is not a Lance dataset; move it away first")
     if not final.parent.is_dir():
-        raise StoreWriteError(f"there is no folder {quoted(str(final.parent))}")
+        raise StoreWriteError(f"there is no folder {quoted(str(final.parent))}; create it first")
     temporary = final.with_name(f".{final.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.partial")
     try:
         operation = _write_rows(temporary, layout, batches)

@@ -267,7 +267,7 @@ warnings.filterwarnings("ignore")
 from pathlib import Path
 import torch.distributed
 from lightning.pytorch import Trainer
-import kinoml_data.dataset
+import kinoml_data
 from lightning_models import Mean
 from kinoml_data_lightning import DataModule
 
@@ -278,12 +278,12 @@ class Writes(Mean):
         text = json.dumps({"seen": self.seen["train"], "reads": Writes.reads})
         Path(f"rank{self.global_rank}.json").write_text(text)
 
-def counted(self, indices, read=kinoml_data.dataset.XyDataset.__getitems__):
+def counted(self, indices, read=kinoml_data.XyDataset.__getitems__):
     Writes.reads += 1
     return read(self, indices)
 
 if __name__ == "__main__":
-    kinoml_data.dataset.XyDataset.__getitems__ = counted
+    kinoml_data.XyDataset.__getitems__ = counted
     column = sys.argv[2] if len(sys.argv) > 2 else None
     data = DataModule(sys.argv[1], 20, collate="pad-mask", val=None, group_by_length=column)
     Trainer(
@@ -309,7 +309,7 @@ def test_two_processes_share_the_rows_and_read_them_in_batches(store: Path, tmp_
 def test_rows_of_similar_length_are_for_one_process(store: Path, tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(DISTRIBUTED)
     ran = python(tmp_path, "main.py", str(store), "atoms")
-    assert ran.returncode != 0 and "group_by_length makes the batches itself, for one process" in ran.stderr
+    assert ran.returncode != 0 and "group_by_length does not work with several processes" in ran.stderr
 
 
 def test_the_readme_runs(tmp_path: Path) -> None:

@@ -1,14 +1,20 @@
-"""`as_dataloader`: its options, and that every way of loading gives the same rows."""
+"""`as_dataloader` and torch's own loaders: every way of loading gives the same rows."""
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import ConcatDataset, DataLoader, Subset, random_split
 
 import kinoml_data as kd
+from kinoml_data import Packed, PadMask, from_arrays, load_dataset
+from tests.builders import FORMS, padded, same_tensor
+from tests.loading.datasets import ATOMS, ROWS, SMILES, packed_npz, whole
 from tests.loading.rows import rows_of, store_rows
 
 
@@ -61,3 +67,109 @@ def test_a_loader_can_be_made_again_from_its_own_attributes(dataset: kd.XyDatase
         multiprocessing_context=loader.multiprocessing_context,
     )
     assert rows_of(again) == list(range(500))
+
+
+def collated(ds_form: str) -> dict[str, Any]:
+    """How both ragged columns are put together; integers name what they are padded with."""
+    smiles = {"form": ds_form, "value": -1} if ds_form == "pad" else ds_form
+    return {"smiles": smiles, "atoms": ds_form}
+
+
+def same_form(form: str, found: Any, rows: list[np.ndarray], value: float) -> None:
+    filled, mask = padded(rows, rows[0].dtype, [None] * rows[0].ndim, 0 if form == "pad-mask" else value)
+    if form == "list":
+        assert type(found) is list and len(found) == len(rows)
+        for tensor, row in zip(found, rows, strict=True):
+            same_tensor(tensor, row)
+    elif form == "pad":
+        same_tensor(found, filled)
+    elif form == "pad-mask":
+        assert isinstance(found, PadMask)
+        same_tensor(found.values, filled)
+        same_tensor(found.mask, mask)
+    elif form == "packed":
+        assert isinstance(found, Packed)
+        same_tensor(found.values, np.concatenate([row.reshape(-1) for row in rows]))
+        same_tensor(found.offsets, np.cumsum([0, *(row.size for row in rows)]))
+        same_tensor(found.shapes, np.array([row.shape for row in rows]))
+    else:
+        assert found.is_nested and found.layout == torch.jagged
+        for tensor, row in zip(found.unbind(), rows, strict=True):
+            same_tensor(tensor.contiguous(), row)
+
+
+each_form = pytest.mark.parametrize("form", FORMS)
+
+with_and_without_workers = pytest.mark.parametrize("workers", [0, 2])
+
+
+def epoch_in_form(loader: DataLoader[Any], form: str) -> list[int]:
+    seen = []
+    for X, y in loader:
+        rows = y["y"].tolist()
+        same_form(form, X["smiles"], [SMILES[row] for row in rows], -1)
+        same_form(form, X["atoms"], [ATOMS[row] for row in rows], 0)
+        seen += rows
+    return seen
+
+
+@each_form
+@with_and_without_workers
+def test_a_plain_loader_works_on_ragged_rows(form, workers, tmp_path):
+    ds = packed_npz(tmp_path)
+    ds = load_dataset(ds.spec, collate=collated(form))
+    options = {"batch_size": 4, "num_workers": workers}
+    parts = random_split(ds, [20, 23], generator=torch.Generator().manual_seed(0))
+    assert epoch_in_form(DataLoader(ds, **options), form) == list(range(ROWS))
+    assert epoch_in_form(DataLoader(Subset(ds, [40, 2, 2]), **options), form) == [40, 2, 2]
+    assert sorted(row for part in parts for row in epoch_in_form(DataLoader(part, **options), form)) == list(
+        range(ROWS)
+    )
+    both = ConcatDataset([ds, ds.split("test"), Subset(ds.split("train"), [0])])
+    assert epoch_in_form(DataLoader(both, **options), form) == [*range(ROWS), *range(13), ROWS - 1]
+    assert epoch_in_form(DataLoader(ds, shuffle=True, drop_last=True, **options), form) != list(range(40))
+
+
+@each_form
+@with_and_without_workers
+def test_pinned_batches_equal_those_that_are_not_pinned(form, workers, tmp_path):
+    ds = packed_npz(tmp_path)
+    loader = ds.as_dataloader(
+        batch_size=5,
+        num_workers=workers,
+        pin_memory=True,
+        collate=collated(form),
+        multiprocessing_context="fork" if workers else None,
+    )
+    assert epoch_in_form(loader, form) == list(range(ROWS))
+    assert epoch_in_form(DataLoader(load_dataset(ds.spec, collate=collated(form)), batch_size=5, pin_memory=True), form)
+
+
+@each_form
+def test_every_form_reaches_a_spawned_worker_and_back(form):
+    loader = whole().as_dataloader(
+        batch_size=8, num_workers=1, collate=collated(form), multiprocessing_context="forkserver", timeout=60
+    )
+    assert epoch_in_form(loader, form) == list(range(ROWS))
+
+
+def test_a_loader_without_batches_gives_samples(tmp_path):
+    ds = packed_npz(tmp_path)
+    for workers in (0, 1):
+        for row, (X, y) in enumerate(DataLoader(ds, batch_size=None, num_workers=workers)):
+            same_tensor(X["smiles"], SMILES[row])
+            same_tensor(y["y"], np.array(row))
+
+
+def test_a_batch_of_many_ragged_rows_needs_few_file_descriptors():
+    rows = [np.full((1 + i % 3, 2), i, "float32") for i in range(3000)]
+    ds = from_arrays(rows, np.arange(3000))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        loader = ds.as_dataloader(batch_size=1000, num_workers=2, multiprocessing_context="fork", timeout=60)
+        held = list(loader)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert [len(X) for X, _ in held] == [1000] * 3
+    assert all((X[i] == y[i]).all() for X, y in held for i in range(0, 1000, 99))

@@ -1,11 +1,10 @@
-"""Worker processes and torch's own loaders: each row exactly once, to the bit, however the workers start."""
+"""Worker processes: each row exactly once, to the bit, however the workers start, and what fails is an error."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import pickle
-import resource
 import signal
 import threading
 import time
@@ -19,102 +18,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, Subset, random_split
+from torch.utils.data import DataLoader
 
-from kinoml_data import Packed, PadMask, XyDataset, from_arrays, load_dataset, save_dataset
+from kinoml_data import XyDataset, from_arrays, load_dataset, save_dataset
 from kinoml_data.errors import FeaturizationError, SpecError, StoreChangedError, StoreNotFoundError
-from tests.builders import FORMS, padded, random_bits, same_tensor
-
-ROWS = 43
-# Spawned workers import everything anew; those of the fork server start with what it has imported.
-NEW = ("spawn", "forkserver")
-each_new_process = pytest.mark.parametrize("method", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
-
-
-# What every dataset here holds; y is the number of the row.
-SMILES = [random_bits((5, i % 7), "int16", i) for i in range(ROWS)]
-ATOMS = [random_bits((1 + i % 4, 3), "float32", 100 + i) for i in range(ROWS)]
-Y = np.arange(ROWS)
-SPLITS = {"train": Y[::-1][:30].copy(), "test": Y[:13].copy()}
-
-
-def whole() -> XyDataset:
-    return from_arrays({"smiles": SMILES, "atoms": ATOMS}, {"y": Y}, splits=SPLITS)
-
-
-def in_memory(folder: Path) -> XyDataset:
-    return whole()
-
-
-def preloaded(folder: Path) -> XyDataset:
-    save_dataset(whole(), folder / "data.npz")
-    return load_dataset(folder / "data.npz", backend="in-memory")
-
-
-def packed_npz(folder: Path) -> XyDataset:
-    save_dataset(whole(), folder / "data.npz")
-    return load_dataset(folder / "data.npz")
-
-
-def kinoml_npz(folder: Path) -> XyDataset:
-    path = folder / "kinoml.npz"
-    members = {f"X_s{i}_a{j}_": row[i] for i in range(ROWS) for j, row in enumerate((SMILES, ATOMS))}
-    np.savez(path, y=Y, **members, **{f"idx_{name}": rows for name, rows in SPLITS.items()})
-    columns = {
-        "smiles": {"dtype": "int16", "shape": [5, "*"], "stored_as": "X0"},
-        "atoms": {"dtype": "float32", "shape": ["*", 3], "stored_as": "X1"},
-        "y": {"dtype": "int64"},
-    }
-    splits = {name: f"idx_{name}" for name in SPLITS}
-    storage = {"backend": "npz-lazy", "path": path}
-    return load_dataset(
-        {"columns": columns, "X": ["smiles", "atoms"], "y": ["y"], "splits": splits, "storage": storage}
-    )
-
-
-def reopened_npz(folder: Path) -> XyDataset:
-    save_dataset(whole(), folder / "data.npz")
-    return load_dataset(folder / "data.npz", backend="npz-reopen")
-
-
-def parquet(folder: Path) -> XyDataset:
-    save_dataset(whole(), folder / "data.parquet")
-    return load_dataset(folder / "data.parquet")
-
-
-def featurized(folder: Path) -> XyDataset:
-    """`smiles` computed from its negative by a function that any process can import."""
-    columns = {
-        "smiles": {"dtype": "int16", "shape": [5, "*"]},
-        "atoms": {"dtype": "float32", "shape": ["*", 3]},
-        "y": {"dtype": "int64"},
-    }
-    splits = {name: {"rows": rows.tolist()} for name, rows in SPLITS.items()}
-    spec = {"columns": columns, "X": ["smiles", "atoms"], "y": ["y"], "splits": splits}
-    data = {"raw": [-row for row in SMILES], "atoms": ATOMS, "y": Y}
-    return load_dataset(spec | {"storage": {"backend": "featurize-on-access"}}, data=data, featurizer=np.negative)
-
-
-DATASETS: dict[str, Callable[[Path], XyDataset]] = {
-    "in-memory": in_memory,
-    "in-memory-over-npz": preloaded,
-    "npz-lazy": packed_npz,
-    "npz-lazy-of-kinoml": kinoml_npz,
-    "npz-reopen": reopened_npz,
-    "parquet-awkward": parquet,
-    "featurize-on-access": featurized,
-}
-each_dataset = pytest.mark.parametrize("make", [*DATASETS.values()], ids=[*DATASETS])
-
-
-def same_rows(X: dict[str, Any], y: dict[str, torch.Tensor]) -> list[int]:
-    """Compare a batch with what its y says it is; returns the numbers of its rows."""
-    rows = y["y"].tolist()
-    for name, expected in (("smiles", SMILES), ("atoms", ATOMS)):
-        assert len(X[name]) == len(rows)
-        for found, row in zip(X[name], rows, strict=True):
-            same_tensor(found, expected[row])
-    return rows
+from tests.builders import same_tensor
+from tests.loading.datasets import (
+    NEW,
+    ROWS,
+    SMILES,
+    SPLITS,
+    each_dataset,
+    each_new_process,
+    epoch,
+    kinoml_npz,
+    packed_npz,
+    reopened_npz,
+)
 
 
 def failure(loader: DataLoader[Any], kind: type[BaseException], match: str) -> str:
@@ -127,10 +47,6 @@ def failure(loader: DataLoader[Any], kind: type[BaseException], match: str) -> s
     finally:
         if loader.num_workers:  # left to the garbage collector, it may wait 5 s for workers that it keeps from ending
             batches._shutdown_workers()
-
-
-def epoch(loader: DataLoader[Any]) -> list[int]:
-    return [row for X, y in loader for row in same_rows(X, y)]
 
 
 # -- every row once
@@ -181,112 +97,7 @@ def test_a_selection_carries_its_rows_to_a_new_process(method, tmp_path):
     assert epoch(loader) == [7, 1, 1]
 
 
-# -- torch's own loaders and datasets
-
-
-def collated(ds_form: str) -> dict[str, Any]:
-    """How both ragged columns are put together; integers name what they are padded with."""
-    smiles = {"form": ds_form, "value": -1} if ds_form == "pad" else ds_form
-    return {"smiles": smiles, "atoms": ds_form}
-
-
-def same_form(form: str, found: Any, rows: list[np.ndarray], value: float) -> None:
-    filled, mask = padded(rows, rows[0].dtype, [None] * rows[0].ndim, 0 if form == "pad-mask" else value)
-    if form == "list":
-        assert type(found) is list and len(found) == len(rows)
-        for tensor, row in zip(found, rows, strict=True):
-            same_tensor(tensor, row)
-    elif form == "pad":
-        same_tensor(found, filled)
-    elif form == "pad-mask":
-        assert isinstance(found, PadMask)
-        same_tensor(found.values, filled)
-        same_tensor(found.mask, mask)
-    elif form == "packed":
-        assert isinstance(found, Packed)
-        same_tensor(found.values, np.concatenate([row.reshape(-1) for row in rows]))
-        same_tensor(found.offsets, np.cumsum([0, *(row.size for row in rows)]))
-        same_tensor(found.shapes, np.array([row.shape for row in rows]))
-    else:
-        assert found.is_nested and found.layout == torch.jagged
-        for tensor, row in zip(found.unbind(), rows, strict=True):
-            same_tensor(tensor.contiguous(), row)
-
-
-each_form = pytest.mark.parametrize("form", FORMS)
-with_and_without_workers = pytest.mark.parametrize("workers", [0, 2])
-
-
-def epoch_in_form(loader: DataLoader[Any], form: str) -> list[int]:
-    seen = []
-    for X, y in loader:
-        rows = y["y"].tolist()
-        same_form(form, X["smiles"], [SMILES[row] for row in rows], -1)
-        same_form(form, X["atoms"], [ATOMS[row] for row in rows], 0)
-        seen += rows
-    return seen
-
-
-@each_form
-@with_and_without_workers
-def test_a_plain_loader_works_on_ragged_rows(form, workers, tmp_path):
-    ds = packed_npz(tmp_path)
-    ds = load_dataset(ds.spec, collate=collated(form))
-    options = {"batch_size": 4, "num_workers": workers}
-    parts = random_split(ds, [20, 23], generator=torch.Generator().manual_seed(0))
-    assert epoch_in_form(DataLoader(ds, **options), form) == list(range(ROWS))
-    assert epoch_in_form(DataLoader(Subset(ds, [40, 2, 2]), **options), form) == [40, 2, 2]
-    assert sorted(row for part in parts for row in epoch_in_form(DataLoader(part, **options), form)) == list(
-        range(ROWS)
-    )
-    both = ConcatDataset([ds, ds.split("test"), Subset(ds.split("train"), [0])])
-    assert epoch_in_form(DataLoader(both, **options), form) == [*range(ROWS), *range(13), ROWS - 1]
-    assert epoch_in_form(DataLoader(ds, shuffle=True, drop_last=True, **options), form) != list(range(40))
-
-
-@each_form
-@with_and_without_workers
-def test_pinned_batches_equal_those_that_are_not_pinned(form, workers, tmp_path):
-    ds = packed_npz(tmp_path)
-    loader = ds.as_dataloader(
-        batch_size=5,
-        num_workers=workers,
-        pin_memory=True,
-        collate=collated(form),
-        multiprocessing_context="fork" if workers else None,
-    )
-    assert epoch_in_form(loader, form) == list(range(ROWS))
-    assert epoch_in_form(DataLoader(load_dataset(ds.spec, collate=collated(form)), batch_size=5, pin_memory=True), form)
-
-
-@each_form
-def test_every_form_reaches_a_spawned_worker_and_back(form):
-    loader = whole().as_dataloader(
-        batch_size=8, num_workers=1, collate=collated(form), multiprocessing_context="forkserver", timeout=60
-    )
-    assert epoch_in_form(loader, form) == list(range(ROWS))
-
-
-def test_a_loader_without_batches_gives_samples(tmp_path):
-    ds = packed_npz(tmp_path)
-    for workers in (0, 1):
-        for row, (X, y) in enumerate(DataLoader(ds, batch_size=None, num_workers=workers)):
-            same_tensor(X["smiles"], SMILES[row])
-            same_tensor(y["y"], np.array(row))
-
-
-def test_a_batch_of_many_ragged_rows_needs_few_file_descriptors():
-    rows = [np.full((1 + i % 3, 2), i, "float32") for i in range(3000)]
-    ds = from_arrays(rows, np.arange(3000))
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
-    try:
-        loader = ds.as_dataloader(batch_size=1000, num_workers=2, multiprocessing_context="fork", timeout=60)
-        held = list(loader)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert [len(X) for X, _ in held] == [1000] * 3
-    assert all((X[i] == y[i]).all() for X, y in held for i in range(0, 1000, 99))
+# -- threads
 
 
 def test_threads_may_be_the_first_to_read_a_dataset_that_was_unpickled(tmp_path):

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.spec.array import Array
 
+# For subclasses of `BackendTests`: workers that are spawned import torch, which takes seconds.
+FORK_OR_SPAWN = pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 FORMS = ("list", "pad", "pad-mask", "packed", "nested")
 """The built-in collate forms."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
 import pytest
+from hypothesis import settings
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,6 +23,13 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    settings.register_profile("quick", max_examples=25, deadline=None)
+    settings.register_profile("all", max_examples=200, deadline=None)
+    settings.load_profile("all" if config.getoption("--all") else "quick")
+    # Children of the fork server share one import of torch and of the library.
+    multiprocessing.set_forkserver_preload(
+        ["torch", "kinoml_data.factory", "kinoml_data.backends.npz.backend", "kinoml_data.backends.parquet.backend"]
+    )
     if config.getoption("--all"):
         from kinoml_data.testing import BackendTests
 

@@ -197,7 +197,10 @@ def test_the_page_about_backends_shows_the_template_as_it_is() -> None:
     assert sum(map(is_template, shown)) == len(list(TEMPLATE.rglob("*.py"))) == 2
 
 
-def test_the_template_passes_its_tests_as_an_installed_plugin(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "rules", ["bit_for_bit or overwrit", pytest.param("test", marks=pytest.mark.slow)], ids=["some rules", "all rules"]
+)
+def test_the_template_passes_its_tests_as_an_installed_plugin(rules: str, tmp_path: Path) -> None:
     """The plugin is found by its entry point, and passes the conformance suite."""
     info = tmp_path / "kinoml_data_npy_folder-0.1.0.dist-info"
     info.mkdir()
@@ -207,7 +210,7 @@ def test_the_template_passes_its_tests_as_an_installed_plugin(tmp_path: Path) ->
     (info / "entry_points.txt").write_text("".join(lines))
     path = os.pathsep.join([str(tmp_path), str(TEMPLATE), str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path}
-    tests = [str(TEMPLATE / "tests"), "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    tests = [str(TEMPLATE / "tests"), "-q", "-k", rules, "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
     for command in (["-m", "pytest", *tests, f"--rootdir={TEMPLATE}"], ["-m", "kinoml_data", "backends"]):
         done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr

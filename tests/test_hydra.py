@@ -39,6 +39,7 @@ def run(project: Path, *overrides: str) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 def test_hydra_trains_two_epochs_from_its_config(project):
     found = run(project)
     assert found["backend"] == "npz-lazy" and found["batches"] == 5 and found["rows"] == 160
@@ -46,9 +47,11 @@ def test_hydra_trains_two_epochs_from_its_config(project):
     assert after < before
 
 
-def test_overrides_of_hydra_reach_the_dataset(project):
+def test_hydra_trains_two_epochs_with_overrides_that_reach_the_dataset(project):
     found = run(project, "dataset.backend=in-memory", "batch_size=16", "dataset.split=val")
     assert found["backend"] == "in-memory" and found["rows"] == 40 and found["batches"] == 3
+    before, after = found["losses"]
+    assert after < before
 
 
 def test_an_error_from_hydra_names_the_wrong_key(project):

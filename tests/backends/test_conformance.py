@@ -23,16 +23,13 @@ from kinoml_data.spec.array import Array
 from kinoml_data.spec.parts import NamedRef
 from kinoml_data.testing import BackendTests, Example
 from kinoml_data.testing.example import column_of
-from tests.builders import Size
-
-# New processes read every backend in tests/loading/test_workers.py as well, and start faster there.
-WORKERS = pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+from tests.builders import FORK_OR_SPAWN, Size
 
 
 class Main(BackendTests):
-    """A backend in the form that most people use."""
+    """The usual form of a backend. In the quick run, tests/loading/test_workers.py reads it in new processes."""
 
-    @WORKERS
+    @FORK_OR_SPAWN
     def test_workers_read_what_was_stored(self, shared, method):
         super().test_workers_read_what_was_stored(shared, method)
 

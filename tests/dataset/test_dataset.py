@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import kinoml_data as kd
@@ -141,7 +141,6 @@ def test_a_named_split_of_many_rows_pickles_small(tmp_path):
         assert pickle.loads(pickle.dumps(ratios.split("a"))).rows.tolist() == ratios.split("a").rows.tolist()
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", None]), max_size=12), st.data())
 def test_a_view_holds_the_rows_of_a_split_that_it_has(owners, data):
     rows = {name: [i for i, owner in enumerate(owners) if owner == name] for name in "ab"}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import kinoml_data as kd
@@ -182,7 +182,6 @@ def test_a_packed_batch_can_be_taken_apart_again():
 ragged_rows = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=6)
 
 
-@settings(max_examples=100, deadline=None)
 @given(ragged_rows, st.sampled_from(["list", "pad", "pad-mask", "packed"]), st.data())
 def test_any_batch_of_any_rows_is_what_a_loop_would_make(sizes, form, data):
     rows = [filled(size, start=1 + 100 * i) for i, size in enumerate(sizes)]

@@ -6,7 +6,7 @@ from functools import reduce
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, DataLoader, RandomSampler, SequentialSampler, Subset, random_split
 
@@ -315,7 +315,6 @@ def test_distributed_samplers_share_out_the_rows(dataset):
     assert_rows(dataset[seen[1]], [1, 3, 5, 7, 9])
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     st.integers(0, 12),
     st.lists(
@@ -345,7 +344,6 @@ def test_any_chain_of_selections_is_that_of_numpy(length, steps):
         assert view[:][0].tolist() == data.tolist()
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(-(2**80), 2**80), st.integers(0, 2**40))
 def test_any_int_is_a_row_or_an_index_error(index, length):
     if -length <= index < length:

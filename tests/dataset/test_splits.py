@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import kinoml_data as kd
@@ -121,7 +121,6 @@ def test_the_sizes_are_those_of_the_largest_remainder(ratios, length, sizes):
     assert tuple(len(splits[name]) for name in names) == sizes
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=5).filter(any), st.integers(0, 500), st.integers(0, 2**32))
 def test_the_sizes_are_exact_for_any_ratios(parts, length, seed):
     ratios = {f"s{i}": part / sum(parts) for i, part in enumerate(parts)}

@@ -6,7 +6,7 @@ import os
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kinoml_data.errors import SpecError, StoreNotFoundError, StoreReadError
@@ -345,7 +345,6 @@ def same(a, b):
     return type(a) is type(b) and a == b and (not isinstance(a, float) or math.copysign(1, a) == math.copysign(1, b))
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(texts, values, max_size=5), st.sampled_from(SUFFIXES))
 def test_whatever_is_written_reads_back_the_same(mapping, suffix):
     found = read(config.dump(mapping, suffix), suffix)

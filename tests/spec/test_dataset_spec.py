@@ -6,7 +6,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -371,7 +371,6 @@ def mappings(draw):
     return found
 
 
-@settings(max_examples=60, deadline=None)
 @given(mappings())
 def test_any_spec_comes_back_equal_from_all_three_formats(tmp_path_factory, mapping):
     folder = tmp_path_factory.mktemp("specs")

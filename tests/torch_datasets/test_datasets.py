@@ -284,8 +284,9 @@ def test_every_class_pickles(tmp_path: Path) -> None:
         assert equal_tensors(ds[3], copy[3]), name
 
 
-def test_every_class_reads_in_a_new_process(tmp_path: Path) -> None:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+@pytest.mark.parametrize("method", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_every_class_reads_in_a_new_process(method: str, tmp_path: Path) -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
         for name, ds in every_class(tmp_path).items():
             assert equal_tensors(pool.submit(operator.getitem, ds, [3, 1]).result(), ds[[3, 1]]), name
 

@@ -109,7 +109,7 @@ def offsets_of(shapes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def running_total(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """0, and the sum up to and including each length: int64 `(rows + 1,)`."""
+    """The cumulative sums of the lengths, starting with 0: int64 `(rows + 1,)`."""
     total = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=total[1:])
     return total

@@ -164,7 +164,7 @@ class PositionedFile:
             try:
                 parts = list(map(getattr(os, "pread", _pread), repeat(fd), repeat(width), offsets.tolist()))
             except OSError as error:
-                raise StoreReadError(f"{self.path}: cannot read: {error}") from None
+                raise StoreReadError(f"{self.path} cannot be read: {error}") from None
         joined = b"".join(parts)
         if len(joined) == width * len(offsets):
             return joined
@@ -183,7 +183,7 @@ class PositionedFile:
         try:
             status = os.fstat(fd)  # an open file keeps its device and inode
         except OSError as error:
-            raise StoreReadError(f"{self.path}: cannot read: {error}") from None
+            raise StoreReadError(f"{self.path} cannot be read: {error}") from None
         if status.st_mtime_ns != self.stat[3] or status.st_size != self.stat[2]:
             self._compare(_fingerprint(status))
 
@@ -219,7 +219,7 @@ class PositionedFile:
         try:
             return _fingerprint(os.fstat(fd))
         except OSError as error:
-            raise StoreReadError(f"{self.path}: cannot read: {error}") from None
+            raise StoreReadError(f"{self.path} cannot be read: {error}") from None
 
     def _compare(self, fingerprint: tuple[int, int, int, int]) -> None:
         if fingerprint != self.stat:
@@ -248,7 +248,7 @@ class PositionedFile:
             try:
                 count = getattr(os, "preadv", _preadv)(fd, [view[done:]], offset + done)
             except OSError as error:
-                raise StoreReadError(f"{self.path}: cannot read at byte {offset + done}: {error}") from None
+                raise StoreReadError(f"{self.path} cannot be read at byte {offset + done}: {error}") from None
             if count == 0:
                 raise StoreChangedError(f"{self.path} ends at byte {offset + done}; it was truncated or is damaged")
             done += count
@@ -319,7 +319,7 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     if not overwrite and os.path.lexists(target):
         how = "pass overwrite=True (--overwrite on the command line) to replace it"
-        raise StoreExistsError(f"{quoted(str(target))} exists; {how}")
+        raise StoreExistsError(f"{quoted(str(target))} already exists; {how}")
     temporary: Path | None = None
     try:
         try:

@@ -139,7 +139,7 @@ def _column_of(name: str, values: Any, requested: Array | None) -> tuple[Array, 
     if values.ndim == 0:
         raise SpecError(f"column {quoted(name)} is a single value, not a sequence of rows")
     if values.dtype.name not in DTYPES:
-        raise SpecError(f"column {quoted(name)} has dtype {values.dtype}, which no tensor can have")
+        raise SpecError(f"column {quoted(name)} has dtype {values.dtype}, which no tensor can have; convert it first")
     return Array(values.dtype, values.shape[1:]), np.array(values, dtype=values.dtype.newbyteorder("="), order="C")
 
 
@@ -163,7 +163,9 @@ def _row(name: str, row: int, value: Any) -> NDArray[Any]:
     except ValueError:
         raise SpecError(f"column {quoted(name)}, row {row}: {quoted(value)} is not an array") from None
     if array.dtype.name not in DTYPES:
-        raise SpecError(f"column {quoted(name)}, row {row} has dtype {array.dtype}, which no tensor can have")
+        raise SpecError(
+            f"column {quoted(name)}, row {row} has dtype {array.dtype}, which no tensor can have; convert it first"
+        )
     return array
 
 

@@ -151,7 +151,7 @@ def new(
         raise SpecError(f"a backend {name!r} is already installed; choose another name")
     target = folder or Path(f"kinoml-data-{name}")
     if target.exists():
-        raise StoreExistsError(f"{quoted(str(target))} exists; choose another folder with --folder")
+        raise StoreExistsError(f"{quoted(str(target))} already exists; choose another folder with --folder")
     replacements = {
         "npy-folder": name,
         "npy_folder": module,

@@ -35,7 +35,7 @@ def facts(dataset: XyDataset) -> list[tuple[str, str]]:
 
 
 def columns(dataset: XyDataset, sample: int) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """A line of the table `COLUMNS` for each column, and whether it describes all rows.
+    """For each column, its line of the table `COLUMNS`, and whether that line describes all rows.
 
     Args:
         dataset: the dataset.

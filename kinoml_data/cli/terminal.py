@@ -1,4 +1,4 @@
-"""How the command prints: as plain text in lines of any length if the output is not a terminal."""
+"""How the command prints. In a file or a pipe, the output is plain text, and long lines are not wrapped."""
 
 from __future__ import annotations
 

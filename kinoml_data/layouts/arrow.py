@@ -178,7 +178,7 @@ def _strings(array: Any) -> ArrowRows:
 def infer_array(
     name: str, type_: Any, shapes: Sequence[NDArray[np.int64]], where: str, declared: Array | None = None
 ) -> Array:
-    """The `Array` of a column of another program.
+    """The `Array` of a column that another program wrote.
 
     An axis is fixed if all rows that show it agree. An axis that no row shows has the length that `declared`
     specifies, or 0.
@@ -243,7 +243,7 @@ def column_of(array: Array, parts: Sequence[ArrowRows], declared: Array | None =
 def column_from_arrow(
     name: str, type_: Any, chunks: Sequence[Any], where: str, declared: Array | None = None
 ) -> tuple[Array, Column]:
-    """A whole column of another program, and its `Array`. The values may be a view of Arrow's memory.
+    """A whole column that another program wrote, and its `Array`. The values may be a view of Arrow's memory.
 
     Args:
         chunks: all rows, as `pyarrow.Array`s in order.

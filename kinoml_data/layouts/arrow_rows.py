@@ -241,7 +241,7 @@ class ArrowLayout:
         """int64 `(rows, ndim)`: the shapes of a ragged column; `chunks` are those of `<column>:shape`.
 
         Raises:
-            CorruptStoreError: the chunks have another type than was written.
+            CorruptStoreError: the chunks have a type other than the one that was written.
         """
         values, _ = _flat(chunks, 1, "int64", where, 0)
         return values.reshape(-1, len(self.columns[column].shape))
@@ -285,7 +285,7 @@ def _flat(
         CorruptStoreError: the chunks have another type, or contain a null.
     """
     if any(dtype_of(chunk.type, where) != (depth, dtype) for chunk in chunks):
-        raise CorruptStoreError(f"{where} has another type than was written; it is damaged")
+        raise CorruptStoreError(f"{where}: its type differs from what was written; it is damaged")
     parts = rows_of_chunks(chunks, where, first)
     lengths = [part.shapes.prod(axis=1) for part in parts]  # 1 for a value without lists
     if len(parts) == 1:

@@ -104,7 +104,7 @@ class CheckedArrayStorage(ArrayStorage):
         return batch
 
     def notice_change(self) -> None:
-        """Called before damage is reported.
+        """Check that the store has not been replaced or changed. Called before damage is reported.
 
         Raises:
             StoreChangedError: the store is no longer the one that was opened.
@@ -228,7 +228,9 @@ def check_names(backend: str, names: Collection[str], arrays: Collection[str], r
         UnsupportedStoreError: a name is refused; the error names it.
     """
     if wrong := [*filter(is_reserved, names), *filter(refused, (*names, *arrays))]:
-        raise UnsupportedStoreError(f"{backend} cannot store a column or an array with the name {quoted(wrong[0])}")
+        raise UnsupportedStoreError(
+            f"{backend} cannot store a column or an array with the name {quoted(wrong[0])}; rename it"
+        )
 
 
 def column_digest(

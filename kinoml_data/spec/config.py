@@ -76,7 +76,7 @@ def dump(mapping: dict[str, Any], suffix: str) -> str:
 
 
 def check_plain(value: Any) -> None:
-    """Refuse values that JSON does not have, and trees that are too deep or too large.
+    """Refuse values that JSON cannot represent, and trees that are too deep or too large.
 
     Raises:
         SpecError: the value contains a date, NaN, infinity or another Python object, or exceeds a limit.

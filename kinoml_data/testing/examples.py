@@ -190,7 +190,7 @@ def other() -> Example:
 
 
 def of_dtype(dtype: str) -> Example:
-    """Every rank from 0 to 4 of one dtype, fixed and ragged in one and two axes."""
+    """Columns of one dtype with every rank from 0 to 4: of fixed shape, and ragged in one or two axes."""
     if dtype == STRING:
         return replace(_strings(), name=dtype)
     lengths = [(2, 3), (1, 1), (4, 2)]

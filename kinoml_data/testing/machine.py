@@ -103,7 +103,7 @@ class Reader(RuleBasedStateMachine):
     @precondition(lambda self: len(self._example) > 0)
     @rule(data=st.data())
     def read(self, data: st.DataObject) -> None:
-        """Read some rows of some columns, in any order and repeated."""
+        """Read some rows of some columns; the rows may be in any order and may repeat."""
         rows = data.draw(st.lists(st.integers(0, len(self._example) - 1), max_size=20), label="rows")
         names = data.draw(st.lists(st.sampled_from(sorted(self._example.columns)), unique=True), label="columns")
         columns = self._storage.read(np.array(rows, np.int64), names)

@@ -262,7 +262,7 @@ def _failing(example: Example, batches: int) -> Iterator[Columns]:
 
 
 def _never_read() -> Iterable[Columns]:
-    raise AssertionError("a batch was read")
+    raise AssertionError("the backend read a batch, but must refuse before it reads any")
     yield {}
 
 

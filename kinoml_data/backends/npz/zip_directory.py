@@ -56,7 +56,7 @@ class Directory:
         StoreNotFoundError: there is no such regular file.
         CorruptStoreError: the directory is inconsistent or truncated.
         UnsafeStoreError: members overlap, two have the same name, or a name or the directory is too long.
-        UnsupportedStoreError: a member is encrypted, or is compressed in another way than by deflate.
+        UnsupportedStoreError: a member is encrypted, or is compressed with a method other than deflate.
         StoreReadError: the operating system failed to read.
     """
 

@@ -45,7 +45,8 @@ class ParquetTable:
         self._layout = ArrowLayout.parse(file.metadata, file.types, str(file.path))
         if not file.sealed:
             raise CorruptStoreError(
-                f"{file.path}: its footer differs from what was written; it is damaged, or another program rewrote it"
+                f"{file.path}: its footer differs from what was written; the file is damaged, or another program "
+                "rewrote it"
             )
         self._checksums: Mapping[str, list[int]] = json.loads(self._layout.extra[ROW_GROUPS])
         self.columns: Mapping[str, Array] = self._layout.columns

@@ -41,7 +41,7 @@ class NpyFolder(Backend):
         if overwrite:
             raise UnsupportedStoreError(f"{self.name} cannot replace a folder in one step; write to a new path")
         if self.path.exists():
-            raise StoreExistsError(f"{str(self.path)!r} exists; choose another path")
+            raise StoreExistsError(f"{str(self.path)!r} already exists; choose another path")
         flat = flat_arrays(columns, batches, arrays=arrays, spec=spec)
         try:
             # The folder is renamed at the end, so that even after a failure it is complete or does not exist.

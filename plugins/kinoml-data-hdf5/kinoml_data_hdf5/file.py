@@ -96,7 +96,7 @@ class Hdf5File:
         except Exception as error:
             self._watched.check()
             if isinstance(error, OSError) and error.errno == errno.EIO:
-                raise StoreReadError(f"{self.path}: cannot read: {format_error(error)}") from error
+                raise StoreReadError(f"{self.path} cannot be read: {format_error(error)}") from error
             raise CorruptStoreError(f"{self.path} is damaged or not an HDF5 file: {format_error(error)}") from error
         self._watched.check()
 

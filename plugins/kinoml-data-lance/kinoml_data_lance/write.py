@@ -42,7 +42,7 @@ def write_dataset(
     exists = os.path.lexists(final)
     if exists and not overwrite:
         raise StoreExistsError(
-            f"{quoted(str(final))} exists; pass overwrite=True (--overwrite on the command line) to replace it"
+            f"{quoted(str(final))} already exists; pass overwrite=True (--overwrite on the command line) to replace it"
         )
     if exists and not (final / "_versions").is_dir():
         raise StoreExistsError(f"{quoted(str(final))} exists and is not a Lance dataset; move it away first")

@@ -168,11 +168,11 @@ class DataModule(LightningDataModule):
         return {"train": hashlib.sha256(self._split("train").rows.tobytes()).hexdigest()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Warn if training would continue with other rows than those of the checkpoint."""
+        """Warn if training would continue with rows other than those of the checkpoint."""
         fitting = self.trainer is not None and self.trainer.state.fn == "fit"
         if fitting and state_dict != self.state_dict():
             rank_zero_warn(
-                "the checkpoint was trained on other rows than `train` contains now, so scores may be too good"
+                "the checkpoint was trained on rows other than those in `train` now, so scores may be too good"
             )
 
 

@@ -182,7 +182,7 @@ def test_going_on_with_other_training_rows_warns_and_testing_does_not(store: Pat
     last = str(tmp_path / "last.ckpt")
     swapped = DataModule(store, collate="pad-mask", train="test", test="train")
     trainer(tmp_path).test(Mean(), swapped, ckpt_path=last)
-    with pytest.warns(UserWarning, match="trained on other rows than `train` contains now"):
+    with pytest.warns(UserWarning, match="trained on rows other than those in `train` now"):
         trainer(tmp_path, max_epochs=2).fit(Mean(), swapped, ckpt_path=last)
 
 

@@ -185,7 +185,7 @@ def _prepare(out: Path) -> None:
     readme = out / "README.md"
     earlier = readme.is_file() and readme.read_text("utf-8", "replace").startswith(MARK)
     if out.exists() and not earlier and (not out.is_dir() or any(out.iterdir())):
-        raise StoreExistsError(f"{out} contains other files than those of a demo; name another folder: --out FOLDER")
+        raise StoreExistsError(f"{out} contains files that are not from a demo; name another folder: --out FOLDER")
     out.mkdir(parents=True, exist_ok=True)
     readme.write_text(ABOUT.format(mark=MARK), "utf-8")
 

@@ -62,7 +62,7 @@ def zarr_errors(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, OSError) or type(error).__module__.partition(".")[0] not in DECODING_PACKAGES:
-            raise StoreReadError(f"{where}: cannot read: {format_error(error)}") from error
+            raise StoreReadError(f"{where} cannot be read: {format_error(error)}") from error
         raise CorruptStoreError(f"{where} is damaged: {format_error(error)}") from error
 
 

@@ -146,7 +146,7 @@ def _missing_in_shards(container: ZarrGroup, key: str) -> int:
     """The number of chunks that the indices of the shards mark as missing; see the codec `sharding_indexed` of Zarr 3.
 
     Raises:
-        UnsupportedStoreError: the store is remote, or the indices are encoded in another way than Zarr's default.
+        UnsupportedStoreError: the store is remote, or the indices are encoded differently from Zarr's default.
     """
     array, store = container.array(key), container.group.store
     config = array.metadata.codecs[0].to_dict()["configuration"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -15,6 +16,7 @@ from kinoml_data.dataset.binding import Binding
 from kinoml_data.errors import SpecError, StoreChangedError, StoreReadError
 from kinoml_data.layouts.memory_storage import MemoryStorage
 from kinoml_data.spec.dataset_spec import CompleteSpec
+from kinoml_data.spec.parts import FileSplit
 
 
 class Session:
@@ -114,11 +116,15 @@ class Session:
         self._storage, self._pid = storage, os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"spec": self.spec, "backend": self.backend, "identity": self.identity, "closed": self._closed}
+        state = {"spec": self.spec, "backend": self.backend, "identity": self.identity, "closed": self._closed}
+        # The identity of the store does not cover the files of splits, which may have changed since they were read.
+        splits = self.spec.splits
+        from_files = isinstance(splits, Mapping) and any(isinstance(split, FileSplit) for split in splits.values())
+        return state | {"splits": self._splits if from_files else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.spec, self.backend, self.identity = state["spec"], state["backend"], state["identity"]
-        self._splits, self._closed = None, state["closed"]
+        self._splits, self._closed = state["splits"], state["closed"]
         self._reset(state.get("storage"))
 
 

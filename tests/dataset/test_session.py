@@ -62,6 +62,18 @@ def test_an_unpickled_dataset_notices_that_the_store_has_changed(tmp_path):
         len(pickle.loads(data))
 
 
+def test_a_view_keeps_its_rows_in_other_processes_if_the_file_of_its_split_is_replaced(tmp_path):
+    np.savez(tmp_path / "data.npz", X=np.arange(9.0))
+    np.save(tmp_path / "train.npy", [0, 1])
+    storage = {"backend": "npz-lazy", "path": "data.npz"}
+    spec = {"X": "X", "storage": storage, "splits": {"train": {"file": "train.npy"}}}
+    with load_dataset(spec, base=tmp_path) as dataset:
+        train = dataset.split("train")
+        np.save(tmp_path / "train.npy", [7, 8])
+        again = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(train))))
+        assert again[:][0].tolist() == train[:][0].tolist() == [0, 1]
+
+
 def test_a_dataset_that_was_closed_before_it_was_pickled_stays_closed(tmp_path):
     save_dataset(from_arrays(np.arange(3.0)), tmp_path / "data.npz")
     dataset = load_dataset(tmp_path / "data.npz")

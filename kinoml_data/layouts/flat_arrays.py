@@ -79,6 +79,9 @@ def flat_batches(
         for name, array in columns.items():
             if problem := mismatch(array, batch[name]):
                 raise SpecError(f"column {quoted(name)}: a batch contains {problem}")
+        lengths = {len(batch[name]) for name in columns}
+        if len(lengths) > 1:  # a later batch may make up for it, and the rows of the columns would not correspond
+            raise SpecError(f"the columns of a batch differ in their number of rows: {sorted(lengths)}")
         flat = flatten(columns, batch)
         for name, array in columns.items() if checksums else ():
             start, rows[name] = rows[name], rows[name] + len(batch[name])

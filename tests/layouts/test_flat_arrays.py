@@ -133,3 +133,10 @@ def test_what_is_behind_the_arrays_is_closed_with_the_storage():
     storage.close()
     assert closed == [True]
     ArrayStorage({"X": np.arange(3)}).close()
+
+
+def test_a_batch_whose_columns_differ_in_their_number_of_rows_is_refused_even_if_the_next_one_makes_up_for_it():
+    columns = {"X": Array("float64"), "y": Array("float64")}
+    batches = [{"X": np.arange(3.0), "y": np.arange(2.0)}, {"X": np.arange(2.0), "y": np.arange(3.0)}]
+    with pytest.raises(SpecError, match=r"the columns of a batch differ in their number of rows: \[2, 3\]"):
+        flat_arrays(columns, batches)

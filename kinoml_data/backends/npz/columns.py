@@ -246,9 +246,8 @@ class _MembersColumn(_Column):
         member = self._members.item(row)
         data, header = self._archive.member(member)
         values = data.view(self._dtype).reshape(header.shape, order="F" if header.fortran else "C")
-        return (
-            np.ascontiguousarray(values, self._dtype.newbyteorder("=")) if header.fortran else to_native_order(values)
-        )
+        # Not `ascontiguousarray`, which gives a single value an axis.
+        return np.asarray(values, self._dtype.newbyteorder("="), order="C")
 
     def read(self, rows: NDArray[np.int64]) -> Column:
         members = self._members[rows]

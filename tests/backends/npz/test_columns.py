@@ -13,7 +13,7 @@ from kinoml_data.backends.npz.backend import NpzLazy, NpzReopen
 from kinoml_data.backends.npz.storage import NpzStorage
 from kinoml_data.errors import CorruptStoreError
 from tests.backends.npz.files import EXAMPLE, flip, written
-from tests.faults.attack_corpus import Member, npy, zipped
+from tests.faults.attack_corpus import Member, described, headed, npy, zipped
 
 
 @pytest.mark.parametrize("verify", ["first", "always"])
@@ -117,3 +117,11 @@ def test_values_in_any_byte_and_memory_order_are_read_as_they_were_written(tmp_p
         assert batch["y"].tolist() == [1, 0]
         row = storage.read_row(1, list(columns))
         assert [row[name].tolist() for name in columns] == [[2, 3, 4, 5], arrays["wide"][1].tolist(), 1]
+
+
+def test_single_values_marked_as_fortran_order_are_rows_without_axes(tmp_path):
+    content = headed(described("'<f8'", "True", "()"), np.float64(5).tobytes())
+    (tmp_path / "a.npz").write_bytes(zipped(*(Member(f"X_s{row}.npy", content) for row in range(2))))
+    with NpzLazy(path=tmp_path / "a.npz").open(None) as storage:
+        assert storage.read(np.array([0, 1]), ["X"])["X"].shape == (2,)
+        assert storage.read_row(1, ["X"])["X"].shape == ()

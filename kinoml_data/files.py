@@ -50,7 +50,8 @@ def _pread(fd: int, size: int, offset: int) -> bytes:
 def _preadv(fd: int, buffers: Sequence[Any], offset: int) -> int:
     """`os.preadv` into one buffer for a system without it."""
     buffer = memoryview(buffers[0])
-    data = _pread(fd, buffer.nbytes, offset)
+    # macOS before 11 has `pread` without `preadv`, and forks: a process forked during `_pread` would wait for its lock.
+    data = getattr(os, "pread", _pread)(fd, buffer.nbytes, offset)
     if data:
         buffer.cast("B")[: len(data)] = data
     return len(data)

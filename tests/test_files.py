@@ -576,3 +576,13 @@ def test_npz_files_are_written_and_read_without_the_calls_that_windows_lacks(tmp
         with backend.open(None) as storage:
             same_rows(storage, example, range(len(example)))
     assert names(tmp_path) == ["data.npz"]
+
+
+def test_a_system_that_lacks_only_preadv_moves_no_offset(tmp_path, monkeypatch):
+    (tmp_path / "data").write_bytes(CONTENT)
+    file = PositionedFile(tmp_path / "data")
+    monkeypatch.delattr(os, "preadv")
+    monkeypatch.delattr(os, "lseek")
+    assert file.read(9, 2000) == CONTENT[9:2009]
+    assert gathered(file, (60_000, 20_000)) == CONTENT[60_000:80_000]
+    file.close()

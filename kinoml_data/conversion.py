@@ -150,7 +150,7 @@ def _refuse(backend: Backend, columns: Mapping[str, Array], *, overwrite: bool, 
     """
     name = backend.name
     if not backend.can_write:
-        raise UnsupportedStoreError(f"the backend {name!r} cannot write")
+        raise UnsupportedStoreError(f"the backend {name!r} cannot write; `kinoml-data backends` shows which can")
     if overwrite and not backend.can_overwrite:
         raise UnsupportedStoreError(f"the backend {name!r} cannot replace a store; write to a new path")
     if has_splits and not backend.keeps_arrays:

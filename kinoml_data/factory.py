@@ -55,7 +55,7 @@ def load_dataset(
         featurizer: a Python function for `featurize-on-access`.
         collate: a form for all ragged columns, or `{column: form}`.
         dtype: the dtype of all floating-point columns in X and y, or `{column: dtype}`, in which "X" and "y" stand for
-            all of their columns. A value that does not fit is an error.
+            all of their columns. A value that does not fit raises an error.
         device: the device on which `in-memory` keeps the data, such as "cuda".
         base: the folder that relative paths in a mapping start from; by default the working directory.
         options: further options of the outermost backend.
@@ -119,7 +119,7 @@ def from_arrays(X: Any, y: Any = None, splits: Mapping[str, Any] | None = None) 
             continue
         named = values if isinstance(values, Mapping) else {role: values}
         if clash := data.keys() & named.keys():
-            raise SpecError(f"X and y both have a column {quoted(min(clash))}")
+            raise SpecError(f"X and y both have a column {quoted(min(clash))}; rename one of them")
         data |= named
         roles[role] = list(named) if isinstance(values, Mapping) else role
     if splits is not None:

@@ -35,7 +35,7 @@ class Identity(ObservationModel):
 
 
 class PKd(ObservationModel):
-    """pKd = -(dG/kT + ln C) / ln 10, without unit.
+    """pKd = -(dG/kT + ln C) / ln 10, without a unit.
 
     Source: KinoML `pKdMeasurement`; Kd = C exp(dG/kT).
 
@@ -51,7 +51,7 @@ class PKd(ObservationModel):
 
 
 class PKi(PKd):
-    """pKi = -(dG/kT + ln C) / ln 10, without unit, with Ki taken as Kd.
+    """pKi = -(dG/kT + ln C) / ln 10, without a unit, with Ki taken as Kd.
 
     Source: KinoML `pKiMeasurement`.
 
@@ -63,7 +63,7 @@ class PKi(PKd):
 
 
 class PIC50(ObservationModel):
-    """pIC50 = -(dG/kT + ln((1 + S/Km) C)) / ln 10, without unit: the Cheng-Prusoff equation with Ki taken as Kd.
+    """pIC50 = -(dG/kT + ln((1 + S/Km) C)) / ln 10, without a unit: the Cheng-Prusoff equation with Ki taken as Kd.
 
     Source: KinoML `pIC50Measurement`; Cheng and Prusoff, Biochem. Pharmacol. 22, 3099 (1973).
 

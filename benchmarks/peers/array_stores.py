@@ -53,7 +53,7 @@ class FixedRows(Dataset[Any]):
 
 class H5py(Flat):
     name = "h5py"
-    note = "values end to end in one dataset, offsets beside; fixed rows by a sorted list"
+    note = "values end to end in one dataset, with the offsets in a second dataset; fixed rows by a sorted list"
 
     def write(self, data: Workload, folder: Path) -> None:
         import h5py

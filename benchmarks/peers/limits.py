@@ -18,7 +18,7 @@ from benchmarks.workloads import Workload
 class ReadyTensors(Adapter):
     name = "ready-tensors"
     kind = "limit"
-    note = "a `DataLoader` over a Python list of tensors that are there already"
+    note = "a `DataLoader` over a Python list of tensors already in memory"
     anchor = True
     store = "kinoml"
 

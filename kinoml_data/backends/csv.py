@@ -27,7 +27,7 @@ class Csv(Backend):
     """A text table of one value per row and column.
 
     A column of integers is int64, a column of other numbers is float64 ("nan" is NaN), and any other column is str. If
-    the spec has `columns`, their dtypes are used instead. A missing value is an error.
+    the spec has `columns`, their dtypes are used instead. A missing value raises an error.
 
     Attributes:
         path: the file, in UTF-8.

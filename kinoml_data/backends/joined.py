@@ -110,7 +110,9 @@ class JoinedStorage(Storage):
         self._source, self._joins = source, joins
         self._of = {name: join for join in joins for name in join.columns}
         if repeated := sorted(self._of.keys() & source.columns.keys()):
-            raise SpecError(f"the source and a table both have a column {quoted(repeated[0])}; rename the table's")
+            raise SpecError(
+                f"the source and a table both have a column {quoted(repeated[0])}; rename the table's in `columns`"
+            )
         for join in joins:
             self._check(join)
         indices = {join.index for join in joins}
@@ -215,7 +217,9 @@ def _spec_of(source: Storage, joins: Sequence[_Join]) -> str | None:
             array = by_stored_name.get(theirs, join.storage.columns[theirs])
             joined[name] = array.model_copy(update={"stored_as": None})
     if repeated := sorted(joined.keys() & remaining.keys()):
-        raise SpecError(f"the source and a table both have a column {quoted(repeated[0])}; rename the table's")
+        raise SpecError(
+            f"the source and a table both have a column {quoted(repeated[0])}; rename the table's in `columns`"
+        )
     strings = [name for name, array in joined.items() if array.is_string]
     X = [*(name for name in joined if name not in strings), *(name for name in own["X"] if name in remaining)]
     spec_dict = {

@@ -68,8 +68,9 @@ def format_size(count: int) -> str:
 
 @contextmanager
 def progress(task: str) -> Iterator[Callable[..., None]]:
-    """Show the progress of a task: `report(done, total)` moves a bar on a terminal, or else prints a line now and then.
+    """Show the progress of a task: `report(done, total)` moves a bar.
 
+    If the output is not a terminal, it prints a line every `SECONDS_PER_LINE` instead.
     `report(done, total, stage)` renames the task, if it has several stages.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

@@ -180,7 +180,7 @@ class Backend(Model, ABC):
                 read.
             SpecError: a batch does not match `columns`.
         """
-        raise UnsupportedStoreError(f"the backend {self.name!r} cannot write")
+        raise UnsupportedStoreError(f"the backend {self.name!r} cannot write; `kinoml-data backends` shows which can")
 
     def with_objects(
         self, *, data: Mapping[str, Any] | None = None, featurizer: Callable[..., Any] | None = None

@@ -179,7 +179,8 @@ def _unknown_form(value: Any) -> str:
 def _check_form(name: str, form: CollateForm, array: Array) -> None:
     if form.form == "nested" and array.shape.count(None) != 1:
         raise SpecError(
-            f"collate.{name}: the form nested needs exactly one ragged axis; {name!r} has {array.shape.count(None)}"
+            f"collate.{name}: the form nested needs exactly one ragged axis; {name!r} has {array.shape.count(None)}; "
+            "use the form packed instead"
         )
     if form.value is None:
         if form.form == "pad" and array.numpy.kind in "iu":

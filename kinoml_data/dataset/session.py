@@ -81,7 +81,7 @@ class Session:
         _refuse_workers(self.binding.storage)
 
     def close(self) -> None:
-        """Close the storage of this process. Reading afterwards is an error."""
+        """Close the storage of this process. Reading afterwards raises an error."""
         with self._lock:
             if self._storage is not None and self._pid == os.getpid():
                 self._storage.close()

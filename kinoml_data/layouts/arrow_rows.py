@@ -100,7 +100,8 @@ class ArrowLayout:
             )
         if FORMAT not in text or text.pop(DIGEST, None) != _digest(text):
             raise CorruptStoreError(
-                f"{where}: its metadata differs from what was written; it is damaged, or another program changed it"
+                f"{where}: its metadata differs from what was written; the data is damaged, or another program "
+                "changed it"
             )
         try:
             columns = {name: Array(a["dtype"], a["shape"]) for name, a in json.loads(text[COLUMNS]).items()}
@@ -266,9 +267,9 @@ class ArrowLayout:
                 raise CorruptStoreError(f"{where}, row {row}: its shape {shape} does not fit its {lengths[at]} values")
             column = Ragged(values, shapes) if array.ragged else values.reshape(len(rows), *array.row_shape)
         if problem := row_difference(column, rows, stored, is_string=array.is_string):
-            raise CorruptStoreError(f"{where}, {problem}; it is damaged")
+            raise CorruptStoreError(f"{where}, {problem}; the data is damaged")
         if problem := mismatch(array, column):
-            raise CorruptStoreError(f"{where} contains {problem}; it is damaged")
+            raise CorruptStoreError(f"{where} contains {problem}; the data is damaged")
         return column
 
 
@@ -285,7 +286,7 @@ def _flat(
         CorruptStoreError: the chunks have another type, or contain a null.
     """
     if any(dtype_of(chunk.type, where) != (depth, dtype) for chunk in chunks):
-        raise CorruptStoreError(f"{where}: its type differs from what was written; it is damaged")
+        raise CorruptStoreError(f"{where}: its type differs from what was written; the data is damaged")
     parts = rows_of_chunks(chunks, where, first)
     lengths = [part.shapes.prod(axis=1) for part in parts]  # 1 for a value without lists
     if len(parts) == 1:

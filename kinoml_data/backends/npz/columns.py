@@ -97,7 +97,7 @@ class _RowBytes:
         return out
 
     def content(self) -> NDArray[np.uint8]:
-        """The bytes of all rows, which are read once."""
+        """The bytes of all rows. They are read at the first call."""
         if self._content is not None:
             return self._content
         with self._lock:

@@ -143,7 +143,7 @@ class NpzStorage(Storage):
         arrays = np.array([int(array or -1) for _, array in row_keys], np.int64)
         numbers = sorted(set(arrays.tolist()))
         if -1 in numbers and len(numbers) > 1:
-            raise archive.corrupt("it mixes X_s{row} and X_s{row}_a{array}")
+            raise archive.corrupt("members are named X_s{row} as well as X_s{row}_a{array}")
         if len(numbers) > MAX_ARRAYS:
             raise UnsupportedStoreError(
                 f"{archive.path}: there are {len(numbers)} arrays per row; up to {MAX_ARRAYS} are read"

@@ -132,7 +132,7 @@ class Hdf5File:
         if dataset is None:
             raise CorruptStoreError(f"{where} is missing")
         if not isinstance(dataset, h5py.Dataset):
-            raise CorruptStoreError(f"{where} is not a dataset")
+            raise CorruptStoreError(f"{where} is not an HDF5 dataset")
         if dataset.is_virtual or dataset.external:
             raise UnsafeStoreError(f"{where} takes its values from other files, which are never read")
         if not is_text(dataset) and (dataset.dtype.name not in DTYPES or dataset.dtype.name == STRING):

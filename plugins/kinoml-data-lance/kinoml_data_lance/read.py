@@ -40,7 +40,7 @@ class LanceStorage(Storage):
         folder: the folder, if it is a local one.
 
     Raises:
-        CorruptStoreError: this backend wrote the dataset, but it is damaged, or another program changed it.
+        CorruptStoreError: this backend wrote the dataset, but the dataset is damaged, or another program changed it.
         UnsupportedStoreError: a later version of the library wrote the dataset, or the type of a column is not
             supported.
         SpecError: none of `columns` is stored.
@@ -75,8 +75,8 @@ class LanceStorage(Storage):
     def _check_files(self, extra: Mapping[str, str], folder: Path | None) -> None:
         if int(extra[ROWS]) != self._length:
             raise CorruptStoreError(
-                f"{self._where} has {self._length} rows, but {extra[ROWS]} were written; it is damaged, or another "
-                "program changed it"
+                f"{self._where} has {self._length} rows, but {extra[ROWS]} were written; the dataset is damaged, "
+                "or another program changed it"
             )
         digests = json.loads(extra[FILES])
         for name in file_names(self._dataset) if folder is not None else ():
@@ -84,7 +84,7 @@ class LanceStorage(Storage):
             if folder is not None and name in digests:
                 path = folder / "data" / name
                 if file_digest(path, digests[name][0]) != digests[name]:
-                    raise CorruptStoreError(f"{path} differs from what was written; it is damaged")
+                    raise CorruptStoreError(f"{path} differs from what was written; the file is damaged")
 
     def __len__(self) -> int:
         return self._length

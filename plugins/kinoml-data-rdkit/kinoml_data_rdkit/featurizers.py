@@ -179,10 +179,10 @@ class MolecularGraph(Featurizer):
 
 
 def smiles_symbols(smiles: str) -> list[str]:
-    """The symbols of a SMILES, which joined give the SMILES again.
+    """The symbols of a SMILES. Joined together, they are the SMILES again.
 
-    Inside brackets every element of two letters is one symbol. Outside, only Cl and Br are: there, `Sc` is a sulfur and
-    an aromatic carbon.
+    Inside brackets, every element of two letters is one symbol. Outside brackets, only Cl and Br are single symbols:
+    there, `Sc` is a sulfur followed by an aromatic carbon.
     """
     return [
         symbol

@@ -620,7 +620,7 @@ def layouts() -> Iterator[Attack]:
         "shapes that add up to less", corrupt, "its shapes add up to 5", v__values=flat, v__shapes=two - [[0], [1]]
     )
     yield of("negative shapes", corrupt, "negative length", v__values=flat, v__shapes=np.array([[8], [-2]]))
-    yield of("shapes with a point", corrupt, "its shapes are float64", v__values=flat, v__shapes=two * 1.0)
+    yield of("shapes with a point", corrupt, "its shapes are of dtype float64", v__values=flat, v__shapes=two * 1.0)
     yield of("shapes of one axis", corrupt, "1 axes instead of 2", v__values=flat, v__shapes=np.array([2, 4]))
     huge = np.array([[2**32, 2**32], [2, 3]])
     yield of(
@@ -655,7 +655,7 @@ def layouts() -> Iterator[Attack]:
     yield of("a row that is missing", corrupt, "row 1 is missing", X_s0=flat, X_s2=flat)
     yield of("a row twice", corrupt, "a row is stored twice", X_s0=flat, X_s0_=flat)
     yield of("a row of a number of 18 digits", corrupt, "row 0 is missing", **{f"X_s{'9' * 18}": flat})
-    yield of("both ways to name rows", corrupt, "it mixes", X_s0=flat, X_s0_a0=flat)
+    yield of("both ways to name rows", corrupt, "X_s{row} as well as X_s{row}_a{array}", X_s0=flat, X_s0_a0=flat)
     yield of("rows of different dtypes", unsupported, "dtypes", X_s0=flat, X_s1=np.arange(6))
     arrays = {f"X_s0_a{i}": np.zeros(i % 60, "<f4") for i in range(3000)}
     yield of("thousands of arrays in a row", unsupported, "3000 arrays per row", **arrays)

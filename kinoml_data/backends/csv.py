@@ -150,10 +150,15 @@ def _numbers(cells: Any, dtype: str, where: str) -> Any:
     if np.dtype(dtype).kind in "iu":  # Arrow also accepts 0x1f
         _refuse(pc.invert(pc.match_substring_regex(text, "^-?[0-9]+$")), where, problem, cells)
     try:
-        return text.cast(type_)
+        numbers = text.cast(type_)
     except pa.ArrowInvalid:
         _refuse(np.array([not _casts(cell, type_) for cell in text]), where, problem, cells)
         raise
+    if np.dtype(dtype).kind == "f" and (infinite := np.isinf(numbers.to_numpy())).any():
+        # Arrow reads a finite number that is too large as infinity.
+        finite = np.asarray(pc.match_substring_regex(text, "[0-9]"))
+        _refuse(infinite & finite, where, f"does not fit {dtype}", cells)
+    return numbers
 
 
 def _casts(cell: Any, type_: Any) -> bool:

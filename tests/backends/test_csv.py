@@ -11,6 +11,7 @@ from kinoml_data.backends.csv import Csv
 from kinoml_data.backends.parquet.backend import ParquetAwkward
 from kinoml_data.columns import Column, Ragged
 from kinoml_data.errors import CorruptStoreError, SpecError, StoreNotFoundError
+from kinoml_data.factory import load_dataset
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import DatasetSpec
 
@@ -47,11 +48,10 @@ def test_a_float_is_the_nearest_one_to_its_text(tmp_path: Path, text: str) -> No
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_a_dtype_of_the_spec_is_read_from_the_text_itself(tmp_path: Path, dtype: str) -> None:
-    texts = ["0.1", "-0", "16777217", "nan", "-inf", "5.960464477539063e-08"]
+    texts = ["0.1", "-0", "2049" if dtype == "float16" else "16777217", "nan", "-inf", "5.960464477539063e-08"]
     found = read_all(tmp_path, "\n".join(["x", *texts]), {"x": Array(dtype)})["x"]
     assert found.dtype == dtype
-    with np.errstate(over="ignore"):
-        expected = np.array([float(text) for text in texts]).astype(dtype)
+    expected = np.array([float(text) for text in texts]).astype(dtype)
     np.testing.assert_array_equal(found, expected)
     assert np.signbit(found[1])
 
@@ -229,3 +229,17 @@ def test_a_spec_names_the_options_of_the_backend(tmp_path: Path) -> None:
     spec = DatasetSpec.parse({"columns": columns, "X": "y", "meta": ["smiles"], "storage": storage}, tmp_path)
     with load_dataset(spec) as dataset:
         assert len(dataset) == 2
+
+
+@pytest.mark.parametrize(("dtype", "cell"), [(None, "1e400"), ("float32", "-1e39"), ("float16", "70000")])
+def test_a_finite_number_too_large_for_its_dtype_is_refused_and_infinity_is_kept(tmp_path, dtype, cell):
+    path = tmp_path / "data.csv"
+    spec = {"X": "a", "storage": {"backend": "csv", "path": str(path)}}
+    if dtype is not None:
+        spec["columns"] = {"a": {"dtype": dtype}}
+    path.write_text(f"a\n1.5\n-inf\n{cell}\n")
+    with pytest.raises(SpecError, match=rf"row 2: '{cell}' does not fit {dtype or 'float64'}"):
+        load_dataset(spec)
+    path.write_text("a\n1.5\n-inf\n")
+    with load_dataset(spec) as dataset:
+        assert dataset[:][0].tolist() == [1.5, float("-inf")]

@@ -1,4 +1,4 @@
-"""`python -m kinoml_data` is the command `kinoml-data`."""
+"""Runs the command `kinoml-data` for `python -m kinoml_data`."""
 
 from kinoml_data.cli.main import main
 

@@ -46,7 +46,7 @@ class Ragged:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the values and the shapes."""
+        """The number of bytes of the values and the shapes."""
         return self.values.nbytes + self.shapes.nbytes
 
     @overload
@@ -79,7 +79,7 @@ class Ragged:
 
     @classmethod
     def from_strings(cls, strings: Iterable[str]) -> Ragged:
-        """The UTF-8 bytes of each string."""
+        """A `Ragged` of the UTF-8 bytes of each string."""
         encoded = [text.encode() for text in strings]
         shapes = np.fromiter(map(len, encoded), np.int64, len(encoded)).reshape(-1, 1)
         return cls(np.frombuffer(bytearray(b"".join(encoded)), np.uint8), shapes)
@@ -136,7 +136,7 @@ def gather(values: NDArray[Any], starts: NDArray[np.int64], stops: NDArray[np.in
 def cast(values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int | None]:
     """Convert values to another dtype.
 
-    An integer fits if it is converted exactly, a floating-point number if a finite value does not become infinite.
+    An integer fits if its conversion is exact. A floating-point number fits unless it is finite and becomes infinite.
 
     Returns:
         The converted values, and the flat position of the first value that does not fit; None if all fit.

@@ -38,7 +38,7 @@ def convert(
 ) -> CompleteSpec:
     """Copy a dataset into another store, together with its splits and its spec.
 
-    The columns are copied as they are stored, without the casts of the spec, which is copied along: what is loaded
+    The columns are copied as they are stored, without the casts of the spec. The spec is copied too, so what is loaded
     from the copy equals the source bit for bit. If the source is a view, its rows are copied and its splits are
     renumbered. The copy is read back and compared with the source before it replaces an existing store.
 
@@ -56,7 +56,7 @@ def convert(
         SpecError: the target is not valid. Opening the source raises the errors of `load_dataset`.
         UnsupportedStoreError: the backend cannot write, cannot overwrite, or cannot store a column or the splits.
         StoreExistsError: the target exists and `overwrite` is False.
-        StoreWriteError: the operating system refused; an existing store is unchanged.
+        StoreWriteError: the operating system failed to write; an existing store is unchanged.
         CorruptStoreError: the copy differs from the source; an existing store is unchanged.
     """
     if isinstance(source, XyDataset):
@@ -161,7 +161,7 @@ def _refuse(backend: Backend, columns: Mapping[str, Array], *, overwrite: bool, 
 
 
 class _Digests:
-    """For each column a digest of its rows' checksums, taken as the rows pass in order."""
+    """A digest of the row checksums of each column, updated as the rows pass in order."""
 
     def __init__(self, columns: Mapping[str, Array]) -> None:
         self.rows = 0

@@ -103,7 +103,7 @@ def from_arrays(X: Any, y: Any = None, splits: Mapping[str, Any] | None = None) 
     """Make a dataset from Python arrays.
 
     Args:
-        X, y: one row per entry of the first axis: an array, a tensor, a list of arrays of different shapes, or
+        X, y: one row per entry along the first axis: an array, a tensor, a list of arrays of different shapes, or
             `{name: values}` for several columns. y may be None.
         splits: row numbers by name, or `{"ratios": {...}, "seed": 0}`.
 

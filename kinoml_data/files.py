@@ -288,7 +288,7 @@ class MappedFile(PositionedFile):
         return columns.gather(self._bytes, offsets, ends)
 
     def close(self) -> None:
-        """Close the file; the mapping ends with the last array over it."""
+        """Close the file. The mapping lasts until the last array over it is gone."""
         super().close()
         self._bytes, self._view = np.empty(0, np.uint8), memoryview(b"")
 
@@ -316,7 +316,7 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
     Raises:
         StoreExistsError: the target exists and `overwrite` is False, or it appeared while the block ran.
-        StoreWriteError: the operating system refused. If the disk is full, the error specifies the free space.
+        StoreWriteError: the operating system failed to write. If the disk is full, the error specifies the free space.
     """
     if not overwrite and os.path.lexists(target):
         how = "pass overwrite=True (--overwrite on the command line) to replace it"
@@ -354,7 +354,7 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _room(folder: Path) -> str:
-    """The end of the message for a full disk: the space that is free after the new store was removed."""
+    """The end of the message for a full disk: the space that is free after the new store has been removed."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError:

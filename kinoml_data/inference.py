@@ -25,7 +25,7 @@ def complete(spec: DatasetSpec, storage: Storage, dtype: str | Mapping[str, str]
         dtype: the dtype of all floating-point columns in X and y, or dtypes by column, "X" or "y".
 
     Raises:
-        SpecError: the roles cannot be guessed, or the parts do not fit together; `dtype` is not valid.
+        SpecError: the roles cannot be guessed, the parts do not fit together, or `dtype` is not valid.
         CorruptStoreError: the embedded spec is not valid.
     """
     if spec.columns is None and storage.spec is not None:

@@ -1,7 +1,7 @@
-"""Every name that a plugin may import, on one page.
+"""Every name that the author of a plugin needs, in one module.
 
 A plugin imports from `kinoml_data`, `kinoml_data.plugin`, `kinoml_data.errors`, `kinoml_data.testing` and
-`kinoml_data.torch_datasets`. All other modules are private and may change in any release. Importing this page imports
+`kinoml_data.torch_datasets`. All other modules are private and may change in any release. Importing this module imports
 neither torch nor pyarrow; the names that need them are loaded on first use.
 """
 

@@ -114,7 +114,7 @@ class Registry:
         return owners[0].names[kind][name]
 
     def all(self, kind: str) -> dict[str, tuple[type, Plugin]]:
-        """Every class of a kind in `KINDS` with its plugin, by name; if two plugins register a name, its owner's.
+        """Every class of a kind in `KINDS` with its plugin, by name. If two plugins register a name, its owner's class.
 
         Imports all plugins, one after the other.
         """

@@ -50,7 +50,7 @@ def load_datasets(
 
 
 def _several(specs: Any, base: Path | None) -> dict[str, Callable[[], DatasetSpec]]:
-    """A function that makes the spec, for each dataset."""
+    """For each dataset, a function that makes its spec."""
     where = ""
     if isinstance(specs, (str, os.PathLike)):
         path = Path(specs)

@@ -31,7 +31,7 @@ class Csv(Backend):
 
     Attributes:
         path: the file, in UTF-8.
-        delimiter: one character; a space for most .smi files.
+        delimiter: the character between two values; most .smi files need a space.
         header: False if the first line is a row; the columns are then called "0", "1", ..., or as in `names`.
         names: the names of the columns, instead of those in the header.
         dtypes: the dtypes of some columns if the spec does not declare them: `{id: str}`. This is how the source of
@@ -47,13 +47,13 @@ class Csv(Backend):
     dtypes: dict[str, str] = Field(default_factory=dict)
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
-        """See `Backend.open`.
+        """Read the table into memory; see `Backend.open`.
 
         Raises:
             StoreNotFoundError: there is no such regular file.
             CorruptStoreError: a value is missing, rows differ in length, or the text is not UTF-8.
             StoreReadError: the operating system failed to read.
-            SpecError: a text is not of the declared dtype, the table has no rows to infer a dtype from, or none of
+            SpecError: a value is not of the declared dtype, the table has no rows to infer a dtype from, or none of
                 `columns` is in the table.
         """
         from kinoml_data.layouts.arrow import arrow_errors, column_from_arrow, select_columns
@@ -172,7 +172,7 @@ def _casts(cell: Any, type_: Any) -> bool:
 
 
 def _refuse(wrong: Any, where: str, problem: str, cells: Any = None) -> None:
-    """Raise if `wrong` is true for a row: a `SpecError` that quotes the first such cell if `cells` are given.
+    """Raise an error if `wrong` is true for a row. If `cells` are given, the error quotes the first such cell.
 
     Raises:
         CorruptStoreError: `wrong` is true for a row, and `cells` are not given.

@@ -1,4 +1,4 @@
-"""`featurize-on-access`: features that are computed from raw rows when they are read, and remembered."""
+"""`featurize-on-access`: computes features from raw rows when the rows are read, and remembers them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class FeaturizeOnAccess(Backend):
     def _split_data(
         self, data: Mapping[str, Any], columns: Mapping[str, Array] | None
     ) -> tuple[dict[str, Sequence[Any]], dict[str, Any]]:
-        """The caller's values that the featurizer is called with, unchanged, and the columns to pass through."""
+        """Split the caller's data into the featurizer's inputs, unchanged, and the columns to pass through."""
         inputs = self.input_names
         if inputs is None:
             inputs = tuple(name for name in data if name not in (columns or {}))
@@ -227,7 +227,7 @@ def _outputs_of_function(raw_columns: Mapping[str, Array], columns: Mapping[str,
 
 
 def _array(name: str, value: Any, declared: Array) -> NDArray[Any]:
-    """One output in its declared dtype and shape. It is a copy, because the featurizer may reuse its buffer."""
+    """Copy one output to its declared dtype and shape. A copy is needed because the featurizer may reuse its buffer."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"column {quoted(name)} is a masked array; fill in its missing values first")
     array = np.asarray(value)

@@ -1,4 +1,4 @@
-"""`in-memory`: Python arrays of the caller, or all rows of another backend, read once."""
+"""`in-memory`: the caller's Python arrays, or all rows of another backend, which are read once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class InMemory(Backend):
 
     Attributes:
         source: the backend to read; without one, the columns come from `load_dataset(data=...)`.
-        device: the device on which to keep X and y, such as "cuda". Worker processes are then refused.
+        device: the device on which to keep X and y, such as "cuda". A loader with worker processes is then refused.
         progress: True shows a progress bar while the source is read.
     """
 
@@ -84,7 +84,7 @@ def _check_device(device: str | None) -> None:
 def columns_of(
     data: Mapping[str, Any], columns: Mapping[str, Array] | None
 ) -> tuple[dict[str, Array], dict[str, Column]]:
-    """Python values as columns: arrays, tensors, awkward arrays, lists of arrays of different shapes, or strings.
+    """Convert Python values to columns: arrays, tensors, awkward arrays, lists of arrays of any shapes, or strings.
 
     Args:
         data: the values by column, one entry per row.

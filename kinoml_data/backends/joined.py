@@ -91,7 +91,7 @@ class Joined(Backend):
 
 @dataclass(frozen=True)
 class _Join:
-    """An open table, the column of the source that points into it, and its columns: `{name here: name there}`."""
+    """An open table, the column of the source that points into it, and the joined columns, named as in `Table`."""
 
     index: str
     storage: Storage
@@ -131,7 +131,7 @@ class JoinedStorage(Storage):
         self.shareable = all(part.shareable for part in parts)
 
     def _check(self, join: _Join) -> None:
-        """Raise an error of the class if a row of the source does not point into the table."""
+        """Check that each row of the source points into the table; raises the errors of the class."""
         index = self._source.columns.get(join.index)
         if index is None:
             raise SpecError(f"tables: {unknown(join.index, self._source.columns, 'column of the source')}")
@@ -191,10 +191,10 @@ class JoinedStorage(Storage):
 
 
 def _spec_of(source: Storage, joins: Sequence[_Join]) -> str | None:
-    """The spec of the joined dataset as JSON: that of the source, without the indices, plus the tables' columns in X.
+    """The joined dataset's spec as JSON: the source's spec without index columns, with the tables' columns added to X.
 
-    None if no column can be X. If the embedded spec of a part is not valid, it is returned unchanged, and the caller
-    rejects it.
+    It is None if no column can be X. If the embedded spec of the source or of a table is not valid, that spec is
+    returned unchanged, and the caller rejects it.
 
     Raises:
         SpecError: two columns have the same name.
@@ -242,14 +242,14 @@ def _role(names: list[str]) -> str | list[str] | None:
 
 
 def _embedded(text: str) -> dict[str, Any]:
-    """The embedded spec of a part as a mapping, in which all roles are sequences."""
+    """The embedded spec of the source or of a table as a mapping, in which all roles are sequences."""
     spec = DatasetSpec.parse(config.parse(text.encode(), ".json") | STORAGE)
     roles = {"X": spec.X_names, "y": spec.y_names, "meta": spec.meta}
     return {**spec.to_mapping(), "columns": spec.columns or {}, **roles}
 
 
 def _guessed(source: Storage, indices: Sequence[str]) -> dict[str, Any]:
-    """A spec of a source without one: roles are guessed as for a data file, but no index has a role."""
+    """A spec for a source that has none: roles are guessed as for a data file, but no index column has a role."""
     numeric = [name for name, array in source.columns.items() if not array.is_string and name not in indices]
     y = guess_y(numeric)
     return {

@@ -69,7 +69,7 @@ def _abilities(backend: Any) -> list[str]:
 
 
 def _classes(kind: str) -> Iterator[tuple[str, type, Plugin, str]]:
-    """Name, class, plugin and problem of every registered class of a kind, also of those that are not used."""
+    """Name, class, plugin and problem of every registered class of a kind, including those that are not used."""
     from kinoml_data.registry import registry
 
     classes = registry().all(kind)

@@ -59,7 +59,7 @@ def _plain(value: Any) -> str:
 
 
 def _chain(storage: Mapping[str, Any]) -> str:
-    """`in-memory over npz-lazy (path: x.npz)`."""
+    """A storage and its sources as text, such as `in-memory over npz-lazy (path: x.npz)`."""
     options = ", ".join(f"{k}: {_plain(value)}" for k, value in storage.items() if k not in ("backend", "source"))
     text = storage["backend"] + (f" ({options})" if options else "")
     source = storage.get("source")
@@ -103,7 +103,7 @@ def _shapes(dataset: XyDataset, name: str, stored: Array, sample: int) -> tuple[
 
 
 def _shape(array: Array, stored: Array, shapes: Any) -> str:
-    """`(53, 24-96)`: the shortest and the longest length of a ragged axis."""
+    """A shape as text, such as `(53, 24-96)`, with the shortest and the longest length of a ragged axis."""
     known = shapes is not None and len(shapes) > 0
     if array.is_string:
         return f"{_range(shapes)} bytes" if known else ""

@@ -36,7 +36,7 @@ def say(text: str, *, style: str | None = None, stderr: bool = False) -> None:
 
 
 def show(console: Console, *parts: Any) -> None:
-    """Print tables, without the blanks that fill the last column if the output is not a terminal."""
+    """Print tables. If the output is not a terminal, leave out the blanks that fill the last column."""
     if console.is_terminal:
         console.print(*parts, sep="\n", markup=False)
         return
@@ -93,11 +93,11 @@ def progress(task: str) -> Iterator[Callable[..., None]]:
 
 @contextmanager
 def open_dataset(path: str, settings: Sequence[str] | None = None) -> Iterator[XyDataset]:
-    """The dataset of a path, closed at the end; a terminal shows that it is being opened.
+    """Open the dataset of a path for the block, and close it afterwards. A terminal shows that it is being opened.
 
     Args:
         path: a data file or a spec.
-        settings: `key.key=value`, other values in its spec.
+        settings: texts such as `key.key=value`, which replace values in its spec.
     """
     from kinoml_data.factory import load_dataset
 

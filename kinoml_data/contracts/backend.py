@@ -35,8 +35,8 @@ from kinoml_data.spec.parts import NamedRef
 class Storage(ABC):
     """An open dataset: named columns of rows, read a batch at a time. A context manager that closes itself.
 
-    A storage belongs to the process that opened it. It is never pickled and needs no care for fork,
-    unless `shareable` is True.
+    A storage belongs to the process that opened it. Unless `shareable` is True, it is never pickled and does
+    not have to work in a forked process.
 
     Attributes:
         columns: the stored columns, by name.
@@ -79,7 +79,7 @@ class Storage(ABC):
         """
 
     def read_row(self, row: int, columns: Sequence[str]) -> Mapping[str, NDArray[Any]]:
-        """Read one row, each column as a new array in its own shape; raises as `read`.
+        """Read one row, each column as a new array in its own shape; raises the errors of `read`.
 
         Override this if there is a shorter way than `read`.
         """
@@ -90,7 +90,7 @@ class Storage(ABC):
         return None
 
     def batches(self, columns: Sequence[str] | None = None, size: int = 1024) -> Iterator[Columns]:
-        """All rows in order, `size` at a time, of some columns or of all; raises as `read`."""
+        """All rows in order, `size` at a time, of some columns or of all; raises the errors of `read`."""
         names = list(self.columns if columns is None else columns)
         for start in range(0, len(self), size):
             yield self.read(np.arange(start, min(start + size, len(self))), names)
@@ -175,7 +175,7 @@ class Backend(Model, ABC):
 
         Raises:
             StoreExistsError: the store exists and `overwrite` is False.
-            StoreWriteError: the operating system refused; the old store is unchanged.
+            StoreWriteError: the operating system failed to write; the old store is unchanged.
             UnsupportedStoreError: the backend cannot store a column, or cannot overwrite. Raised before any batch is
                 read.
             SpecError: a batch does not match `columns`.
@@ -185,7 +185,9 @@ class Backend(Model, ABC):
     def with_objects(
         self, *, data: Mapping[str, Any] | None = None, featurizer: Callable[..., Any] | None = None
     ) -> Backend:
-        """This backend over Python objects, which no spec can name. A backend with a `source` passes them on to it.
+        """This backend with the caller's Python objects, which no spec can name.
+
+        A backend with a `source` passes them on to it.
 
         Args:
             data: values by column, one entry per row.

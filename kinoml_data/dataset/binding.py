@@ -84,7 +84,7 @@ class Binding:
         return {plan.name: _adapt(columns[plan.stored_as], plan, rows) for plan in plans}
 
     def read_row(self, row: int, names: tuple[str, ...]) -> Mapping[str, NDArray[Any]]:
-        """Read one row of the columns `names`, each as a new array in its own shape; raises as `read`."""
+        """Read one row of the columns `names`, each as a new array in its own shape; raises the errors of `read`."""
         if self._device is not None:
             return self._device.read_row(row, names)
         if names in self._direct_names:
@@ -99,7 +99,7 @@ class Binding:
         return self.storage.columns[self._plans[name].stored_as]
 
     def read_stored(self, rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, Column]:
-        """Read some rows of the columns `names` as they are stored; raises as `Storage.read`."""
+        """Read some rows of the columns `names` as they are stored; raises the errors of `Storage.read`."""
         stored_names = {name: self._plans[name].stored_as for name in names}
         columns = self._read(rows, list(stored_names.values()))
         return {name: columns[stored_as] for name, stored_as in stored_names.items()}
@@ -109,7 +109,7 @@ class Binding:
         return self.storage.shapes(self._plans[name].stored_as)
 
     def _read(self, rows: NDArray[np.int64], stored_names: list[str]) -> Columns:
-        """Read from the storage and check what it returns: too few rows would only make an epoch shorter."""
+        """Read from the storage and check the result: missing rows would only make an epoch shorter."""
         columns = self.storage.read(rows, stored_names)
         for name in stored_names:
             column = columns[name]

@@ -80,7 +80,7 @@ class Collater:
         self._forms = _column_forms(spec, collate if self._batch_form is None else "packed")
 
     def __call__(self, samples: Batch | Sequence[Any]) -> Any:
-        """`(X, y)` of a batch or of a list of `(X, y)` samples, or what a plugin's form makes of them."""
+        """Collate a batch, or a list of `(X, y)` samples, to `(X, y)` or to the object that a plugin's form makes."""
         if isinstance(samples, Batch):
             columns = samples.columns
             return self._batch({name: self._formed(name, columns[name]) for name in self.names})
@@ -109,7 +109,7 @@ class Collater:
         return _part(self.X, tensors), _part(self.y, tensors)
 
     def ragged(self, name: str, column: Ragged) -> Form:
-        """A ragged column in its form."""
+        """A ragged column in its collate form."""
         return formed(self._forms[name], column, self.arrays[name])
 
 
@@ -129,7 +129,7 @@ def _joined(rows: list[Tensor], array: Array) -> Any:
 
 
 def _batch_form(spec: CompleteSpec, collate: Any) -> BatchForm | None:
-    """The requested form of a plugin; None if a form of a column is requested."""
+    """The form of a plugin that is requested; None if forms of single columns are requested."""
     if isinstance(collate, str) and collate not in FORMS and (cls := registry.collate_form(collate)):
         return cls(spec)
     return collate if isinstance(collate, BatchForm) else None

@@ -36,7 +36,7 @@ class XyDataset(Dataset[Any]):
 
     Attributes:
         spec: the complete spec.
-        observation_model: from predicted dG/kT to the measured scale; the identity if the spec names no model.
+        observation_model: converts predicted dG/kT to the measured scale; the identity if the spec names no model.
         collate_fn: collates a batch of this dataset, or a list of its samples.
     """
 
@@ -91,7 +91,7 @@ class XyDataset(Dataset[Any]):
     # -- views
 
     def split(self, name: str) -> XyDataset:
-        """A view of the rows in a split. Of a view, it contains the rows in the split, in the order of the view.
+        """A view of the rows in a split. If this dataset is a view, only its own rows are kept, in its order.
 
         Raises:
             SplitError: there is no split of this name.
@@ -146,12 +146,12 @@ class XyDataset(Dataset[Any]):
 
     @property
     def rows(self) -> RowNumbers:
-        """int64 `(len,)`: the row number in the store of each position."""
+        """The row number in the store of each sample: int64 `(len,)`."""
         return np.arange(len(self), dtype=np.int64) if self._rows is None else self._rows.copy()
 
     @property
     def indices(self) -> dict[str, RowNumbers]:
-        """int64 `(n,)` for each split: the positions in this dataset of its rows. Empty if there are no splits."""
+        """The positions in this dataset of each split's rows: int64 `(n,)` by split. Empty if there are no splits."""
         splits = self._session.splits
         if self._rows is None:
             return {name: rows.copy() for name, rows in splits.items()}
@@ -196,7 +196,7 @@ class XyDataset(Dataset[Any]):
         return shapes if isinstance(role, tuple) else shapes.get(role) if role is not None else None
 
     def estimate_input_size(self) -> Any:
-        """The shape of one X; that of the first sample if shapes differ; `{column: shape}` if X is a list."""
+        """The shape of one X: that of the first sample if shapes differ, and `{column: shape}` if X is a list."""
         shapes: dict[str, tuple[int | None, ...]] = {n: self.spec.columns[n].shape for n in self.spec.X_names}
         if any(None in shape for shape in shapes.values()):
             first = self[0][0]
@@ -217,13 +217,14 @@ class XyDataset(Dataset[Any]):
         """A `DataLoader` over this dataset.
 
         Batches are read in this process unless `num_workers` is given. That is the fastest way for every backend that
-        stores features. For a backend that computes them, it is the fastest after the first epoch if it remembers them.
+        stores features. For a backend that computes features and remembers them, it is the fastest way after
+        the first epoch.
 
         Args:
             collate: a form for all ragged columns, `{column: form}`, or the form of a plugin for the whole batch; by
                 default that of the dataset.
-            seed: makes the order of `shuffle=True` reproducible: each epoch of the loader has another order, and the
-                orders are the same with and without workers.
+            seed: makes the order of `shuffle=True` reproducible: each epoch of the loader has a different order, and
+                the orders are the same with and without workers.
             prefetch: the number of batches that a thread reads ahead while the model works.
             group_by_length: a ragged column; rows of similar size share a batch, which reduces padding.
             kwargs: arguments of `DataLoader`. Workers live as long as the loader, and a worker that hangs for

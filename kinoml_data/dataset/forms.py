@@ -51,8 +51,8 @@ Form: TypeAlias = Tensor | list[Tensor] | Packed | PadMask
 class RebuiltList(list[Any]):
     """A list of tensors, or of lists of tensors, that is pickled as the source from which it was built.
 
-    The source has few tensors, and each one costs a file descriptor on its way to another process. If items were
-    replaced since, the list is pickled as it is.
+    The source has few tensors, and each one costs a file descriptor on its way to another process. If items have been
+    replaced since then, the list is pickled as it is.
     """
 
     def __init__(self, build: Callable[[Any], list[Any]], source: Any) -> None:
@@ -65,7 +65,7 @@ class RebuiltList(list[Any]):
 
 
 def built_list(build: Callable[[Any], list[Any]], source: Any) -> list[Any]:
-    """`build(source)`; in a worker process as a `RebuiltList`."""
+    """The list `build(source)`; in a worker process, it is a `RebuiltList`."""
     return build(source) if get_worker_info() is None else RebuiltList(build, source)
 
 

@@ -1,4 +1,4 @@
-"""Converts any index that a user may write to positions. The whole library uses it."""
+"""Converts any index that a user may give into positions, for the whole library."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def normalize_index(index: Any, length: int) -> tuple[NDArray[np.int64], bool]:
     """Translate an index as numpy does, without guessing.
 
     Args:
-        index: an int (also of numpy, or an integer tensor without axes), a slice, a list, range, array or tensor of
-            ints, or a boolean mask of `length` entries.
+        index: an int (of Python or numpy, or an integer tensor without axes), a slice, a list, range, array or tensor
+            of ints, or a boolean mask of `length` entries.
         length: the number of rows.
 
     Returns:

@@ -66,7 +66,7 @@ class Session:
 
     @property
     def splits(self) -> dict[str, splits.RowNumbers]:
-        """The row numbers of every split; raises as `binding`."""
+        """The row numbers of every split; raises the errors of `binding`."""
         if self._splits is None:
             binding = self.binding
             self._splits = splits.resolve(self.spec, binding.storage.arrays, binding.length)
@@ -134,7 +134,7 @@ def _refuse_workers(storage: Storage | None) -> None:
 
 
 def _reduce_for_worker(session: Session) -> tuple[Any, ...]:
-    """How a session goes to a spawned process: with a shareable storage, it needs no backend there."""
+    """How a session is pickled for a spawned process. With a shareable storage, it needs no backend there."""
     _refuse_workers(session._storage)
     state = session.__getstate__()
     if session._storage is not None and session._storage.shareable:

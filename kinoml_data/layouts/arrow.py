@@ -62,6 +62,7 @@ def dtype_of(type_: Any, where: str) -> tuple[int, str]:
     """The depth of the lists in an Arrow type, and the dtype of their values: one of `DTYPES`, or `NULL`.
 
     Args:
+        type_: a `pyarrow.DataType`.
         where: the file and the column, for the error.
 
     Raises:
@@ -225,7 +226,7 @@ def _axis(lengths: NDArray[np.int64], declared: int | None) -> int | None:
 def column_of(array: Array, parts: Sequence[ArrowRows], declared: Array | None = None) -> Column:
     """The rows of a column in one piece. If only one part has values, they are not copied and may not be writable.
 
-    If a row does not show an axis, its length there is that of `declared`, or of `array` by default; 0 if it is ragged.
+    An axis that a row does not show has the length that `declared` specifies, or by default `array`; 0 if it is ragged.
     """
     filled = [part.values for part in parts if len(part.values)]
     if len(filled) == 1 and filled[0].dtype == array.numpy:
@@ -285,7 +286,7 @@ def arrow_column(
         chunks: the rows, as `pyarrow.Array`s in order.
         where: the file and the column, for errors.
         first: the number of the first row, for errors.
-        declared: the column as the spec declares it: the length of an axis that a row does not show.
+        declared: the column as the spec declares it; it provides the length of an axis that a row does not show.
 
     Raises:
         CorruptStoreError: a value is null, or the lists of a row do not form a rectangular array.

@@ -19,7 +19,7 @@ The metadata of the schema contains:
 | `kinoml_data.columns` | JSON: `{column: {"dtype": "float32", "shape": [2, "*"]}}` |
 | `kinoml_data.arrays` | JSON: `{array: {"dtype": "<i8", "shape": [800], "data": base64 of the bytes in C order}}` |
 | `kinoml_data.spec` | the embedded spec as JSON, if there is one |
-| `kinoml_data.digest` | hex: BLAKE2b of 16 bytes over all other such keys and their values, as JSON with sorted keys |
+| `kinoml_data.digest` | hex: 16-byte BLAKE2b digest of all other such keys and their values, as JSON with sorted keys |
 
 A container may add keys of its own.
 """

@@ -46,13 +46,13 @@ SMALL_ROW = 16  # bytes; a fixed column with rows of up to this size is kept in 
 
 
 class Container(Protocol):
-    """An open container, which raises errors of this library only."""
+    """An open container, which raises only errors of this library."""
 
     def array(self, key: str) -> Any:
         """An array from which rows are read: it has `dtype`, `shape` and slices."""
 
     def whole(self, key: str) -> NDArray[Any]:
-        """All of an array, in native byte order."""
+        """All values of an array, in native byte order."""
 
 
 class AppendableArray(Protocol):
@@ -236,7 +236,7 @@ def check_names(backend: str, names: Collection[str], arrays: Collection[str], r
 def column_digest(
     dtype: str, shape: Sequence[int], shapes: NDArray[np.int64] | None, checksums: NDArray[np.uint32]
 ) -> str:
-    """BLAKE2b with 16 bytes, in hex, over everything that is stored of a column except its values.
+    """The 16-byte BLAKE2b digest, in hex, of everything that is stored for a column except its values.
 
     Args:
         dtype, shape: the dtype and the shape of the array that contains the values.
@@ -251,7 +251,7 @@ def column_digest(
 
 
 def array_digest(array: NDArray[Any]) -> str:
-    """BLAKE2b with 16 bytes, in hex, over the dtype, the shape and the values of an array."""
+    """The 16-byte BLAKE2b digest, in hex, of the dtype, the shape and the values of an array."""
     digest = hashlib.blake2b(json.dumps([array.dtype.name, *array.shape]).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()

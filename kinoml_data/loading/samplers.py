@@ -16,13 +16,13 @@ class LengthBatchSampler(Sampler[list[int]]):
     """Batches of rows of similar length, in random order.
 
     Rows are shuffled, sorted by length within windows of 50 batches and cut into batches, which are then shuffled.
-    Every row comes once per epoch, and the batches differ from epoch to epoch. After `set_epoch` they depend only on
+    Every row occurs once per epoch, and the batches differ from epoch to epoch. After `set_epoch` they depend only on
     the generator's seed and that epoch, not on what was drawn before, so that a run can be resumed.
 
     Args:
-        lengths: int64 `(rows,)`.
+        lengths: int64 `(rows,)`, the length of each row.
         batch_size: rows per batch.
-        shuffle: if False, rows come from short to long, in the same order in every epoch.
+        shuffle: if False, rows are sorted from short to long, in the same order in every epoch.
         drop_last: leave out the last batch if it is not full.
         generator: the source of the random order; by default torch's own.
     """
@@ -52,7 +52,7 @@ class LengthBatchSampler(Sampler[list[int]]):
             yield batch.tolist()
 
     def set_epoch(self, epoch: int) -> None:
-        """Give the batches of this epoch until `set_epoch` is called again."""
+        """Yield the batches of this epoch until `set_epoch` is called again."""
         self.epoch = epoch
 
     def _seed(self) -> int | list[int]:

@@ -61,7 +61,7 @@ class Array(Model):
         shape: the axes of one row; None (`"*"` in a file) for an axis whose length differs between rows.
         stored_as: the name of the column in the store, if it differs.
         cast: "safe" allows a smaller dtype in the store; "same_kind" also allows a larger one, and checks every value.
-        packbits: True if the store contains the bits of the last axis packed into uint8, as `numpy.packbits` does it.
+        packbits: True if the store contains the bits of the last axis packed into uint8, as by `numpy.packbits`.
     """
 
     dtype: str = "float32"
@@ -101,7 +101,7 @@ class Array(Model):
         return np.empty((0, *self.row_shape), self.numpy)
 
     def __str__(self) -> str:
-        """Such as `float32 (53, *)`; only the dtype if a row is a single value."""
+        """The description as text, such as `float32 (53, *)`; only the dtype if a row is a single value."""
         if not self.shape:
             return self.dtype
         axes = ", ".join("*" if axis is None else str(axis) for axis in self.shape)

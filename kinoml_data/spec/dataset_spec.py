@@ -222,7 +222,7 @@ class CompleteSpec(DatasetSpec):
 
     @classmethod
     def of(cls, spec: DatasetSpec, **parts: Any) -> CompleteSpec:
-        """`spec` with the parts that it leaves open. See `DatasetSpec.replace`."""
+        """Complete `spec` with values for the fields that it leaves open; see `DatasetSpec.replace`."""
         complete = cls.model_construct(**{name: getattr(spec, name) for name in cls.model_fields} | parts)
         complete._base, complete._root, complete._objects = spec._base, spec._root, spec._objects
         complete._check()

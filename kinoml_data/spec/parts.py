@@ -93,7 +93,7 @@ class RatioSplits(Model):
 
 
 class CollateForm(Model):
-    """A collate form and the value that its padding has: `{form: pad, value: 0}`."""
+    """A collate form and the value that it pads with: `{form: pad, value: 0}`."""
 
     form: str
     value: float | int | None = None
@@ -127,7 +127,7 @@ def _kind_of_splits(value: Any) -> str:
 def _by(kind: Callable[[Any], str], message: str = "") -> Any:
     """A union whose member is chosen by `kind`, so that errors are about that member only.
 
-    `message` is the error for a value that is of no member's kind.
+    `message` is the error for a value whose kind is that of no member.
     """
     return Discriminator(kind, custom_error_type="choice", custom_error_message=message)
 

@@ -85,7 +85,7 @@ class Reader(RuleBasedStateMachine):
 
     @rule()
     def pickle(self) -> None:
-        """Pickle the backend, as if it was sent to another process."""
+        """Pickle the backend, as if it were sent to another process."""
         self._backend = pickle.loads(pickle.dumps(self._backend))
         self.reopen(True)
 

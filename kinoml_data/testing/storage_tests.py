@@ -100,7 +100,7 @@ class StorageTests(Suite):
             same_rows(two, example, range(len(example)))
 
     def test_closing_lets_go_of_files(self, shared: Shared) -> None:
-        """A backend may close a file a moment later, in a thread of its own; no opening may leave one behind."""
+        """No file stays open after closing; a backend may close it a moment later, in a thread of its own."""
         example, stored = shared(examples.mixed())
 
         def open_and_close(times: int) -> None:

@@ -42,8 +42,8 @@ class PrefeaturizedTorchDataset(CoreDataset):
         observation_model: a function from predicted to observed y; by default the identity.
 
     Attributes:
-        device: where tensors are moved: "cuda" if a GPU is available, otherwise "cpu". Worker processes return CPU
-            tensors.
+        device: the device that tensors are moved to: "cuda" if a GPU is available, otherwise "cpu". Worker
+            processes return CPU tensors.
     """
 
     def __init__(self, systems: Any, measurements: Any, observation_model: Callable[..., Any] | None = None) -> None:
@@ -229,7 +229,7 @@ class AwkwardArrayDataset(CoreDataset):
 
     @classmethod
     def from_parquet(cls, path: Path_, **kwargs: Any) -> AwkwardArrayDataset:
-        """Read a Parquet file written by `ak.to_parquet`. With `kwargs`, it is read by `ak.from_parquet`."""
+        """Read a Parquet file written by `ak.to_parquet`. If there are `kwargs`, `ak.from_parquet` reads it."""
         if kwargs:
             import awkward as ak
 

@@ -62,12 +62,12 @@ class Archive(Directory):
         return kinds
 
     def forget_names(self) -> None:
-        """See `Directory`; the headers of all members are read first."""
+        """Read the headers of all members, then drop the names from memory; see `Directory.forget_names`."""
         self.resolve(np.arange(len(self)))
         super().forget_names()
 
     def compare_rest(self) -> None:
-        """Compare the local headers of all members that were not resolved; then every byte of the file is covered."""
+        """Compare the local headers of members that were not resolved, so that all bytes of the file are covered."""
         todo = np.flatnonzero(self._kind < 0)
         for a in range(0, len(todo), 1 << 15):
             self.compare_headers(todo[a : a + (1 << 15)], 0)
@@ -204,11 +204,11 @@ class Archive(Directory):
         return out, header
 
     def extent(self, member: int, offset: int, out: NDArray[np.uint8]) -> None:
-        """Fill `out` from a byte offset of a resolved, stored member's array; not compared with its CRC-32."""
+        """Fill `out` from a byte offset in the array of a resolved, stored member, without comparing its CRC-32."""
         self.file.read_into(self._payload.item(member) + offset, out)
 
     def extents(self, member: int, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Byte ranges of a stored member's array, end to end; not compared with its CRC-32."""
+        """Read byte ranges of a stored member's array, end to end, without comparing its CRC-32."""
         self.resolve(np.array([member]))
         return self.file.gather(self._payload[member] + offsets, sizes)
 

@@ -206,7 +206,7 @@ class _FlatColumn(_Column):
 
 
 class _MembersColumn(_Column):
-    """A column of one member per row, as KinoML writes them."""
+    """A column that is stored as one member per row, as KinoML writes it."""
 
     def __init__(self, archive: Archive, name: str, rows: NDArray[np.int64], members: NDArray[np.int64]) -> None:
         self._archive = archive

@@ -39,7 +39,7 @@ MAX_ARRAYS = 1024  # per row; each is a column, and opening takes time in propor
 
 
 def row_and_array(key: str) -> tuple[int, int | None] | None:
-    """The row and the array of a name such as `X_s{row}_a{array}_`, or None for the array; None for other names."""
+    """The row and array numbers in `X_s{row}_a{array}_`, or the row number and None in `X_s{row}_`; None otherwise."""
     match = _PER_ROW.fullmatch(key)
     if match is None:
         return None

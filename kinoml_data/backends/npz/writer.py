@@ -1,6 +1,6 @@
 """Writing the flat NPZ layout, completely or not at all, batch by batch.
 
-A zip file contains its members one after another, but the rows of all columns come side by side. Each array is
+A zip file contains its members one after another, but each batch of rows contains all columns. Each array is
 therefore written to temporary files first, in segments. A segment is deleted as soon as it has been copied into the zip
 file, so that the disk needs room for the file and for one segment, not for the data twice.
 """
@@ -51,7 +51,7 @@ def write(
 
 
 class _Spool:
-    """One array of the file, which is appended to, in segments that are files without a name.
+    """One array of the file, to which rows are appended. It is kept in segments, which are files without a name.
 
     The system removes a file without a name as soon as it is closed, even if the process is killed.
     """

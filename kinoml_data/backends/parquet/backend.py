@@ -1,6 +1,6 @@
 """`parquet-awkward`: a Parquet file, decoded once into memory, or by row group if it is too large for that.
 
-It reads KinoML's files, tables of other programs, and the files that it writes, see `layout.py`.
+It reads KinoML's files, tables of other programs, and the files that it writes; see `layout.py`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class ParquetAwkward(Backend):
 
     Attributes:
         path: the file.
-        memory_budget: bytes; a file that is larger when decoded is read by row group, and up to this many bytes of
-            decoded row groups are remembered.
+        memory_budget: a number of bytes. A file that takes more when decoded is read by row group, and decoded row
+            groups are remembered up to this size.
     """
 
     name = "parquet-awkward"
@@ -40,7 +40,7 @@ class ParquetAwkward(Backend):
     memory_budget: int = Field(8 << 30, ge=0)
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
-        """See `Backend.open`.
+        """Open the file for reading; see `Backend.open`.
 
         Raises:
             StoreNotFoundError: there is no such regular file.
@@ -72,11 +72,11 @@ class ParquetAwkward(Backend):
         overwrite: bool = False,
         check: Callable[[Storage], object] | None = None,
     ) -> None:
-        """See `Backend.write`.
+        """Write a new file; see `Backend.write`.
 
         Raises:
             StoreExistsError: the file exists and `overwrite` is False.
-            StoreWriteError: the operating system refused; the old file is unchanged.
+            StoreWriteError: the operating system failed to write; the old file is unchanged.
             UnsupportedStoreError: a dtype is not supported, or the arrays and the spec are too large.
             SpecError: the name of a column is not valid, or a batch does not match `columns`.
         """

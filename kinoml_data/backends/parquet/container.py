@@ -174,7 +174,7 @@ def seal(path: Path) -> None:
 
 
 def digest(footer: bytes) -> bytes:
-    """The BLAKE2b of a footer, 16 bytes long."""
+    """The BLAKE2b digest of a footer, 16 bytes long."""
     return hashlib.blake2b(footer, digest_size=DIGEST_BYTES).digest()
 
 
@@ -220,7 +220,7 @@ def _leaves(type_: Any) -> int:
 
 
 def _declared(schema: bytes | None, path: Path, types: Mapping[str, Any]) -> dict[str, Any]:
-    """The types that the Arrow schema specifies and Parquet cannot express: a duration is an integer in Parquet.
+    """The types that the Arrow schema specifies and Parquet cannot express, such as a duration.
 
     Raises:
         UnsafeStoreError: the schema names an extension type.

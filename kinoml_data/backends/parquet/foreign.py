@@ -65,7 +65,7 @@ class ForeignTable:
         return self._columns, data
 
     def infer_columns(self) -> dict[str, Array]:
-        """The columns, for `read`. To see their shapes, every row group is decoded once; raises as `read_all`."""
+        """Find the columns that `read` needs, by decoding every row group once. Raises the errors of `read_all`."""
         shapes: dict[str, list[NDArray[np.int64]]] = {name: [] for name in self.names}
         for group in range(len(self._file.groups)):
             for name, parts in self._rows(group, self.names).items():
@@ -76,7 +76,7 @@ class ForeignTable:
         return self._columns
 
     def read(self, group: int, names: Sequence[str]) -> dict[str, Column]:
-        """Some columns of one row group; raises as `read_all`."""
+        """Some columns of one row group; raises the errors of `read_all`."""
         return {name: column_of(self._columns[name], parts) for name, parts in self._rows(group, names).items()}
 
     def _rows(self, group: int, names: Sequence[str]) -> dict[str, list[ArrowRows]]:

@@ -53,7 +53,7 @@ class ParquetTable:
         self.arrays, self.spec = self._layout.arrays, self._layout.spec
 
     def read(self, group: int, columns: Sequence[str]) -> dict[str, Column]:
-        """Some columns of one row group, with every row compared with its checksum.
+        """Read some columns of one row group, and compare every row with its checksum.
 
         Raises:
             CorruptStoreError: a row differs from what was written; the message names the file, the column and the row.

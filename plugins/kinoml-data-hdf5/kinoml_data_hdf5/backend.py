@@ -26,8 +26,8 @@ class Hdf5(Backend):
         group: the group that contains the columns. A column that it contains is named by its path from the group.
         ragged: how each ragged column is stored, by the name of the column.
         missing_chunks: "refuse" treats values that were never written as damage; "fill" reads them as the fill value.
-        verify: "first" compares a row with its checksum when it is first read in a process, "always" whenever it is
-            read, "never" not at all.
+        verify: "first" compares a row with its checksum when it is first read in a process, "always" compares each
+            time, "never" does not compare.
     """
 
     name = "hdf5"
@@ -40,7 +40,16 @@ class Hdf5(Backend):
     verify: Literal["first", "always", "never"] = "first"
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
-        """See `Backend.open`."""
+        """Open the file for reading; see `Backend.open`.
+
+        Raises:
+            StoreNotFoundError: there is no such regular file.
+            CorruptStoreError: the file is damaged, or is not an HDF5 file.
+            UnsafeStoreError: a column takes its values from another file, or needs far more memory than is stored.
+            UnsupportedStoreError: a column has a type or a filter that is not supported, or a path is a soft link.
+            StoreReadError: the operating system failed to read.
+            SpecError: an option does not fit the file, or the file contains none of the columns.
+        """
         from kinoml_data_hdf5.read import Hdf5Storage
 
         fill = self.missing_chunks == "fill"
@@ -56,7 +65,7 @@ class Hdf5(Backend):
         overwrite: bool = False,
         check: Callable[[Storage], object] | None = None,
     ) -> None:
-        """See `Backend.write`. Batches are written one after the other, in this backend's own layout.
+        """Write a file in this backend's own layout, batch by batch; see `Backend.write`.
 
         Raises:
             UnsupportedStoreError: HDF5 cannot store one of the names, or one of the options `ragged` and `group` is

@@ -71,7 +71,7 @@ class Hdf5File:
         self._watched.check()
 
     def use_chunk_cache(self, nbytes: int) -> None:
-        """Reopen the file with a chunk cache of `nbytes` bytes per dataset; raises as the constructor."""
+        """Reopen the file with a chunk cache of `nbytes` bytes per dataset; raises the errors of the constructor."""
         self._file.close()
         self._open(nbytes)
 
@@ -156,7 +156,7 @@ class Hdf5File:
         return dataset
 
     def whole(self, path: str) -> NDArray[Any]:
-        """All values of a dataset, as an array in native byte order; raises as `array`.
+        """All values of a dataset, as an array in native byte order; raises the errors of `array`.
 
         Raises:
             UnsafeStoreError: the array would take far more bytes in memory than are stored.
@@ -170,7 +170,7 @@ class Hdf5File:
         return np.asarray(dataset[...]).astype(dataset.dtype.newbyteorder("="), copy=False)
 
     def text(self, path: str) -> Ragged:
-        """The strings of a dataset `(rows,)`, as their UTF-8 bytes; raises as `array`.
+        """The strings of a dataset `(rows,)`, as their UTF-8 bytes; raises the errors of `array`.
 
         Raises:
             CorruptStoreError: a string is not UTF-8.

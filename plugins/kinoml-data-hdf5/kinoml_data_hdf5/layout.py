@@ -9,7 +9,7 @@ from pydantic import field_serializer, field_validator, model_validator
 
 
 class RaggedLayout(Model):
-    """A ragged column in two datasets: one contains the values of all rows end to end, the other their extents.
+    """A ragged column in two datasets: one contains the values of all rows end to end, the other tells the rows apart.
 
     Give either `offsets` or `lengths`.
 

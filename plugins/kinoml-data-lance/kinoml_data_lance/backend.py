@@ -53,7 +53,7 @@ class Lance(Backend):
         return self
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
-        """See `Backend.open`.
+        """Open one version for reading; see `Backend.open`.
 
         Raises:
             StoreNotFoundError: there is no such folder, no Lance dataset in it, or no such version.
@@ -88,7 +88,7 @@ class Lance(Backend):
         overwrite: bool = False,
         check: Callable[[Storage], object] | None = None,
     ) -> None:
-        """See `Backend.write`. Overwriting adds a version; the older versions stay.
+        """Write a dataset; see `Backend.write`. Overwriting adds a version, and the older versions stay.
 
         Raises:
             StoreExistsError: the folder exists and `overwrite` is False, or it is not a Lance dataset.

@@ -39,13 +39,13 @@ class DataModule(LightningDataModule):
             features.
         collate: a form for all ragged columns, or a mapping of columns to forms; by default the spec's own.
         seed: the seed of the order of the training rows.
-        group_by_length: a ragged column; training rows of similar size come in one batch. Does not work with several
-            processes.
+        group_by_length: a ragged column; training rows of similar size share a batch. It cannot be used if several
+            processes train.
         train: the split to train on; None if there is none.
         val: the split to validate on; None for no validation.
         test: the split to test on.
         predict: the split to predict.
-        base: the folder to which relative paths in a mapping refer; by default the working directory.
+        base: the folder that relative paths in a mapping start from; by default the working directory.
         dataset_options: further arguments of `kinoml_data.load_dataset`, such as `backend: in-memory`.
         loader_options: further arguments of `XyDataset.as_dataloader` for all loaders, such as `pin_memory: true`.
 
@@ -131,7 +131,7 @@ class DataModule(LightningDataModule):
         return self._split(role).as_dataloader(**options, **self.hparams["loader_options"])
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """The rows to train on, in another order in each epoch.
+        """The rows to train on, in a different order in each epoch.
 
         Raises:
             SpecError: `group_by_length` is set and several processes train.
@@ -195,7 +195,7 @@ class EpochOrder(RandomSampler):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Continue with this epoch. A trainer calls it."""
+        """Continue with the order of this epoch. Called by the trainer."""
         self.epoch = epoch
         # torch uses only 32 bits of a seed.
         self.generator.manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))

@@ -1,4 +1,4 @@
-"""The collate form `pyg`, which gives PyTorch Geometric's `Batch`, and KinoML's dataset of graphs.
+"""The collate form `pyg`, which makes PyTorch Geometric's `Batch`.
 
 PyTorch and PyTorch Geometric are imported when a dataset uses the form, not when this module is imported, because that
 takes seconds.
@@ -40,7 +40,7 @@ class GraphBatch(BatchForm):
     - `x`, `pos`, `feat`, `node_type` and `n_id` have one row per node; `edge_attr`, `edge_weight`, `edge_type` and
       `e_id` have one row per edge of `edge_index`. At least one of the former is required to know the number of nodes.
     - Columns with "index" in their name, and `face`, contain node numbers. They are joined along their last axis, and
-      the number of nodes in the graphs before is added to them.
+      the number of nodes in all earlier graphs is added to them.
     - Other ragged columns are joined along their first axis.
     - Other fixed columns are stacked, with one row per graph.
 

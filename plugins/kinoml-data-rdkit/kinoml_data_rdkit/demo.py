@@ -101,7 +101,7 @@ class Result:
 
     Attributes:
         specs: the spec files, by features and backend.
-        rmse, r2: the error of the predictions for the test rows; the RMSE is in units of pIC50.
+        rmse, r2: the root-mean-square error, in units of pIC50, and R2 of the predictions for the test rows.
         baseline: the RMSE of predicting the mean of the training rows.
         seconds: how long the demo took.
     """

@@ -64,7 +64,7 @@ class Zarr(Backend):
         return self
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:
-        """See `Backend.open`.
+        """Open the group for reading; see `Backend.open`.
 
         Raises:
             StoreNotFoundError: there is no Zarr group.
@@ -95,13 +95,13 @@ class Zarr(Backend):
         overwrite: bool = False,
         check: Callable[[Storage], object] | None = None,
     ) -> None:
-        """See `Backend.write`. Rows are written while the batches are read, a few chunks at a time.
+        """Write a new group; see `Backend.write`. Rows are written while the batches are read, a few chunks at a time.
 
         Raises:
             UnsupportedStoreError: `overwrite` is True, the backend has a `url` and no `path`, or Zarr cannot store
                 one of the names.
             StoreExistsError: there is a file or a folder at `path`.
-            StoreWriteError: the operating system refused.
+            StoreWriteError: the operating system failed to write.
             SpecError: a batch does not match `columns`.
         """
         if self.path is None:

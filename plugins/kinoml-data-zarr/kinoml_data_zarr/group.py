@@ -117,7 +117,7 @@ class ZarrGroup:
         self.group, self.where = group, where
 
     def whole(self, key: str) -> NDArray[Any]:
-        """All values of an array, in native byte order; raises as `array`.
+        """All values of an array, in native byte order; raises the errors of `array`.
 
         Raises:
             UnsafeStoreError: the array would take more than `MAX_ARRAY_BYTES` in memory.
@@ -134,8 +134,8 @@ class ZarrGroup:
 
         Raises:
             CorruptStoreError: there is no array of this name, or it has no axis of rows.
-            UnsafeStoreError: it needs a codec that is not allowed, or its chunks are larger than `MAX_CHUNK_BYTES`.
-            UnsupportedStoreError: its dtype is not supported.
+            UnsafeStoreError: the array needs a forbidden codec, or its chunks are larger than `MAX_CHUNK_BYTES`.
+            UnsupportedStoreError: the dtype of the array is not supported.
         """
         array = self.group.get(key)
         _check_array(array, f"{self.where}: {quoted(key)}")

@@ -153,7 +153,7 @@ def cast(values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int 
 
 
 def _inexact(values: NDArray[Any], result: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Where integers were not converted exactly; None if the dtypes rule that out.
+    """A mask of the integers that were not converted exactly; None if the dtypes rule that out.
 
     `np.can_cast` cannot tell: it calls int64 to float64 safe, which loses integers beyond 2**53.
     """

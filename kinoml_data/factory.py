@@ -67,7 +67,9 @@ def load_dataset(
         PluginLoadError, PluginConflictError: the plugin of such a name is broken, or two plugins register the name.
         StoreNotFoundError: the store does not exist.
         CorruptStoreError: the store is damaged.
+        UnsafeStoreError: opening the store would run code, leave its folder or take unbounded memory.
         UnsupportedStoreError: the store uses a feature that the backend does not read.
+        StoreReadError: the operating system failed to read.
     """
     if data is not None and not isinstance(data, Mapping):
         raise SpecError(f"data: {quoted(data)} is not a mapping of columns to values")
@@ -93,7 +95,9 @@ def infer_spec(path: str | os.PathLike[str]) -> DatasetSpec:
         SpecError: no backend opens the file, or its contents do not tell which columns are X.
         StoreNotFoundError: the file does not exist.
         CorruptStoreError: the file is damaged.
+        UnsafeStoreError: opening the file would run code or take unbounded memory.
         UnsupportedStoreError: the file uses a feature that the backend does not read.
+        StoreReadError: the operating system failed to read.
     """
     with load_dataset(path) as dataset:
         return dataset.spec

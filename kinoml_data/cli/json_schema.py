@@ -73,7 +73,7 @@ def json_schema() -> Schema:
 
 
 def _several(fields: Schema) -> Schema:
-    """The key `datasets`, for `load_datasets`."""
+    """The schema of the key `datasets`, which `load_datasets` reads."""
     storage = _any_of([fields["storage"], {"type": "object", "required": ["path"]}])
     each = {"type": "object", "properties": {**fields, "storage": storage}, "additionalProperties": False}
     description = (
@@ -86,7 +86,7 @@ def _several(fields: Schema) -> Schema:
 
 
 def _variants(kind: str, key: str) -> Variants:
-    """For each registered class of a kind, sorted by name: a model of its options, and of its name under `key`."""
+    """For each registered class of a kind, sorted by name: a model of its options, with its name under `key`."""
     return {_variant(name, cls, key): cls for name, (cls, _) in sorted(registry().all(kind).items())}
 
 

@@ -120,7 +120,7 @@ def _part(names: str | tuple[str, ...] | None, tensors: Mapping[str, Any]) -> An
 
 
 def _joined(rows: list[Tensor], array: Array) -> Any:
-    """A column of tensors that is made from these rows."""
+    """The column that consists of these rows: a tensor if it is fixed, a `Ragged` of a tensor if it is ragged."""
     if not array.ragged:
         return torch.stack(rows) if rows else torch.empty((0, *array.row_shape), dtype=torch_dtype(array))
     shapes = np.array([row.shape for row in rows], np.int64).reshape(len(rows), len(array.shape))

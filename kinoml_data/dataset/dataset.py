@@ -66,6 +66,10 @@ class XyDataset(Dataset[Any]):
 
         Raises:
             SampleIndexError: `index` is out of range, or is not an int, slice, list of ints or mask.
+            SpecError: a stored value does not fit the dtype or the shape that the spec specifies.
+            CorruptStoreError: a row that was read is damaged.
+            StoreChangedError: the store was altered or replaced after it was opened.
+            StoreReadError: the operating system failed to read, or the dataset was closed.
         """
         binding = self._session.binding
         length = binding.length if self._rows is None else len(self._rows)

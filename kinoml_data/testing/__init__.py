@@ -1,5 +1,8 @@
-"""The conformance suite for backends, with helpers for other tests of a backend. It needs pytest and hypothesis:
-`pip install "kinoml-data[testing]"`. `docs/writing-a-backend.md` shows how a plugin uses it."""
+"""The conformance suite for backends, with helpers for other tests of a backend.
+
+It needs pytest and hypothesis: `pip install "kinoml-data[testing]"`. `docs/writing-a-backend.md` shows how a plugin
+uses it.
+"""
 
 import pytest
 

@@ -62,7 +62,7 @@ class _Spool:
         self._room = 0
 
     def append(self, array: NDArray[Any], segment: Callable[[], tuple[IO[bytes], int]]) -> int:
-        """Write rows at the end, into a new `segment` if the last one is full; returns their bytes."""
+        """Write rows at the end, into a new `segment` if the last one is full; returns their number of bytes."""
         if self._room <= 0:
             file, self._room = segment()
             self.segments.append(file)

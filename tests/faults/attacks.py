@@ -8,6 +8,7 @@ executed or imported at all.
 
 from __future__ import annotations
 
+import importlib
 import json
 import resource
 import signal
@@ -144,6 +145,7 @@ def main(given: str, weaken: str) -> None:
     sources = {n: Path(s) if isinstance(s, str) else s for n, s in json.loads(Path(given).read_text()).items()}
     if weaken:
         WEAKEN[weaken](corpus)
+    importlib.import_module("torch")  # now and not while it is watched: the CUDA build runs ldconfig
     watch = Watch()
     for watch.warm in (False, True):
         for name, attack in corpus.items():

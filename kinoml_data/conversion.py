@@ -133,7 +133,7 @@ def _target(target: Any) -> tuple[BackendRef, Path]:
         except ValidationError as error:
             raise spec_error(error, BackendRef, "target") from None
     if not isinstance(target, (str, os.PathLike)):
-        raise SpecError(f"{quoted(target)} is not a target: give a path, or {{backend: name, ...options}}")
+        raise SpecError(f"{quoted(target)} is not a target; give a path, or {{backend: name, ...options}}")
     path = Path(target)
     name = registry.backend_for(path.suffix.lower())
     if name is None:

@@ -157,7 +157,7 @@ def as_spec(spec: Any, base: Path | None = None) -> DatasetSpec:
     if isinstance(spec, Mapping) or _is_omegaconf(spec):
         return DatasetSpec.parse(plain(spec), base)
     if not isinstance(spec, (str, os.PathLike)):
-        raise SpecError(f"{quoted(spec)} is not a spec: give a DatasetSpec, a mapping or a path")
+        raise SpecError(f"{quoted(spec)} is not a spec; give a DatasetSpec, a mapping or a path")
     path = Path(spec)
     if path.suffix.lower() in config.SUFFIXES:
         from_file = DatasetSpec.from_file(path)
@@ -171,7 +171,7 @@ def backend_for_file(path: Path) -> str:
     name = registry.backend_for(path.suffix.lower())
     if name is None:
         if not path.is_file():
-            raise StoreNotFoundError(f"the file {quoted(str(path))} does not exist")
+            raise StoreNotFoundError(f"there is no file {quoted(str(path))}")
         opened = {suffix for cls in registry.list_backends().values() for suffix in cls.suffixes}
         suffixes = ", ".join(sorted(opened | set(config.SUFFIXES)))
         raise SpecError(f"no backend opens files that end in {quoted(path.suffix)}; known suffixes: {suffixes}")
@@ -220,9 +220,9 @@ def _check_keywords(options: Mapping[str, Any], backend: str) -> None:
         if name == "device":
             raise SpecError(f"the backend {backend!r} does not keep data on a device; give backend='in-memory' as well")
         if name in DatasetSpec.model_fields:
-            raise SpecError(f"{name!r} is a key of the spec: write it there, or give a mapping as spec")
+            raise SpecError(f"{name!r} is a key of the spec; set it in the spec file, or give a mapping as spec")
         if name in {*_parameters(XyDataset.as_dataloader), *_parameters(DataLoader.__init__)}:
-            raise SpecError(f"{name!r} is an argument of as_dataloader")
+            raise SpecError(f"{name!r} is an argument of as_dataloader; pass it there")
         if near := difflib.get_close_matches(name, _parameters(load_dataset), 1, 0.8):
             raise SpecError(f"unknown argument {quoted(name)}; did you mean {near[0]!r}?")
 

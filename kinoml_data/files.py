@@ -204,7 +204,7 @@ class PositionedFile:
         """The descriptor of the open file, which at the end of the block must still be the file that was opened."""
         if self._keep_open:
             if self._fd is None:
-                raise StoreReadError(f"{self.path} was closed")
+                raise StoreReadError(f"{self.path} was closed; load the dataset again")
             yield self._fd
             self.check()
             return
@@ -372,7 +372,7 @@ def _remove(temporary: Path | None) -> None:
 
 
 def _rename_new(temporary: Path, final: Path) -> None:
-    exists = StoreExistsError(f"{quoted(str(final))} appeared while it was being written")
+    exists = StoreExistsError(f"{quoted(str(final))} appeared while this store was being written; it was not replaced")
     if hasattr(os, "link") and not temporary.is_dir():
         try:
             os.link(temporary, final)  # unlike a rename, it never replaces anything

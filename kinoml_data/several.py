@@ -56,7 +56,7 @@ def _several(specs: Any, base: Path | None) -> dict[str, Callable[[], DatasetSpe
         path = Path(specs)
         if path.suffix.lower() not in config.SUFFIXES:
             raise SpecError(
-                f"{quoted(str(path))} is not a spec file: give one with the key 'datasets', or {{'datasets': a glob}}; "
+                f"{quoted(str(path))} is not a spec file; give one with the key 'datasets', or {{'datasets': a glob}}; "
                 "to open one data file, use load_dataset"
             )
         specs, base, where = config.read(path), path.resolve().parent if base is None else base, f"{path}: "

@@ -257,7 +257,7 @@ def test_a_folder_and_a_pipe_are_not_found(tmp_path):
 
 @pytest.mark.parametrize("spec", [None, 5, ["x.npz"], b"x.npz", object(), 1.5, {"x"}], ids=lambda v: type(v).__name__)
 def test_values_that_do_not_describe_a_dataset_are_refused(spec):
-    with pytest.raises(SpecError, match="is not a spec: give a DatasetSpec, a mapping or a path"):
+    with pytest.raises(SpecError, match="is not a spec; give a DatasetSpec, a mapping or a path"):
         kd.load_dataset(spec)
 
 

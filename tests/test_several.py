@@ -60,7 +60,7 @@ def test_the_storage_beside_named_specs_gives_each_spec_its_options(folder):
 
 @pytest.mark.parametrize("path", ["features/abl1.npz", "features/*.npz", "features"])
 def test_values_that_do_not_describe_several_datasets_are_refused(folder, path):
-    with pytest.raises(SpecError, match=r"is not a spec file: .*'datasets'"):
+    with pytest.raises(SpecError, match=r"is not a spec file; .*'datasets'"):
         kd.load_datasets(folder / path)
 
 

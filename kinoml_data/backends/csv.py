@@ -103,7 +103,7 @@ class Csv(Backend):
         if len(names) != len(header):
             raise SpecError(f"{self.path} has {len(header)} columns, but `names` has {len(names)}")
         if len(set(names)) != len(names):
-            raise CorruptStoreError(f"{self.path}: two of its columns have the same name; give them `names`")
+            raise CorruptStoreError(f"{self.path}: two of its columns have the same name; give unique names in `names`")
         return dict(zip(names, table.columns, strict=True))
 
 

@@ -232,7 +232,7 @@ def _array(name: str, value: Any, declared: Array) -> NDArray[Any]:
         raise TypeError(f"column {quoted(name)} is a masked array; fill in its missing values first")
     array = np.asarray(value)
     if array.dtype.kind not in "biufc" or not np.can_cast(array.dtype, declared.numpy, declared.cast):
-        raise FeaturizationError(f"column {quoted(name)} is {array.dtype}, not {declared.dtype}")
+        raise FeaturizationError(f"column {quoted(name)} has dtype {array.dtype}, not {declared.dtype}")
     shape = tuple(None if axis is None else length for axis, length in zip(declared.shape, array.shape, strict=False))
     if array.ndim != len(declared.shape) or shape != declared.shape:
         raise FeaturizationError(f"column {quoted(name)} has shape {array.shape}, not {declared.shape}")

@@ -58,7 +58,7 @@ class Joined(Backend):
             if repeated := sorted(table.columns.keys() & (names | self.tables.keys())):
                 raise ValueError(f"tables.{index}: the column name {quoted(repeated[0])} is taken; choose another one")
             if len(set(table.columns.values())) < len(table.columns):
-                raise ValueError(f"tables.{index}: a column is joined more than once")
+                raise ValueError(f"tables.{index}: a column is joined more than once; list it once")
             names |= table.columns.keys()
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:

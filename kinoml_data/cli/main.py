@@ -96,7 +96,7 @@ def inspect(
 
     if Path(path).suffix.lower() in config.SUFFIXES and "datasets" in config.read(Path(path)):
         if settings:
-            raise SpecError("--set changes a single dataset, but the file describes several")
+            raise SpecError("--set changes a single dataset, but the file describes several; edit the file")
         for name, dataset in load_datasets(path).items():
             say(f"\n{name}")
             with dataset:

@@ -117,7 +117,7 @@ class Binding:
             if len(column) != len(rows) or problem:
                 raise StoreReadError(
                     f"{type(self.storage).__name__} is wrong: it was asked for {len(rows)} rows of column "
-                    f"{quoted(name)}, and gave {problem or f'{len(column)} rows'}"
+                    f"{quoted(name)}, but returned {problem or f'{len(column)} rows'}"
                 )
         return columns
 

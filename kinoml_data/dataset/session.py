@@ -93,7 +93,7 @@ class Session:
             self._reset(self._storage if self._storage is not None and self._storage.shareable else None)
         with self._lock:
             if self._closed:
-                raise StoreReadError("the dataset was closed")
+                raise StoreReadError("the dataset was closed; load it again")
             if self._binding is None:
                 self._bind(self._storage if self._storage is not None else self._reopened())
             assert self._binding is not None

@@ -41,7 +41,7 @@ def arrow_errors(path: Path | str) -> Iterator[None]:
     except pa.ArrowNotImplementedError as error:
         raise UnsupportedStoreError(f"{path}: {one_line(error)}") from None
     except pa.ArrowMemoryError as error:
-        raise UnsafeStoreError(f"{path} needs more memory than there is: {one_line(error)}") from None
+        raise UnsafeStoreError(f"{path} needs more memory than is available: {one_line(error)}") from None
     except (pa.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:
         raise CorruptStoreError(f"{path}: {one_line(error)}") from None
 

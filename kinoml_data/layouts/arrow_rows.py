@@ -96,7 +96,8 @@ class ArrowLayout:
         text = {key: value for key, value in decoded.items() if key.startswith(PREFIX)}
         if text.get(FORMAT, VERSION) != VERSION:
             raise UnsupportedStoreError(
-                f"{where} has version {quoted(text[FORMAT])} of the layout; this library reads version {VERSION!r}"
+                f"{where} has version {quoted(text[FORMAT])} of the layout; "
+                f"this version of kinoml_data reads version {VERSION!r}"
             )
         if FORMAT not in text or text.pop(DIGEST, None) != _digest(text):
             raise CorruptStoreError(
@@ -128,7 +129,9 @@ class ArrowLayout:
         fields = []
         for name, array in self.columns.items():
             if not re.fullmatch(NAME_PATTERN, name):
-                raise SpecError(f"the column name {quoted(name)} contains characters other than A-Z a-z 0-9 _ -")
+                raise SpecError(
+                    f"the column name {quoted(name)} contains characters other than A-Z a-z 0-9 _ -; rename the column"
+                )
             _check_dtype(f"column {quoted(name)}", array.dtype)
             type_ = pa.large_string() if array.is_string else pa.from_numpy_dtype(array.numpy)
             if array.shape:

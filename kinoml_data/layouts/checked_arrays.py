@@ -135,7 +135,8 @@ def own_arrays(
     """
     if metadata["format"] != FORMAT:
         raise UnsupportedStoreError(
-            f"{path} has version {quoted(metadata['format'])} of the layout; this version of kinoml_data reads {FORMAT}"
+            f"{path} has version {quoted(metadata['format'])} of the layout; "
+            f"this version of kinoml_data reads version {FORMAT}"
         )
     stored = metadata["columns"]
     names = [name for name in stored if columns is None or name in columns]
@@ -150,13 +151,13 @@ def own_arrays(
         dtypes = flat[key].dtype.name, checksums[name].dtype.name
         digest = column_digest(dtypes[0], flat[key].shape, flat.get(name + SHAPES), checksums[name])
         if dtypes != (array.numpy.name, "uint32") or checksums[name].ndim != 1 or digest != stored[name]["digest"]:
-            raise CorruptStoreError(f"{path}: column {quoted(name)} differs from what was written")
+            raise CorruptStoreError(f"{path}: column {quoted(name)} differs from what was written; the data is damaged")
     digests = {name + INDEX: digest for name, digest in metadata["arrays"].items()}
     digests |= {} if metadata["spec"] is None else {SPEC_KEY: metadata["spec"]}
     for key, digest in digests.items():
         flat[key] = container.whole(key)
         if array_digest(flat[key]) != digest:
-            raise CorruptStoreError(f"{path}: {quoted(key)} differs from what was written")
+            raise CorruptStoreError(f"{path}: {quoted(key)} differs from what was written; the data is damaged")
     return flat, checksums
 
 

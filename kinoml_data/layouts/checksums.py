@@ -43,7 +43,7 @@ def row_difference(
     if not (wrong := checksums != stored).any():
         return None
     i = int(wrong.argmax())
-    return f"row {rows[i]}: its CRC-32 is {checksums[i]:#010x}, stored is {stored[i]:#010x}"
+    return f"row {rows[i]}: its CRC-32 is {checksums[i]:#010x}, but {stored[i]:#010x} is stored"
 
 
 def row_checksums(column: Column, rows: NDArray[np.int64], *, is_string: bool = False) -> NDArray[np.uint32]:

@@ -241,7 +241,7 @@ def ragged_layout(
         CorruptStoreError: the values and the shapes do not fit together; see `ragged_array`.
     """
     if shapes.dtype.kind not in "iu":
-        raise CorruptStoreError(f"column {quoted(name)}: its shapes are of dtype {shapes.dtype}, not integers")
+        raise CorruptStoreError(f"column {quoted(name)}: its shapes have dtype {shapes.dtype}, not integers")
     shapes = shapes.astype(np.int64, copy=False)
     array, offsets = ragged_array(name, values.dtype, shapes, is_string=is_string), offsets_of(shapes)
     if tuple(values.shape) != (total := int(offsets[-1]),):

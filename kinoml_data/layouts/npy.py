@@ -65,7 +65,7 @@ def header_length(head: bytes) -> int:
         raise CorruptStoreError("is not an npy array")
     length: int = begin + struct.unpack_from(form, head, 8)[0]
     if length > MAX_HEADER:
-        raise UnsafeStoreError(f"has an npy header of {length} bytes; up to {MAX_HEADER} are read")
+        raise UnsafeStoreError(f"has an npy header of {length} bytes; the limit is {MAX_HEADER}")
     return length
 
 

@@ -33,7 +33,7 @@ def make(
     """The loader of `XyDataset.as_dataloader`. `lengths` is int64 `(rows,)`, by which rows are grouped."""
     if seed is not None:
         if kwargs.get("generator") is not None:
-            raise SpecError("give either seed or generator, not both")
+            raise SpecError("give either seed or generator, and not both")
         kwargs["generator"] = torch.Generator().manual_seed(seed)
         # The order has a generator of its own, because DataLoader also draws from its generator, and at other times
         # with workers than without.

@@ -35,7 +35,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         if not path.is_file():
-            raise StoreNotFoundError(f"the spec file {quoted(str(path))} does not exist")
+            raise StoreNotFoundError(f"there is no spec file {quoted(str(path))}")
         if path.stat().st_size > MAX_BYTES:
             raise SpecError(f"a spec file may have at most {MAX_BYTES} bytes")
         return parse(path.read_bytes(), path.suffix.lower())
@@ -59,7 +59,7 @@ def parse(data: bytes, suffix: str) -> dict[str, Any]:
             raise SpecError(f"a spec is a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, not {quoted(suffix)}")
         mapping = readers[suffix](data.decode("utf-8-sig"))  # without the byte order mark that some editors write
     except (UnicodeDecodeError, RecursionError) as error:
-        raise SpecError(f"cannot be read as {suffix[1:]}: {one_line(error)}") from None
+        raise SpecError(f"the spec cannot be read as {suffix[1:]}: {one_line(error)}") from None
     if not isinstance(mapping, dict):
         raise SpecError("a spec must be a mapping of keys to values")
     check_plain(mapping)
@@ -112,24 +112,24 @@ def _json(text: str) -> Any:
     except SpecError:
         raise
     except ValueError as error:
-        raise SpecError(f"not valid JSON: {one_line(error)}") from None
+        raise SpecError(f"the spec is not valid JSON: {one_line(error)}") from None
 
 
 def _toml(text: str) -> Any:
     # The time and memory that tomllib takes grow with the square of the parts of a dotted key: 100,000 take 40 GB.
     if any(line.count(".") > MAX_DOTS for line in text.split("\n")):
-        raise SpecError(f"a line has more than {MAX_DOTS} dots")
+        raise SpecError(f"a line of the spec has more than {MAX_DOTS} dots")
     try:
         return tomllib.loads(text)
     except ValueError as error:
-        raise SpecError(f"not valid TOML: {one_line(error)}") from None
+        raise SpecError(f"the spec is not valid TOML: {one_line(error)}") from None
 
 
 def _yaml(text: str) -> Any:
     try:
         return _Composer(yaml.parse(text, Loader=_PARSER)).document()
     except (yaml.YAMLError, ValueError) as error:  # a ValueError: a number of thousands of digits
-        raise SpecError(f"not valid YAML: {one_line(error)}") from None
+        raise SpecError(f"the spec is not valid YAML: {one_line(error)}") from None
 
 
 # Only the events of PyYAML are used; those of libyaml, if it is installed, are ten times as fast.
@@ -184,10 +184,10 @@ class _Composer:
         if isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError(f"aliases are not supported; write the value out, {event.start_mark}")
         if event.tag is not None:
-            raise yaml.YAMLError(f"tags are not supported, {event.start_mark}")
+            raise yaml.YAMLError(f"tags are not supported; remove the tag, {event.start_mark}")
         self._nodes += 1
         if depth > MAX_DEPTH or self._nodes > 2 * MAX_NODES:  # keys are nodes too
-            raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels, or more than {MAX_NODES} values")
+            raise yaml.YAMLError(f"it is nested deeper than {MAX_DEPTH} levels, or has more than {MAX_NODES} values")
 
 
 def _scalar(text: str) -> Any:

@@ -76,7 +76,7 @@ class DatasetSpec(Model):
             SpecError: the spec is not valid, or describes several datasets.
         """
         if "datasets" in data:
-            raise SpecError("this describes several datasets, under the key 'datasets': use load_datasets")
+            raise SpecError("the spec describes several datasets under the key 'datasets'; use load_datasets")
         return cls(**{str(key): value for key, value in data.items()}).located(base or Path.cwd(), root)
 
     @classmethod

@@ -48,7 +48,7 @@ class PrefeaturizedTorchDataset(CoreDataset):
 
     def __init__(self, systems: Any, measurements: Any, observation_model: Callable[..., Any] | None = None) -> None:
         if len(systems) != len(measurements):
-            raise SpecError(f"there are {len(systems)} systems and {len(measurements)} measurements")
+            raise SpecError(f"there are {len(systems)} systems, but {len(measurements)} measurements")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.systems, self.measurements = systems, measurements
         self.observation_model = Identity() if observation_model is None else observation_model

@@ -399,11 +399,11 @@ def test_several_columns_come_as_a_tuple_or_by_name(featurizer):
 
 
 BAD = {
-    "a wider dtype": (lambda s: codes(s).astype(np.float64), "column 'X' is float64, not float32"),
-    "another kind": (lambda s: codes(s).astype(np.complex64), "column 'X' is complex64, not float32"),
-    "text": (lambda s: s, "column 'X' is <U3, not float32"),
-    "objects": (lambda s: np.array([[None], [None]], object), "column 'X' is object, not float32"),
-    "None": (lambda s: None, "column 'X' is object, not float32"),
+    "a wider dtype": (lambda s: codes(s).astype(np.float64), "column 'X' has dtype float64, not float32"),
+    "another kind": (lambda s: codes(s).astype(np.complex64), "column 'X' has dtype complex64, not float32"),
+    "text": (lambda s: s, "column 'X' has dtype <U3, not float32"),
+    "objects": (lambda s: np.array([[None], [None]], object), "column 'X' has dtype object, not float32"),
+    "None": (lambda s: None, "column 'X' has dtype object, not float32"),
     "too few axes": (lambda s: codes(s)[0], r"column 'X' has shape \(3,\), not \(2, None\)"),
     "too many axes": (lambda s: codes(s)[None], r"column 'X' has shape \(1, 2, 3\), not \(2, None\)"),
     "another fixed axis": (lambda s: np.zeros((3, 3), np.float32), r"column 'X' has shape \(3, 3\), not \(2, None\)"),

@@ -52,17 +52,20 @@ def change(name: str, make: Callable[[Any], Any]) -> Callable[[dict[str, Any]], 
 
 
 WRONG = {
-    "a row too few": (change("y", lambda y: y[1:]), r"3 rows of column 'y', and gave 2 rows"),
-    "a ragged row too few": (change("atoms", lambda a: a.take(np.array([0, 1]))), r"'atoms', and gave 2 rows"),
-    "a row too many": (change("y", lambda y: np.append(y, 0)), r"and gave 4 rows"),
-    "all rows": (change("y", lambda y: np.arange(20.0)), r"and gave 20 rows"),
-    "another dtype": (change("y", lambda y: y.astype("f4")), r"gave float32 instead of float64"),
-    "another byte order": (change("y", lambda y: y.astype(">f8")), r"gave >f8 instead of float64"),
-    "another shape": (change("y", lambda y: y[:, None]), r"gave rows of shape \(1,\) instead of float64"),
-    "rows of one shape": (change("atoms", lambda a: np.zeros((3, 2, 3), "f4")), r"gave rows of one shape"),
-    "values too few": (change("atoms", lambda a: Ragged(a.values[:-1], a.shapes)), r"gave \(8,\) values.* up to 9"),
-    "another axis": (change("atoms", lambda a: Ragged(a.values, a.shapes[:, ::-1])), r"gave a row of shape \(3, 1\)"),
-    "strings too few": (change("id", lambda a: a.take(np.array([2]))), r"'id', and gave 1 rows"),
+    "a row too few": (change("y", lambda y: y[1:]), r"3 rows of column 'y', but returned 2 rows"),
+    "a ragged row too few": (change("atoms", lambda a: a.take(np.array([0, 1]))), r"'atoms', but returned 2 rows"),
+    "a row too many": (change("y", lambda y: np.append(y, 0)), r"but returned 4 rows"),
+    "all rows": (change("y", lambda y: np.arange(20.0)), r"but returned 20 rows"),
+    "another dtype": (change("y", lambda y: y.astype("f4")), r"returned float32 instead of float64"),
+    "another byte order": (change("y", lambda y: y.astype(">f8")), r"returned >f8 instead of float64"),
+    "another shape": (change("y", lambda y: y[:, None]), r"returned rows of shape \(1,\) instead of float64"),
+    "rows of one shape": (change("atoms", lambda a: np.zeros((3, 2, 3), "f4")), r"returned rows of one shape"),
+    "values too few": (change("atoms", lambda a: Ragged(a.values[:-1], a.shapes)), r"returned \(8,\) values.* up to 9"),
+    "another axis": (
+        change("atoms", lambda a: Ragged(a.values, a.shapes[:, ::-1])),
+        r"returned a row of shape \(3, 1\)",
+    ),
+    "strings too few": (change("id", lambda a: a.take(np.array([2]))), r"'id', but returned 1 rows"),
 }
 
 

@@ -268,7 +268,7 @@ def zip_files() -> Iterator[Attack]:
         return Attack(f"zip: {name}", file(content), error, said)
 
     # Bytes that belong to nothing.
-    yield of("no bytes", corrupt, "0 bytes is not an NPZ file", b"")
+    yield of("no bytes", corrupt, "0 bytes is too short for an NPZ file", b"")
     yield of("no members", corrupt, "contains no column", zipped())
     yield of(
         "bytes before the first member",
@@ -317,7 +317,7 @@ def zip_files() -> Iterator[Attack]:
     yield of("60,000 members of one name", unsafe, "occurs more than once", lambda _: zipped(*many))
     names = [Member(f"{i}".encode() + b"n" * 60_000 * (i == 0) + b".npy", nothing) for i in range(2000)]
     yield of("one name that all others are read as wide as", unsafe, "longer than 1024 bytes", lambda _: zipped(*names))
-    yield Attack("zip: a directory of 2 GiB of nothing", sparse_directory, unsafe, "the directory has 2147483648 bytes")
+    yield Attack("zip: a directory of 2 GiB of nothing", sparse_directory, unsafe, "its directory has 2147483648 bytes")
     yield of(
         "a directory of 2**60 members",
         corrupt,
@@ -620,7 +620,7 @@ def layouts() -> Iterator[Attack]:
         "shapes that add up to less", corrupt, "its shapes add up to 5", v__values=flat, v__shapes=two - [[0], [1]]
     )
     yield of("negative shapes", corrupt, "negative length", v__values=flat, v__shapes=np.array([[8], [-2]]))
-    yield of("shapes with a point", corrupt, "its shapes are of dtype float64", v__values=flat, v__shapes=two * 1.0)
+    yield of("shapes with a point", corrupt, "its shapes have dtype float64", v__values=flat, v__shapes=two * 1.0)
     yield of("shapes of one axis", corrupt, "1 axes instead of 2", v__values=flat, v__shapes=np.array([2, 4]))
     huge = np.array([[2**32, 2**32], [2, 3]])
     yield of(
@@ -638,9 +638,9 @@ def layouts() -> Iterator[Attack]:
     yield of("shapes beyond int64", corrupt, "negative length", v__values=flat, v__shapes=huge)
     checks = np.zeros(3, np.uint32)
     yield of("checksums that are not the rows'", corrupt, "its CRC-32 is", X=np.ones((3, 9)), X__crc32=checks)
-    yield of("too few checksums", corrupt, "3 rows and 2 checksums", X=np.ones((3, 9)), X__crc32=checks[:2])
+    yield of("too few checksums", corrupt, "3 rows, but 2 checksums", X=np.ones((3, 9)), X__crc32=checks[:2])
     checked = {"v__values": flat, "v__shapes": two, "v__crc32": checks}
-    yield of("too few checksums of ragged rows", corrupt, "2 rows and 3 checksums", **checked)
+    yield of("too few checksums of ragged rows", corrupt, "2 rows, but 3 checksums", **checked)
     yield of(
         "one checksum for all rows", corrupt, "must be uint32 with one axis", X=np.ones((3, 9)), X__crc32=checks[0]
     )

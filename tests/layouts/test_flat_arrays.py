@@ -70,7 +70,7 @@ def test_neighbouring_rows_are_one_slice():
         ({"atoms.shapes": ATOMS.shapes - [[3, 0]] * 4}, "a row has a negative length"),
         ({"atoms.shapes": np.array([[2**32, 2**32]])}, "more values than any store contains"),
         ({"atoms.shapes": ATOMS.shapes[:, 0]}, "its shapes have 1 axes instead of 2"),
-        ({"atoms.shapes": ATOMS.shapes + 0.5}, "'atoms': its shapes are of dtype float64, not integers"),
+        ({"atoms.shapes": ATOMS.shapes + 0.5}, "'atoms': its shapes have dtype float64, not integers"),
         ({"fixed": FIXED[1:]}, "differ in their number of rows"),
         (dict.fromkeys(FLAT), "contains no column"),
     ],

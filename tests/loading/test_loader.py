@@ -48,7 +48,7 @@ def test_shuffling_beside_a_sampler_is_refused_as_torch_does(dataset: kd.XyDatas
 
 
 def test_a_seed_and_a_generator_exclude_each_other(dataset: kd.XyDataset) -> None:
-    with pytest.raises(kd.errors.SpecError, match="give either seed or generator"):
+    with pytest.raises(kd.errors.SpecError, match="give either seed or generator, and not both"):
         dataset.as_dataloader(seed=1, generator=torch.Generator())
     with pytest.raises(kd.errors.SpecError, match="prefetch"):
         dataset.as_dataloader(prefetch=1, num_workers=1)

@@ -99,7 +99,7 @@ def test_prefeaturized_has_the_identity_as_observation_model_and_takes_ragged_li
 
 
 def test_prefeaturized_refuses_different_lengths() -> None:
-    with pytest.raises(SpecError, match="11 systems and 10 measurements"):
+    with pytest.raises(SpecError, match="11 systems, but 10 measurements"):
         PrefeaturizedTorchDataset(FIXED, Y[:-1])
 
 

@@ -234,5 +234,5 @@ class Archive(Directory):
     def _compare(self, member: int, crc: int) -> None:
         if crc != self._crc[member]:
             name, stored = quoted(self.name(member)), int(self._crc[member])
-            raise self.corrupt(f"member {name}: its CRC-32 is {crc:#010x}, stored is {stored:#010x}")
+            raise self.corrupt(f"member {name}: its CRC-32 is {crc:#010x}, but {stored:#010x} is stored")
         self._checked[member] = True

@@ -64,7 +64,7 @@ class _RowBytes:
         small: bool = False,
     ) -> None:
         if crc is not None and crc.shape != (length,):
-            raise archive.corrupt(f"column {quoted(name)} has {length} rows and {len(crc)} checksums")
+            raise archive.corrupt(f"column {quoted(name)} has {length} rows, but {len(crc)} checksums")
         self._archive, self._member, self._name = archive, member, name
         header = archive.header(member)
         # Rows of a Fortran-ordered array are not contiguous in the file.

@@ -143,10 +143,10 @@ class NpzStorage(Storage):
         arrays = np.array([int(array or -1) for _, array in row_keys], np.int64)
         numbers = sorted(set(arrays.tolist()))
         if -1 in numbers and len(numbers) > 1:
-            raise archive.corrupt("members are named X_s{row} as well as X_s{row}_a{array}")
+            raise archive.corrupt("members are named X_s{row} as well as X_s{row}_a{array}, which cannot be mixed")
         if len(numbers) > MAX_ARRAYS:
             raise UnsupportedStoreError(
-                f"{archive.path}: there are {len(numbers)} arrays per row; up to {MAX_ARRAYS} are read"
+                f"{archive.path}: there are {len(numbers)} arrays per row; the limit is {MAX_ARRAYS}"
             )
         for number in numbers:
             name = "X" if len(numbers) == 1 else f"X{number}"

@@ -100,12 +100,13 @@ class Directory:
     def _read_directory(self) -> None:
         size = self.file.size
         if size < 22:
-            raise self.corrupt(f"a file of {size} bytes is not an NPZ file")
+            raise self.corrupt(f"a file of {size} bytes is too short for an NPZ file")
         tail = bytes(self.file.read(max(0, size - 98), min(size, 98)))
         end = tail[-22:]
         if end[:4] != b"PK\5\6" or end[20:] != b"\0\0":
             raise self.corrupt(
-                "it does not end with a zip directory: not an NPZ file, truncated, or followed by other bytes"
+                "it does not end with a zip directory: "
+                "it is not an NPZ file, is truncated, or is followed by other bytes"
             )
         disk, first_disk, here, count, length, start = struct.unpack("<4xHHHHII2x", end)
         directory_end = size - 22
@@ -117,7 +118,7 @@ class Directory:
         if disk or first_disk or here != count or start + length != directory_end:
             raise self.corrupt("the end record of its directory does not match the position of the directory")
         if length > MAX_DIRECTORY:
-            raise UnsafeStoreError(f"{self.path}: the directory has {length} bytes; up to {MAX_DIRECTORY} are read")
+            raise UnsafeStoreError(f"{self.path}: its directory has {length} bytes; the limit is {MAX_DIRECTORY}")
         raw = np.frombuffer(self.file.read(start, length), np.uint8)
         self.identity = f"npz:{size}:{hashlib.blake2b(raw.tobytes() + tail, digest_size=16).hexdigest()}"
         entry = self._entries(raw, count)
@@ -188,9 +189,13 @@ class Directory:
         if (head["name_length"] > MAX_NAME).any():
             raise UnsafeStoreError(f"{self.path}: the name of a member is longer than {MAX_NAME} bytes")
         if (head["flags"] & 1).any():
-            raise UnsupportedStoreError(f"{self.path}: a member is encrypted; store it without encryption")
+            raise UnsupportedStoreError(
+                f"{self.path}: a member is encrypted, which is not supported; store it without encryption"
+            )
         if (head["flags"] & ~np.uint16(_DESCRIPTOR | _UTF8)).any():
-            raise UnsupportedStoreError(f"{self.path}: a member has flags that numpy never sets; save it with numpy")
+            raise UnsupportedStoreError(
+                f"{self.path}: a member has flags that numpy never sets; save the file with numpy"
+            )
         if (unknown := ~np.isin(head["method"], (0, 8))).any():
             raise UnsupportedStoreError(
                 f"{self.path}: a member has compression method {head['method'][unknown][0]}, which is not supported; "

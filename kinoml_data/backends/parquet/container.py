@@ -151,12 +151,12 @@ def read_footer(file: PositionedFile) -> tuple[int, bytes]:
         raise CorruptStoreError(f"{file.path} has {file.size} bytes, which is too short for a Parquet file")
     tail = bytes(file.read(file.size - 8, 8))
     if tail[4:] == ENCRYPTED:
-        raise UnsupportedStoreError(f"{file.path} is encrypted, which is not supported")
+        raise UnsupportedStoreError(f"{file.path} is encrypted, which is not supported; store it without encryption")
     size = int.from_bytes(tail[:4], "little")
     if tail[4:] != MAGIC or file.read(0, 4) != MAGIC or size > file.size - 12:
         raise CorruptStoreError(f"{file.path} does not begin and end like a Parquet file")
     if size > MAX_FOOTER_BYTES:
-        raise UnsafeStoreError(f"{file.path}: its footer is {size} bytes; the limit is {MAX_FOOTER_BYTES}")
+        raise UnsafeStoreError(f"{file.path}: its footer has {size} bytes; the limit is {MAX_FOOTER_BYTES}")
     start = file.size - 8 - size
     return start, bytes(file.read(start, size))
 

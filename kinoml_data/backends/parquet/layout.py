@@ -68,8 +68,8 @@ class ParquetTable:
             for name in columns:
                 if _checksum(chunks[name + CRC]) != self._checksums[name][group]:
                     raise CorruptStoreError(
-                        f"{path}: column {quoted(name)}, rows {first} to {first + len(rows) - 1}: their checksums are "
-                        "not those that were written; the file is damaged"
+                        f"{path}: column {quoted(name)}, rows {first} to {first + len(rows) - 1} do not match "
+                        "their checksums; the file is damaged"
                     )
         return data
 

@@ -158,11 +158,14 @@ def _ragged(file: Hdf5File, name: str, layout: RaggedLayout, group: str) -> dict
     if layout.offsets:
         first, lengths = int(lengths[0]), np.diff(lengths)
         if first != 0:
-            raise UnsupportedStoreError(f"{where}: the offsets {quoted(path)} begin at {first}; they must begin at 0")
+            raise UnsupportedStoreError(
+                f"{where}: the offsets in {quoted(path)} begin at {first}; they must begin at 0"
+            )
     total = values.shape[0]
     if (lengths < 0).any() or (lengths > total).any() or lengths.sum() != total:
         raise CorruptStoreError(
-            f"{where}: the lengths by {quoted(path)} do not add up to the {total} entries of {quoted(layout.values)}"
+            f"{where}: the lengths given by {quoted(path)} do not add up "
+            f"to the {total} entries of {quoted(layout.values)}"
         )
     flat = _Flat(values)
     shape = layout.shape or (None, *values.shape[1:])

@@ -49,7 +49,7 @@ class Lance(Backend):
     @model_validator(mode="after")
     def _one_place(self) -> Lance:
         if (self.path is None) == (self.uri is None):
-            raise ValueError("give either `path` or `uri`")
+            raise ValueError("give either `path` or `uri`, and not both")
         return self
 
     def open(self, columns: Mapping[str, Array] | None) -> Storage:

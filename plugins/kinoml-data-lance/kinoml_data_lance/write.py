@@ -100,7 +100,9 @@ def _rename_new(temporary: Path, final: Path) -> None:
         temporary.rename(final)
     except OSError:
         if os.path.lexists(final):
-            raise StoreExistsError(f"{quoted(str(final))} appeared while it was being written") from None
+            raise StoreExistsError(
+                f"{quoted(str(final))} appeared while this store was being written; it was not replaced"
+            ) from None
         raise
     _sync(final.parent, deep=False)
 

@@ -43,7 +43,7 @@ class AwkwardArrayGeometricDataset(AwkwardArrayDataset):
     __getitems__ = None  # type: ignore[assignment]  # other loaders get single samples, as from KinoML
 
     def __iter__(self) -> NoReturn:
-        raise NotImplementedError("iterate over `as_dataloader()` or over indices")
+        raise NotImplementedError("this dataset has no iterator; iterate over `as_dataloader()` or over indices")
 
     def as_dataloader(self, **kwargs: Any) -> DataLoader[Any]:
         """The same as `XyDataset.as_dataloader`."""

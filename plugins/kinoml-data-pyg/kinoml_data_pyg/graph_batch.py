@@ -147,7 +147,7 @@ def _axis(attribute: str, array: Array) -> int | None:
     if attribute not in (*NODE_LEVEL, *EDGE_LEVEL) and not array.ragged:
         return None
     if not shape or None in shape[1:]:
-        raise SpecError("is joined along its first axis, so it must have one, and no other axis may be ragged")
+        raise SpecError("is joined along its first axis, so it needs at least one axis, and no other may be ragged")
     return 0
 
 
@@ -167,7 +167,7 @@ def _agreed(names: list[str], sizes: Mapping[str, Ints]) -> Ints:
             graph = int(wrong.argmax())
             raise SpecError(
                 f"graph {graph} of the batch: {names[0]} has {sizes[names[0]][graph]} entries, "
-                f"{other} has {sizes[other][graph]}"
+                f"but {other} has {sizes[other][graph]}"
             )
     return sizes[names[0]] if names else np.empty(0, np.int64)
 

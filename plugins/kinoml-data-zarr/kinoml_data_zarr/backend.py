@@ -50,15 +50,15 @@ class Zarr(Backend):
         protocol, separator, rest = (url or "").partition("://")
         if url is not None and (protocol not in PROTOCOLS or not separator or not rest or "::" in url):
             raise ValueError(
-                f"{quoted(url)} is not a valid URL; its protocol must be one of {', '.join(PROTOCOLS)}. "
-                "For a local folder use `path`"
+                f"{quoted(url)} is not a valid URL; its protocol must be one of {', '.join(PROTOCOLS)}; "
+                "for a local folder, use `path`"
             )
         return url
 
     @model_validator(mode="after")
     def _one_place(self) -> Zarr:
         if (self.path is None) == (self.url is None):
-            raise ValueError("give either `path` or `url`")
+            raise ValueError("give either `path` or `url`, and not both")
         if self.storage_options and self.url is None:
             raise ValueError("`storage_options` can only be used with `url`")
         return self
@@ -114,7 +114,7 @@ class Zarr(Backend):
             )
         if os.path.lexists(self.path):
             where = quoted(str(self.path))
-            raise StoreExistsError(f"{where} exists, and {self.name} cannot replace it; choose another path")
+            raise StoreExistsError(f"{where} already exists, and {self.name} cannot replace it; choose another path")
         from kinoml_data_zarr.write import write
 
         chunk_bytes, compress = self.chunk_bytes, self.compress

@@ -125,7 +125,7 @@ class ZarrGroup:
         array = self.array(key)
         if (size := array.dtype.itemsize * np.prod(array.shape, dtype=np.float64)) > MAX_ARRAY_BYTES:
             raise UnsafeStoreError(
-                f"{self.where}: {quoted(key)} would take {size:.0f} bytes in memory; up to {MAX_ARRAY_BYTES} are read"
+                f"{self.where}: {quoted(key)} would take {size:.0f} bytes in memory; the limit is {MAX_ARRAY_BYTES}"
             )
         return np.asarray(array[:]).astype(array.dtype.newbyteorder("="), copy=False)
 

@@ -174,7 +174,9 @@ def test_a_file_at_the_path_of_a_new_store_is_not_overwritten(tmp_path):
     (tmp_path / "file").write_bytes(b"held")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("empty", "file", "link"):
-        with pytest.raises(StoreExistsError, match=f"{name}' exists, and zarr cannot replace it; choose another path"):
+        with pytest.raises(
+            StoreExistsError, match=f"{name}' already exists, and zarr cannot replace it; choose another path"
+        ):
             stored(tmp_path / name)
     with pytest.raises(StoreWriteError, match="no folder"):
         stored(tmp_path / "missing" / "data.zarr")

@@ -49,7 +49,7 @@ def test_a_footer_too_large_to_be_one_is_not_read(tmp_path: Path) -> None:
         file.truncate(200 << 20)
         file.seek(0, os.SEEK_END)
         file.write((100 << 20).to_bytes(4, "little") + b"PAR1")
-    with pytest.raises(UnsafeStoreError, match="its footer is"):
+    with pytest.raises(UnsafeStoreError, match="its footer has"):
         ParquetAwkward(path=tmp_path / "x.parquet").open(None)
 
 

@@ -152,7 +152,7 @@ def test_a_row_that_is_not_what_was_written_is_named_with_both_checksums(own: Pa
     rewritten(own, change)
     with pytest.raises(
         CorruptStoreError,
-        match=r"own\.parquet: column 'y', row 13: its CRC-32 is 0x[0-9a-f]{8}, stored is 0x[0-9a-f]{8}",
+        match=r"own\.parquet: column 'y', row 13: its CRC-32 is 0x[0-9a-f]{8}, but 0x[0-9a-f]{8} is stored",
     ):
         ParquetAwkward(path=own).open(None)
     assert "id" in read_all(own, {"id": Array("str")})
@@ -195,7 +195,7 @@ def test_rows_with_checksums_of_their_own_are_not_taken_for_those_that_were_writ
         return table
 
     rewritten(own, change)
-    with pytest.raises(CorruptStoreError, match="column 'y', rows 0 to 19: their checksums are not those"):
+    with pytest.raises(CorruptStoreError, match="column 'y', rows 0 to 19 do not match their checksums"):
         ParquetAwkward(path=own).open(None)
 
 

@@ -305,7 +305,7 @@ def test_what_the_system_refuses_to_read_is_a_read_error(tmp_path):
 def test_an_error_names_the_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("a: [")
-    with pytest.raises(SpecError, match=r"mine\.yaml: not valid YAML"):
+    with pytest.raises(SpecError, match=r"mine\.yaml: the spec is not valid YAML"):
         config.read(path)
 
 

@@ -86,7 +86,7 @@ class Ragged:
 
     @classmethod
     def from_rows(cls, rows: Sequence[NDArray[Any]], dtype: Any, ndim: int) -> Ragged:
-        """Lay arrays of `ndim` axes each end to end. `dtype` and `ndim` also describe the result for no rows."""
+        """Join arrays that have `ndim` axes each. `dtype` and `ndim` are needed because `rows` may be empty."""
         shapes = np.array([row.shape for row in rows], np.int64).reshape(len(rows), ndim)
         parts = [np.ravel(row) for row in rows]
         return cls(np.concatenate(parts, dtype=dtype) if parts else np.empty(0, dtype), shapes)

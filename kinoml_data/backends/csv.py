@@ -34,8 +34,8 @@ class Csv(Backend):
         delimiter: the character between two values; most .smi files need a space.
         header: False if the first line is a row; the columns are then called "0", "1", ..., or as in `names`.
         names: the names of the columns, instead of those in the header.
-        dtypes: the dtypes of some columns if the spec does not declare them: `{id: str}`. This is how the source of
-            `featurize-on-access` gets them.
+        dtypes: the dtypes of some columns that the spec does not declare, such as `{id: str}`. The source of
+            `featurize-on-access` needs this option, because the spec declares only the columns that come out.
     """
 
     name = "csv"

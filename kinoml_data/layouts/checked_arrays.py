@@ -1,6 +1,6 @@
 """Flat arrays with checksums, for backends over containers of arrays, such as a Zarr group or an HDF5 file.
 
-The container has the arrays of the flat layout, with checksums, and as JSON the metadata that `write_rows` returns:
+The container has the arrays of the flat layout, their checksums, and the metadata that `write_rows` returns, as JSON:
 
 | key | value |
 | --- | --- |

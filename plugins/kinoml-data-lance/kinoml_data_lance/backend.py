@@ -43,7 +43,7 @@ class Lance(Backend):
         if uri is not None and ("://" not in uri or uri.lower().startswith("file")):
             raise ValueError("a uri names a remote store, such as s3://bucket/data.lance; use `path` for a folder")
         if uri is not None and getattr(info.context, "root", None) is not None:
-            raise ValueError("a uri is outside the dataset's folder; use `path`")
+            raise ValueError("a spec whose files must be in one folder cannot have a `uri`; use `path`")
         return uri
 
     @model_validator(mode="after")

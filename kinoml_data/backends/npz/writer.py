@@ -10,8 +10,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -95,11 +95,13 @@ def _spool(path: Path, columns: Mapping[str, Array], batches: Iterable[Columns],
     return spools
 
 
-def _member(file: zipfile.ZipFile, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> IO[bytes]:
-    """A new member of the file, in which the npy header is written."""
+@contextmanager
+def _member(file: zipfile.ZipFile, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Iterator[IO[bytes]]:
+    """Open a new member of the file, in which the npy header is already written; close it at the end of the block."""
     info = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, so that the same content gives the same file
     info.compress_type = file.compression
-    member = file.open(info, "w", force_zip64=True)
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(member, header)
-    return member
+    # Opened by the `with` itself: if Ctrl-C came in between, the zip file could not be closed.
+    with file.open(info, "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, header)
+        yield member

@@ -133,35 +133,62 @@ def gather(values: NDArray[Any], starts: NDArray[np.int64], stops: NDArray[np.in
     return np.frombuffer(bytearray().join(parts), values.dtype)
 
 
-def cast(values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int | None]:
-    """Convert values to another dtype.
+def cast(values: NDArray[Any], dtype: np.dtype[Any], *, exact: bool = False) -> tuple[NDArray[Any], int | None]:
+    """Convert numbers to another dtype.
 
-    An integer fits if its conversion is exact. A floating-point number fits unless it is finite and becomes infinite.
+    Integers fit if their conversion is exact. Floating-point numbers are rounded to a floating-point dtype, in which a
+    finite number must not become infinite; they fit an integer dtype if they are whole and in its range. Only 0 and 1
+    fit bool. Complex numbers fit only complex dtypes.
+
+    Args:
+        values: numbers or bools.
+        dtype: the dtype to convert to.
+        exact: True if no value may be rounded either.
 
     Returns:
         The converted values, and the flat position of the first value that does not fit; None if all fit.
     """
+    source, target = values.dtype.kind, dtype.kind
     with np.errstate(all="ignore"):
         result = values.astype(dtype)
-        if values.dtype.kind in "iu":
-            lost = _inexact(values, result)
-        elif np.can_cast(values.dtype, dtype, "safe"):
+        if (source == target and np.can_cast(values.dtype, dtype, "safe")) or source == "b":
             return result, None
+        if target == "b":
+            lost = (values != 0) & (values != 1)
+        elif target in "iu":
+            lost = _outside(values, dtype) if source in "iu" else _not_whole(values, result)
+        elif source in "iu":
+            lost = _inexact(values, result)
         else:
             lost = np.isinf(result) & ~np.isinf(values)
+            if exact:
+                back = result if source == "c" else result.real
+                lost |= (back.astype(values.dtype) != values) & ~np.isnan(values)
     return result, None if lost is None or not lost.any() else int(lost.argmax())
 
 
+def _outside(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.bool_] | None:
+    """A mask of the integers outside the range of another integer dtype; None if its range contains all of theirs."""
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    return None if np.can_cast(values.dtype, dtype, "safe") else (values < low) | (values > high)
+
+
+def _not_whole(values: NDArray[Any], result: NDArray[Any]) -> NDArray[np.bool_]:
+    """A mask of the floating-point numbers that are not whole numbers of the integer dtype of `result`."""
+    bits = 8 * result.itemsize - (result.dtype.kind == "i")
+    # Converting a number outside of the integers' range is undefined behaviour. Both bounds are exact as float64.
+    wide = values.astype(np.float64)
+    inside = (wide >= (-(2.0**bits) if result.dtype.kind == "i" else 0)) & (wide < 2.0**bits)
+    lost: NDArray[np.bool_] = ~inside | (wide != np.trunc(wide))
+    return lost
+
+
 def _inexact(values: NDArray[Any], result: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """A mask of the integers that were not converted exactly; None if the dtypes rule that out.
+    """A mask of the integers that were not converted exactly to floating point; None if the dtypes rule that out.
 
     `np.can_cast` cannot tell: it calls int64 to float64 safe, which loses integers beyond 2**53.
     """
     bits = 8 * values.dtype.itemsize - (values.dtype.kind == "i")
-    if result.dtype.kind in "iu":
-        low, high = np.iinfo(result.dtype).min, np.iinfo(result.dtype).max
-        inside = np.can_cast(values.dtype, result.dtype, "safe")
-        return None if inside else (values < low) | (values > high)
     real = result.real
     if bits <= np.finfo(real.dtype).nmant + 1:
         return None

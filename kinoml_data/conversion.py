@@ -18,7 +18,7 @@ from kinoml_data.dataset import splits
 from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted
-from kinoml_data.factory import load_dataset, make_backend
+from kinoml_data.factory import make_backend, open_to_copy
 from kinoml_data.layouts.checksums import row_checksums
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
@@ -61,7 +61,7 @@ def convert(
     """
     if isinstance(source, XyDataset):
         return _copy(source, target, overwrite, progress)
-    with load_dataset(source) as dataset:
+    with open_to_copy(source) as dataset:
         return _copy(dataset, target, overwrite, progress)
 
 

@@ -109,6 +109,20 @@ def error_prefix(where: str) -> Iterator[None]:
         raise type(error)(f"{where}{error}") from error
 
 
+def missing_value(where: str, row: int, line: int | None = None) -> SpecError:
+    """The error for a missing value that the spec does not allow.
+
+    Args:
+        where: the file and the column.
+        row: the row, counted from 0.
+        line: the line of a text file, counted from 1.
+    """
+    place = f"row {row}" if line is None else f"row {row} (line {line})"
+    return SpecError(
+        f"{where}, {place}: a value is missing; leave the column out, or specify it in `columns` with `missing: nan`"
+    )
+
+
 def quoted(value: object, limit: int = 120) -> str:
     """`value` for an error message: on one line, with control characters escaped, shortened to `limit` characters."""
     return one_line(repr(value), limit)

@@ -6,7 +6,8 @@ import difflib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from kinoml_data import registry
-from kinoml_data.contracts.backend import Backend, SpecContext
+from kinoml_data.contracts.backend import Backend, SpecContext, Storage
 from kinoml_data.contracts.observation_model import ObservationModel
 from kinoml_data.dataset.collate import Collater
 from kinoml_data.dataset.dataset import XyDataset
@@ -23,8 +24,9 @@ from kinoml_data.errors import SpecError, StoreNotFoundError, error_prefix, quot
 from kinoml_data.inference import complete
 from kinoml_data.spec import config
 from kinoml_data.spec.array import Model
-from kinoml_data.spec.dataset_spec import DatasetSpec
+from kinoml_data.spec.dataset_spec import CompleteSpec, DatasetSpec
 from kinoml_data.spec.parts import BackendRef
+from kinoml_data.spec.roles import names_of
 from kinoml_data.spec.validation import plain_json, spec_error
 
 IN_MEMORY = "in-memory"
@@ -34,6 +36,9 @@ M = TypeVar("M", bound=Model)
 def load_dataset(
     spec: DatasetSpec | Mapping[str, Any] | str | os.PathLike[str],
     *,
+    X: str | Sequence[str] | None = None,
+    y: str | Sequence[str] | None = None,
+    meta: Sequence[str] | None = None,
     backend: str | None = None,
     split: str | None = None,
     data: Mapping[str, Any] | None = None,
@@ -46,8 +51,13 @@ def load_dataset(
 ) -> XyDataset:
     """Open a dataset.
 
+    A spec, or a store that contains one, says which columns are X and which are y, and so do columns that are called X,
+    or X0, X1, ..., and y. Any other table needs `X` and `y` here. Without a spec, only the columns in X, y and meta are
+    opened.
+
     Args:
         spec: a `DatasetSpec`, a mapping, a .yaml, .json or .toml file, or a data file that a backend opens.
+        X, y, meta: the columns in these roles, in place of those in the spec: one name, or a list of names.
         backend: another backend for the same data. A backend with a `source` wraps the storage of the spec, so that
             "in-memory" loads all of it; any other backend replaces it, and keeps the options that both have.
         split: open only the rows of this split.
@@ -75,31 +85,90 @@ def load_dataset(
         raise SpecError(f"data: {quoted(data)} is not a mapping of columns to values")
     options = options if device is None else options | {"device": device}
     described = _with_storage(as_spec(spec, None if base is None else Path(base)), backend, options)
+    described = _with_roles(described, X=X, y=y, meta=meta)
     opener = make_backend(described, data, featurizer)
-    storage = opener.open(described.requested_columns)
-    try:
-        complete_spec = complete(described, storage, dtype)
+    with ExitStack() as opened:
+        complete_spec, storage = _open(described, opener, dtype, opened)
+        stored_names = complete_spec.stored_names
+        if (loaded := storage.loaded(stored_names)) is not storage:
+            opened.callback(loaded.close)
+            # Only the loaded rows show which axes are fixed.
+            complete_spec, storage = complete(described, loaded, dtype), loaded
         if data is not None or featurizer is not None:
             complete_spec = complete_spec.over_objects()
         session, collater = Session(complete_spec, opener, storage), Collater(complete_spec, collate)
-        return XyDataset(session, collater, _observation_model(complete_spec), () if split is None else (split,))
-    except BaseException:
+        model = _observation_model(complete_spec)
+        dataset = XyDataset(session, collater, model, () if split is None else (split,))
+        opened.pop_all()
+        return dataset
+
+
+def open_to_copy(
+    spec: DatasetSpec | Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    backend: str | None = None,
+    base: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> XyDataset:
+    """Open a dataset to look at it or to copy it, which needs no roles.
+
+    The arguments and the errors are those of `load_dataset`. If nothing says which columns are X, X is None and all
+    columns of the store are in the dataset. Nothing is loaded into memory in advance.
+    """
+    described = _with_storage(as_spec(spec, None if base is None else Path(base)), backend, options)
+    opener = make_backend(described)
+    with ExitStack() as opened:
+        complete_spec, storage = _open(described, opener, None, opened, needs_X=False)
+        session, collater = Session(complete_spec, opener, storage), Collater(complete_spec)
+        dataset = XyDataset(session, collater, _observation_model(complete_spec))
+        opened.pop_all()
+        return dataset
+
+
+def _open(
+    spec: DatasetSpec, backend: Backend, dtype: Any, opened: ExitStack, *, needs_X: bool = True
+) -> tuple[CompleteSpec, Storage]:
+    """The complete spec and the open storage, which `opened` closes."""
+    storage = backend.open(spec.requested_columns)
+    opened.callback(storage.close)
+    if spec.columns is None and spec.X is not None and storage.spec is not None:
+        # The embedded spec names more columns than the caller's roles.
         storage.close()
-        raise
+        storage = backend.open(None)
+        opened.callback(storage.close)
+    return complete(spec, storage, dtype, needs_X=needs_X), storage
+
+
+def _with_roles(spec: DatasetSpec, **roles: str | Sequence[str] | None) -> DatasetSpec:
+    """`spec` with the roles that the caller of `load_dataset` gave.
+
+    Raises:
+        SpecError: a role is neither a name nor a list of names.
+    """
+    changes: dict[str, Any] = {}
+    for role, names in roles.items():
+        if names is None:
+            continue
+        if not isinstance(names, (str, list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise SpecError(f"{role}: {quoted(names)} is neither the name of a column nor a list of names")
+        changes[role] = names if isinstance(names, str) and role != "meta" else names_of(names)
+    return spec.replace(**changes) if changes else spec
 
 
 def infer_spec(path: str | os.PathLike[str]) -> DatasetSpec:
-    """The spec of a data file: the one that is embedded in it, or one that is inferred from its contents.
+    """The spec of a data file: the one that is embedded in it, or one with the columns that it contains.
+
+    Its X and y are None if nothing in the file says which columns they are.
 
     Raises:
-        SpecError: no backend opens the file, or its contents do not tell which columns are X.
+        SpecError: no backend opens the file.
         StoreNotFoundError: the file does not exist.
         CorruptStoreError: the file is damaged.
         UnsafeStoreError: opening the file would run code or take unbounded memory.
         UnsupportedStoreError: the file uses a feature that the backend does not read.
         StoreReadError: the operating system failed to read.
     """
-    with load_dataset(path) as dataset:
+    with open_to_copy(path) as dataset:
         return dataset.spec
 
 

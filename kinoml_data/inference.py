@@ -3,37 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from pydantic import ValidationError
 
 from kinoml_data.contracts.backend import Storage
-from kinoml_data.errors import CorruptStoreError, SpecError, quoted, unknown
+from kinoml_data.dataset.oddities import oddity, text_among_numbers
+from kinoml_data.errors import (
+    CorruptStoreError,
+    SpecError,
+    UnsupportedStoreError,
+    error_prefix,
+    one_line,
+    quoted,
+    unknown,
+)
 from kinoml_data.layouts.flat_arrays import stored_splits
 from kinoml_data.spec import config
-from kinoml_data.spec.array import DTYPES
+from kinoml_data.spec.array import DTYPES, Array, Glob
 from kinoml_data.spec.dataset_spec import CompleteSpec, DatasetSpec
-from kinoml_data.spec.roles import guess_roles, names_of
+from kinoml_data.spec.roles import named_X, named_y, names_of
+from kinoml_data.spec.validation import spec_error
+
+MOST_COLUMNS = 40  # that an error lists
 
 
-def complete(spec: DatasetSpec, storage: Storage, dtype: str | Mapping[str, str] | None = None) -> CompleteSpec:
+def complete(
+    spec: DatasetSpec,
+    storage: Storage,
+    dtype: str | Mapping[str, str] | None = None,
+    *,
+    needs_X: bool = True,
+) -> CompleteSpec:
     """`spec` with everything that it leaves open filled in.
 
     A spec without columns takes whatever it does not specify from the spec that is embedded in the store. If there is
-    none, it takes the columns and splits of the store, and roles that are guessed from their names.
+    none, it takes the splits of the store, the roles that the names of the columns say, and the columns in these roles.
 
     Args:
         spec: the spec that led to the store.
         storage: the open store.
         dtype: the dtype of all floating-point columns in X and y, or dtypes by column, "X" or "y".
+        needs_X: False if it does not matter whether there is an X; without roles, all columns are then taken.
 
     Raises:
-        SpecError: the roles cannot be guessed, the parts do not fit together, or `dtype` is not valid.
+        SpecError: neither the spec nor the store says which columns are X, the parts do not fit together, or `dtype`
+            is not valid.
+        UnsupportedStoreError: a column in a role cannot be read.
         CorruptStoreError: the embedded spec is not valid.
     """
     if spec.columns is None and storage.spec is not None:
         spec = _over_embedded(spec, storage.spec)
     if spec.columns is None:
-        complete_spec = _over_columns(spec, storage)
+        complete_spec = _over_columns(spec, storage, needs_X=needs_X)
     else:
-        complete_spec = CompleteSpec.of(spec, splits=spec.splits or {})
+        complete_spec = _over_declared(spec, spec.columns, storage)
+    if needs_X and complete_spec.X is None:
+        raise SpecError(_roles_needed(spec, storage))
     return complete_spec if dtype is None else _with_dtypes(complete_spec, dtype)
 
 
@@ -54,19 +80,82 @@ def _over_embedded(spec: DatasetSpec, text: str) -> DatasetSpec:
     return embedded.replace(**own).located(spec.base, root)
 
 
-def _over_columns(spec: DatasetSpec, storage: Storage) -> CompleteSpec:
-    """`spec` with the columns and splits of the store, and roles guessed from the names of the columns."""
-    numeric = [name for name, array in storage.columns.items() if not array.is_string]
+def _over_columns(spec: DatasetSpec, storage: Storage, *, needs_X: bool) -> CompleteSpec:
+    """`spec` with the splits of the store, the roles that the names of its columns say, and the columns in roles."""
     X, y = spec.X, spec.y
-    if X is None and y is None:
-        X, y = guess_roles(numeric)
-    elif X is None:
-        others = tuple(name for name in numeric if name not in (*spec.y_names, *spec.meta))
-        X = others[0] if len(others) == 1 else others
-    roles = {*names_of(X), *names_of(y)}
-    meta = spec.meta or tuple(name for name in storage.columns if name not in roles)
+    if X is None:
+        X = named_X(storage.columns)
+        y = named_y(storage.columns) if y is None and (X is not None or not needs_X) else y
+    names = (*names_of(X), *names_of(y), *spec.meta)
+    if X is None and not needs_X:
+        names = (*names, *(name for name in storage.columns if name not in names))
+    for name in names:
+        if name not in storage.columns and name in storage.unreadable:
+            raise UnsupportedStoreError(storage.unreadable[name])
+    for role, role_names in (("X", names_of(X)), ("y", names_of(y))):
+        for name in role_names:
+            if name in storage.columns and (note := text_among_numbers(storage, name, least=0)):
+                raise SpecError(
+                    f"{role}: column {quoted(name)} contains strings, which no tensor can have: {note}; put it in "
+                    "meta, or declare it in `columns` with `values: [...]` if its texts are categories"
+                )
+    columns = {name: storage.columns[name] for name in names if name in storage.columns}
     splits = stored_splits(storage.arrays) if spec.splits is None else spec.splits
-    return CompleteSpec.of(spec, columns=dict(storage.columns), X=X, y=y, meta=meta, splits=splits)
+    if missing := [name for name in names if name not in columns]:
+        raise SpecError(unknown(missing[0], storage.columns, "column"))
+    return CompleteSpec.of(spec, columns=columns, X=X, y=y, splits=splits)
+
+
+def _over_declared(spec: DatasetSpec, columns: Mapping[str, Array], storage: Storage) -> CompleteSpec:
+    """`spec` with the roles that the names of its columns say, and the stored columns that its patterns stand for."""
+    X = named_X(columns) if spec.X is None else spec.X
+    y = named_y(columns) if spec.X is None and spec.y is None and X is not None else spec.y
+    meta = tuple(name for name in spec.meta if name not in (*names_of(X), *names_of(y)))
+    matched = {name: _matched(name, array, storage) for name, array in columns.items()}
+    return CompleteSpec.of(spec, columns=matched, X=X, y=y, meta=meta, splits=spec.splits or {})
+
+
+def _matched(name: str, array: Array, storage: Storage) -> Array:
+    """`array` with the stored columns that its pattern stands for; unchanged if it has none.
+
+    Raises:
+        SpecError: no stored column matches the pattern, or their number is not the length of the row.
+    """
+    if not isinstance(array.stored_as, Glob):
+        return array
+    pattern = array.stored_as.glob
+    names = tuple(stored for stored in storage.columns if fnmatchcase(stored, pattern))
+    with error_prefix(f"columns.{name}.stored_as: "):
+        if not names:
+            known = one_line(", ".join(storage.columns), 300)
+            raise SpecError(f"no stored column matches the pattern {quoted(pattern)}; there are {known}")
+        try:
+            return Array(**{**dict(array), "stored_as": names})
+        except ValidationError as error:
+            raise spec_error(error, Array) from None
+
+
+def _roles_needed(spec: DatasetSpec, storage: Storage) -> str:
+    """The error for a table that does not say which columns are X: what there is, and the line to write."""
+    columns = storage.columns if spec.columns is None else spec.columns
+    numeric = [name for name, array in columns.items() if not array.is_string] or ["..."]
+    X = numeric[:-1][:3] or numeric
+    more = ", ..." if len(numeric) > 4 else ""
+    y = f", y={numeric[-1]!r}" if len(numeric) > 1 else ""
+    path = spec.storage.options.get("path")
+    where = "the store" if path is None else str(path)
+    lines = [f"{where} does not say which columns are X and which are y. Name them, for example:"]
+    call = "..." if path is None else repr(str(path))
+    lines.append(f"  load_dataset({call}, X=[{', '.join(map(repr, X))}{more}]{y})")
+    lines.append(f"In a spec file, the keys are X and y. There are {len(columns):,} columns:")
+    width = min(40, max(map(len, columns), default=0))
+    for name, array in list(columns.items())[:MOST_COLUMNS]:
+        note = oddity(storage, name) if name in storage.columns else None
+        lines.append(f"  {name:{width}}  {array}" + (f": {note}" if note else ""))
+    if len(columns) > MOST_COLUMNS:
+        lines.append(f"  ... and {len(columns) - MOST_COLUMNS:,} more")
+    lines += [f"  {name:{width}}  not readable: {reason}" for name, reason in storage.unreadable.items()]
+    return "\n".join(lines)
 
 
 def _with_dtypes(spec: CompleteSpec, dtype: str | Mapping[str, str]) -> CompleteSpec:
@@ -86,5 +175,5 @@ def _with_dtypes(spec: CompleteSpec, dtype: str | Mapping[str, str]) -> Complete
     for name, value in changes.items():
         if value not in DTYPES:
             raise SpecError(f"dtype: {unknown(value, DTYPES, 'dtype')}")
-        columns[name] = columns[name].model_copy(update={"dtype": value, "cast": "same_kind"})
+        columns[name] = columns[name].model_copy(update={"dtype": value})
     return spec.replace(columns=columns)

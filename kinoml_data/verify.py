@@ -120,7 +120,7 @@ def verify(
         _read_all(storage, result, progress)
         if result.intact:
             try:
-                Session(complete(described, storage), backend, storage)
+                Session(complete(described, storage, needs_X=False), backend, storage)
             except KinomlDataError as error:
                 by_user = isinstance(error, SpecError) and described.model_fields_set != {"storage"}
                 if by_user or isinstance(error, StoreChangedError):

@@ -115,7 +115,7 @@ def test_casts_and_packed_bits_travel_with_the_spec(tmp_path, suffix):
     bits = np.random.default_rng(0).random((4, 11)) > 0.5
     spec = {
         "columns": {
-            "a": {"dtype": "float32", "cast": "same_kind", "stored_as": "raw"},
+            "a": {"dtype": "float32", "range": [0, 1], "stored_as": "raw"},
             "b": {"dtype": "uint8", "shape": [11], "packbits": True},
             "n": {"dtype": "float32", "shape": ["*"]},
         },
@@ -125,7 +125,7 @@ def test_casts_and_packed_bits_travel_with_the_spec(tmp_path, suffix):
     rows = [np.arange(i, dtype=np.uint8) for i in range(4)]
     data = {"raw": np.arange(4) / 3, "b": np.packbits(bits, axis=-1), "n": rows}
     copy = kd.save_dataset(kd.load_dataset(spec, data=data), tmp_path / f"x{suffix}")
-    assert copy.columns["a"] == Array("float32", cast="same_kind")
+    assert copy.columns["a"] == Array("float32", range=(0.0, 1.0))
     with kd.load_dataset(tmp_path / f"x{suffix}") as dataset:
         assert dataset.stored_columns() == {
             "a": Array("float64"),

@@ -12,7 +12,7 @@ import pytest
 
 import kinoml_data as kd
 from kinoml_data import Array, ArrayStorage, CompleteSpec, DatasetSpec
-from kinoml_data.errors import CorruptStoreError, SpecError
+from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError
 from kinoml_data.inference import complete
 
 STORAGE = {"backend": "npz-lazy", "path": "x.npz"}
@@ -42,8 +42,11 @@ def spec(**keys: Any) -> DatasetSpec:
     return DatasetSpec.parse({"storage": STORAGE, **keys})
 
 
-def test_columns_roles_and_splits_come_from_the_store():
-    completed = complete(spec(), storage())
+ROLES = {"X": ["a", "b"], "y": "y", "meta": ["id"]}
+
+
+def test_columns_in_roles_and_splits_come_from_the_store():
+    completed = complete(spec(**ROLES), storage())
     assert completed.columns == {
         "a": Array("float32", (2,)),
         "b": Array("int64"),
@@ -54,11 +57,96 @@ def test_columns_roles_and_splits_come_from_the_store():
     assert completed.splits == {"train": "idx_train"}
 
 
-def test_roles_that_the_spec_names_are_kept_and_the_other_columns_are_meta():
+def test_only_the_columns_that_the_spec_names_are_in_the_dataset():
     completed = complete(spec(X="b", splits={}), storage())
-    assert (completed.X, completed.y, completed.meta, completed.splits) == ("b", None, ("a", "y", "id"), {})
-    completed = complete(spec(y="b", meta=["id"]), storage())
-    assert (completed.X, completed.y, completed.meta) == (("a", "y"), "b", ("id",))
+    assert (list(completed.columns), completed.X, completed.y, completed.meta) == (["b"], "b", None, ())
+    assert completed.splits == {}
+
+
+def named(*names: str) -> ArrayStorage:
+    return ArrayStorage({name: np.zeros(3) for name in names})
+
+
+@pytest.mark.parametrize(
+    ("names", "X", "y"),
+    [
+        (("X", "y"), "X", "y"),
+        (("a", "y", "X"), "X", "y"),
+        (("X1", "b", "X0", "y"), ("X0", "X1"), "y"),
+        (("X0",), "X0", None),
+    ],
+    ids=str,
+)
+def test_the_names_of_columns_say_their_roles(names, X, y):
+    completed = complete(spec(), named(*names))
+    assert (completed.X, completed.y, completed.meta) == (X, y, ())
+    assert set(completed.columns) == {*completed.X_names, *completed.y_names}
+    declared = {name: {"dtype": "float64"} for name in names}
+    completed = complete(spec(columns=declared), named(*names))
+    assert (completed.X, completed.y, list(completed.columns)) == (X, y, list(names))
+
+
+def test_a_y_that_the_caller_names_leaves_X_to_the_names():
+    completed = complete(spec(y="b"), named("X", "b", "y"))
+    assert (completed.X, completed.y, list(completed.columns)) == ("X", "b", ["X", "b"])
+
+
+@pytest.mark.parametrize("columns", [None, {"a": {}, "b": {}}], ids=["inferred", "declared"])
+def test_a_table_that_does_not_say_what_is_X_is_an_error_that_shows_the_line_to_write(columns):
+    keys = {} if columns is None else {"columns": columns}
+    with pytest.raises(SpecError) as caught:
+        complete(spec(**keys), named("a", "b"))
+    text = str(caught.value)
+    assert "x.npz does not say which columns are X and which are y" in text
+    assert "load_dataset('x.npz', X=['a'], y='b')" in text
+    assert "  a  float" in text and "  b  float" in text
+
+
+def test_a_table_with_y_but_without_X_does_not_guess_X():
+    with pytest.raises(SpecError, match="does not say which columns are X"):
+        complete(spec(), named("a", "y"))
+    with pytest.raises(SpecError, match="does not say which columns are X"):
+        complete(spec(y="y"), named("a", "y"))
+
+
+def test_the_error_says_what_is_odd_about_a_column_and_lists_those_that_cannot_be_read():
+    texts = [*(str(i) for i in range(17)), ">10000"]
+    data = ArrayStorage(
+        {
+            "a": np.zeros(18),
+            "IC50.utf8": np.frombuffer("".join(texts).encode(), np.uint8),
+            "IC50.shapes": np.array([[len(text)] for text in texts]),
+        }
+    )
+    data.unreadable = {"when": "dates are not supported; write them as numbers"}
+    with pytest.raises(SpecError) as caught:
+        complete(spec(), data)
+    lines = str(caught.value).splitlines()
+    assert "  IC50  str: 17 numbers, and '>10000' in row 17" in lines
+    assert "  when  not readable: dates are not supported; write them as numbers" in lines
+    with pytest.raises(SpecError, match=r"y: column 'IC50' contains strings, .*17 numbers, and '>10000' in row 17"):
+        complete(spec(X="a", y="IC50"), data)
+    with pytest.raises(UnsupportedStoreError, match="dates are not supported"):
+        complete(spec(X="a", meta=["when"]), data)
+
+
+def test_without_the_need_for_X_all_columns_are_taken():
+    completed = complete(spec(), named("a", "b"), needs_X=False)
+    assert (list(completed.columns), completed.X, completed.y, completed.meta) == (["a", "b"], None, None, ())
+    completed = complete(spec(), named("a", "y"), needs_X=False)
+    assert (list(completed.columns), completed.X, completed.y) == (["y", "a"], None, "y")
+
+
+def test_a_pattern_stands_for_the_stored_columns_that_match_it():
+    data = named("f10", "f2", "g", "f1")
+    completed = complete(spec(columns={"d": {"stored_as": {"glob": "f*"}}}, X="d"), data)
+    assert completed.columns["d"] == Array("float32", (3,), stored_as=("f10", "f2", "f1"))
+    assert completed.stored_names == ["f10", "f2", "f1"]
+    for pattern, problem in (("h*", "no stored column matches the pattern 'h\\*'; there are f10, f2, g, f1"),):
+        with pytest.raises(SpecError, match=f"columns.d.stored_as: {problem}"):
+            complete(spec(columns={"d": {"stored_as": {"glob": pattern}}}, X="d"), data)
+    with pytest.raises(SpecError, match=r"a column made of 3 stored columns has the shape \[3\]"):
+        complete(spec(columns={"d": {"stored_as": {"glob": "f*"}, "shape": [4]}}, X="d"), data)
 
 
 def test_a_spec_with_columns_takes_nothing_from_the_store():
@@ -82,8 +170,8 @@ def test_what_the_spec_specifies_goes_before_the_embedded_spec():
 
 
 def test_an_embedded_spec_without_columns_is_completed_from_the_store():
-    completed = complete(spec(), storage({"name": "stored"}))
-    assert (completed.name, completed.X, completed.y) == ("stored", ("a", "b"), "y")
+    completed = complete(spec(), storage({"name": "stored", "X": "b"}))
+    assert (completed.name, completed.X, completed.y) == ("stored", "b", None)
 
 
 @pytest.mark.parametrize(
@@ -109,10 +197,10 @@ def test_paths_of_the_store_stay_in_its_folder_and_those_of_the_user_may_leave_i
 
 
 def test_dtypes_change_floating_columns_in_roles_and_allow_the_cast():
-    completed = complete(spec(), storage(), "float16")
-    assert completed.columns["a"] == Array("float16", (2,), cast="same_kind")
+    completed = complete(spec(**ROLES), storage(), "float16")
+    assert completed.columns["a"] == Array("float16", (2,))
     assert completed.columns["b"] == Array("int64") and completed.columns["y"].dtype == "float16"
-    completed = complete(spec(), storage(), {"X": "float64", "b": "int32"})
+    completed = complete(spec(**ROLES), storage(), {"X": "float64", "b": "int32"})
     assert [array.dtype for array in completed.columns.values()] == ["float64", "int32", "float64", "str"]
 
 
@@ -135,7 +223,7 @@ def test_a_spec_is_validated_once(monkeypatch):
 
 
 def test_a_complete_spec_equals_hashes_and_pickles_like_any_spec(tmp_path):
-    completed = complete(spec(), storage())
+    completed = complete(spec(**ROLES), storage())
     assert isinstance(completed, CompleteSpec)
     twin = DatasetSpec.parse(completed.to_mapping())
     assert twin == completed and completed == twin and hash(twin) == hash(completed)
@@ -147,12 +235,12 @@ def test_a_complete_spec_equals_hashes_and_pickles_like_any_spec(tmp_path):
 
 
 def test_a_complete_spec_without_splits_says_so_in_a_file():
-    completed = complete(spec(splits={}), storage())
+    completed = complete(spec(splits={}, X="a"), storage())
     assert completed.to_mapping()["splits"] == {}
 
 
-@pytest.mark.parametrize("missing", ["columns", "X", "splits"])
-def test_a_complete_spec_needs_columns_X_and_splits(missing):
+@pytest.mark.parametrize("missing", ["columns", "splits"])
+def test_a_complete_spec_needs_columns_and_splits(missing):
     keys = {"columns": {"a": {}}, "X": "a", "splits": {}, "storage": STORAGE}
     del keys[missing]
     with pytest.raises(SpecError, match=f"{missing}: Field required"):

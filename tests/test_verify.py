@@ -128,8 +128,8 @@ def test_foreign_parquet_opens_and_says_once_that_its_integrity_is_unknown(tmp_p
     pq.write_table(pa.table({"x": [1.0, 2.0], "y": [3.0, 4.0]}), tmp_path / "foreign.parquet")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        kd.load_dataset(tmp_path / "foreign.parquet")
-        kd.load_dataset(tmp_path / "foreign.parquet")
+        kd.load_dataset(tmp_path / "foreign.parquet", X="x", y="y")
+        kd.load_dataset(tmp_path / "foreign.parquet", X="x", y="y")
     (warning,) = caught
     assert re.search(r"foreign\.parquet .*integrity is unknown", str(warning.message))
     assert verify(tmp_path / "foreign.parquet").unchecked is not None

@@ -46,7 +46,7 @@ class Csv(Backend):
     names: tuple[str, ...] | None = None
     dtypes: dict[str, str] = Field(default_factory=dict)
 
-    def open(self, columns: Mapping[str, Array] | None) -> Storage:
+    def open(self, columns: Mapping[str, Array | None] | None) -> Storage:
         """Read the table into memory; see `Backend.open`.
 
         Raises:
@@ -74,7 +74,7 @@ class Csv(Backend):
                 flat |= flatten({name: array}, {name: column})
         return MemoryStorage(flat, identity=identity)
 
-    def _declared(self, name: str, columns: Mapping[str, Array] | None) -> Array | None:
+    def _declared(self, name: str, columns: Mapping[str, Array | None] | None) -> Array | None:
         if columns is not None:
             return columns[name]
         return Array(self.dtypes[name]) if name in self.dtypes else None

@@ -60,7 +60,7 @@ class FeaturizeOnAccess(Backend):
             backend._function, backend._featurizer = featurizer, None
         return backend
 
-    def open(self, columns: Mapping[str, Array] | None) -> Storage:
+    def open(self, columns: Mapping[str, Array | None] | None) -> Storage:
         if self._featurizer is None and self._function is None:
             raise SpecError(
                 "the backend 'featurize-on-access' needs a featurizer: by name in the spec, or featurizer=function in "
@@ -71,11 +71,12 @@ class FeaturizeOnAccess(Backend):
         objects: dict[str, Sequence[Any]] = {}
         source: Storage | None
         if self.source is not None:
-            source = self.source.open(None)
+            source = self.source.open(self._requested_of_source(columns))
         else:
             assert self._data is not None
             objects, passed = self._split_data(self._data, columns)
-            source = InMemory().with_objects(data=passed).open(columns) if passed else None
+            requested = None if columns is None else {name: columns[name] for name in passed}
+            source = InMemory().with_objects(data=passed).open(requested) if passed else None
         try:
             return _FeaturizedStorage(self, source, objects, columns)
         except BaseException:
@@ -88,8 +89,15 @@ class FeaturizeOnAccess(Backend):
         """The columns that the featurizer is called with; None if neither the spec nor the featurizer names them."""
         return self.inputs or (self._featurizer.inputs if self._featurizer else None)
 
+    def _requested_of_source(self, columns: Mapping[str, Array | None] | None) -> dict[str, Array | None] | None:
+        """The columns to ask the source for; None if the outputs or the inputs are known only once it is open."""
+        if columns is None or self._featurizer is None:
+            return None
+        passed = {name: array for name, array in columns.items() if name not in self._featurizer.outputs}
+        return dict.fromkeys(self.input_names or ()) | passed
+
     def _split_data(
-        self, data: Mapping[str, Any], columns: Mapping[str, Array] | None
+        self, data: Mapping[str, Any], columns: Mapping[str, Array | None] | None
     ) -> tuple[dict[str, Sequence[Any]], dict[str, Any]]:
         """Split the caller's data into the featurizer's inputs, unchanged, and the columns to pass through."""
         inputs = self.input_names
@@ -106,11 +114,12 @@ class _FeaturizedStorage(Storage):
         backend: FeaturizeOnAccess,
         source: Storage | None,
         objects: Mapping[str, Sequence[Any]],
-        columns: Mapping[str, Array] | None,
+        columns: Mapping[str, Array | None] | None,
     ) -> None:
         self._source, self._objects = source, objects
         raw_columns = dict(source.columns) if source is not None else {}
         if source is not None:
+            self.unreadable = source.unreadable
             self.arrays, self.identity = dict(source.arrays), source.identity
             self.has_checksums = source.has_checksums
         featurizer, function = backend._featurizer, backend._function
@@ -122,8 +131,7 @@ class _FeaturizedStorage(Storage):
             self._outputs, self._function = _outputs_of_function(raw_columns, columns), function
             self._label = getattr(function, "__name__", type(function).__name__)
         self._inputs = self._find_inputs(backend, {**raw_columns, **dict.fromkeys(objects)}, columns)
-        # Computed columns come first: if the roles are guessed, the last numeric column of the source is y.
-        self.columns = {**self._outputs, **{n: array for n, array in raw_columns.items() if n not in self._outputs}}
+        self.columns: dict[str, Array] = raw_columns | self._outputs
         lengths = {len(values) for values in objects.values()} | ({len(source)} if source is not None else set())
         if len(lengths) != 1:
             raise SpecError(f"the raw columns differ in their number of rows: {sorted(lengths)}")
@@ -131,7 +139,7 @@ class _FeaturizedStorage(Storage):
         self._memory: LruCache[int, Arrays] = LruCache(backend.memory_budget)
 
     def _find_inputs(
-        self, backend: FeaturizeOnAccess, raw: Mapping[str, Any], columns: Mapping[str, Array] | None
+        self, backend: FeaturizeOnAccess, raw: Mapping[str, Any], columns: Mapping[str, Array | None] | None
     ) -> tuple[str, ...]:
         inputs = backend.input_names
         if inputs is None:
@@ -160,6 +168,13 @@ class _FeaturizedStorage(Storage):
                 if name in columns:
                     result[name] = _column([row[position] for row in features], array)
         return result
+
+    def loaded(self, columns: Sequence[str]) -> Storage:
+        if self._source is not None:
+            needed = [name for name in (*self._inputs, *columns) if name in self._source.columns]
+            self._source = self._source.loaded(list(dict.fromkeys(needed)))
+            self.columns |= {name: a for name, a in self._source.columns.items() if name not in self._outputs}
+        return self
 
     def close(self) -> None:
         if self._source is not None:
@@ -217,10 +232,12 @@ class _FeaturizedStorage(Storage):
         return tuple(_array(name, value, self._outputs[name]) for name, value in zip(names, result, strict=True))
 
 
-def _outputs_of_function(raw_columns: Mapping[str, Array], columns: Mapping[str, Array] | None) -> dict[str, Array]:
-    if columns is None:
+def _outputs_of_function(
+    raw_columns: Mapping[str, Array], columns: Mapping[str, Array | None] | None
+) -> dict[str, Array]:
+    outputs = {name: array for name, array in (columns or {}).items() if name not in raw_columns and array is not None}
+    if columns is None or (not outputs and None in columns.values()):
         raise SpecError("a Python featurizer needs `columns` in the spec: the dtype and shape of what it returns")
-    outputs = {name: array for name, array in columns.items() if name not in raw_columns}
     if not outputs:
         raise SpecError("every column of the spec is in the source; there is nothing to featurize")
     return outputs
@@ -231,12 +248,12 @@ def _array(name: str, value: Any, declared: Array) -> NDArray[Any]:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"column {quoted(name)} is a masked array; fill in its missing values first")
     array = np.asarray(value)
-    if array.dtype.kind not in "biufc" or not np.can_cast(array.dtype, declared.numpy, declared.cast):
+    if array.dtype.kind not in "biufc" or (array.dtype.kind == "c" and declared.numpy.kind != "c"):
         raise FeaturizationError(f"column {quoted(name)} has dtype {array.dtype}, not {declared.dtype}")
     shape = tuple(None if axis is None else length for axis, length in zip(declared.shape, array.shape, strict=False))
     if array.ndim != len(declared.shape) or shape != declared.shape:
         raise FeaturizationError(f"column {quoted(name)} has shape {array.shape}, not {declared.shape}")
-    result, lost = cast(np.ascontiguousarray(array), declared.numpy)
+    result, lost = cast(np.ascontiguousarray(array), declared.numpy, exact=declared.cast == "exact")
     if lost is not None:
         value = array.reshape(-1)[lost]
         raise FeaturizationError(f"column {quoted(name)} contains {value}, which does not fit {declared.dtype}")

@@ -12,7 +12,7 @@ from pydantic import PrivateAttr
 
 from kinoml_data.columns import Column, Columns, Ragged, cast, concatenate
 from kinoml_data.contracts.backend import AnyBackend, Backend, Storage
-from kinoml_data.errors import SpecError, one_line, quoted
+from kinoml_data.errors import SpecError, UnsupportedStoreError, one_line, quoted
 from kinoml_data.layouts.flat_arrays import flatten, is_reserved, ragged_array
 from kinoml_data.layouts.memory_storage import MemoryStorage
 from kinoml_data.spec.array import DTYPES, STRING, Array
@@ -47,17 +47,42 @@ class InMemory(Backend):
         backend._data = data
         return backend if featurizer is None else super().with_objects(featurizer=featurizer)
 
-    def open(self, columns: Mapping[str, Array] | None) -> Storage:
+    def open(self, columns: Mapping[str, Array | None] | None) -> Storage:
         _check_device(self.device)
-        if self.source is None:
-            if self._data is None:
-                raise SpecError("the backend 'in-memory' needs a source, or data={'column': values} in Python")
-            arrays, values = columns_of(self._data, columns)
-            return MemoryStorage(flatten(arrays, values), device=self.device)
-        with self.source.open(columns) as source:
-            arrays = {name: array for name, array in source.columns.items() if columns is None or name in columns}
+        if self.source is not None:
+            return _Source(self.source.open(columns), self.device, progress=self.progress)
+        if self._data is None:
+            raise SpecError("the backend 'in-memory' needs a source, or data={'column': values} in Python")
+        data = requested_data(self._data, columns)
+        data, unreadable = _readable(data) if columns is None else (data, {})
+        arrays, values = columns_of(data, columns)
+        storage = MemoryStorage(flatten(arrays, values), device=self.device)
+        storage.unreadable = unreadable
+        return storage
+
+
+class _Source(Storage):
+    """The storage of the source, which is read into memory when the dataset is loaded."""
+
+    def __init__(self, source: Storage, device: str | None, *, progress: bool) -> None:
+        self._source, self._device, self._progress = source, device, progress
+        self.columns, self.unreadable, self.arrays = source.columns, source.unreadable, source.arrays
+        self.spec, self.identity, self.has_checksums = source.spec, source.identity, source.has_checksums
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Columns:
+        return self._source.read(rows, columns)
+
+    def shapes(self, column: str) -> NDArray[np.int64] | None:
+        return self._source.shapes(column)
+
+    def loaded(self, columns: Sequence[str]) -> Storage:
+        with self._source as source:
+            arrays = {name: source.columns[name] for name in source.columns if name in columns}
             batches: Iterable[Columns] = source.batches(list(arrays), ROWS_PER_READ)
-            if self.progress:
+            if self._progress:
                 from rich.progress import track
 
                 batches = track(batches, "reading", total=-(-len(source) // ROWS_PER_READ), transient=True)
@@ -67,7 +92,27 @@ class InMemory(Backend):
             }
             extra = {name: np.array(array) for name, array in source.arrays.items()}
             flat = flatten(arrays, values)
-            return MemoryStorage(flat, arrays=extra, spec=source.spec, identity=source.identity, device=self.device)
+            return MemoryStorage(flat, arrays=extra, spec=self.spec, identity=self.identity, device=self._device)
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def _readable(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values of the columns that can be read, and for every other column the reason."""
+    unreadable: dict[str, str] = {}
+    for name, values in data.items():
+        try:
+            columns_of({name: values}, None)
+        except (SpecError, UnsupportedStoreError) as error:
+            unreadable[name] = str(error)
+    return {name: values for name, values in data.items() if name not in unreadable}, unreadable
+
+
+def requested_data(data: Mapping[str, Any], columns: Mapping[str, Array | None] | None) -> Mapping[str, Any]:
+    """The caller's values of the columns that are asked for; all of them if one is unknown, for the error to list."""
+    known = columns is not None and all(name in data for name in columns)
+    return {name: data[name] for name in columns or ()} if known else data
 
 
 def _check_device(device: str | None) -> None:
@@ -82,7 +127,7 @@ def _check_device(device: str | None) -> None:
 
 
 def columns_of(
-    data: Mapping[str, Any], columns: Mapping[str, Array] | None
+    data: Mapping[str, Any], columns: Mapping[str, Array | None] | None
 ) -> tuple[dict[str, Array], dict[str, Column]]:
     """Convert Python values to columns: arrays, tensors, awkward arrays, lists of arrays of any shapes, or strings.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,12 @@ from pydantic import Field
 
 from kinoml_data.columns import Columns
 from kinoml_data.contracts.backend import AnyBackend, Backend, Storage
-from kinoml_data.errors import CorruptStoreError, SpecError, error_prefix, quoted, unknown
+from kinoml_data.errors import SpecError, UnsupportedStoreError, error_prefix, quoted, unknown
 from kinoml_data.layouts.flat_arrays import stored_splits
 from kinoml_data.spec import config
 from kinoml_data.spec.array import Array, Model
 from kinoml_data.spec.dataset_spec import DatasetSpec
-from kinoml_data.spec.roles import guess_y
+from kinoml_data.spec.roles import named_X, named_y
 
 INDEX = Array("int64")
 STORAGE = {"storage": {"backend": "joined"}}  # completes the embedded spec of a part, which names no storage
@@ -61,7 +61,7 @@ class Joined(Backend):
                 raise ValueError(f"tables.{index}: a column is joined more than once; list it once")
             names |= table.columns.keys()
 
-    def open(self, columns: Mapping[str, Array] | None) -> Storage:
+    def open(self, columns: Mapping[str, Array | None] | None) -> Storage:
         with ExitStack() as opened:
             joins = []
             for index, table in self.tables.items():
@@ -73,6 +73,8 @@ class Joined(Backend):
                     storage = table.source.open(requested)
                     opened.callback(storage.close)
                     for theirs in used.values():
+                        if theirs in storage.unreadable:
+                            raise UnsupportedStoreError(storage.unreadable[theirs])
                         if theirs not in storage.columns:
                             raise SpecError(unknown(theirs, storage.columns, "stored column"))
                 joins.append(_Join(index, storage, used))
@@ -82,7 +84,9 @@ class Joined(Backend):
             opened.pop_all()
             return joined
 
-    def _columns_of_source(self, columns: Mapping[str, Array], joins: Iterable[_Join]) -> dict[str, Array]:
+    def _columns_of_source(
+        self, columns: Mapping[str, Array | None], joins: Iterable[_Join]
+    ) -> dict[str, Array | None]:
         """The requested columns that come from the source, and the columns that point into the tables."""
         joined = {name for join in joins for name in join.columns}
         own = {name: array for name, array in columns.items() if name not in joined}
@@ -102,11 +106,11 @@ class JoinedStorage(Storage):
     """An open source and its open tables. See `Joined`.
 
     Raises:
-        SpecError: an index column is missing or does not contain one integer per row, or two columns share a name.
-        CorruptStoreError: a row points outside its table.
+        SpecError: an index column is missing or does not contain one integer per row, a row points outside its table,
+            or two columns share a name.
     """
 
-    def __init__(self, source: Storage, joins: Sequence[_Join], columns: Mapping[str, Array] | None) -> None:
+    def __init__(self, source: Storage, joins: Sequence[_Join], columns: Mapping[str, Array | None] | None) -> None:
         self._source, self._joins = source, joins
         self._of = {name: join for join in joins for name in join.columns}
         if repeated := sorted(self._of.keys() & source.columns.keys()):
@@ -115,20 +119,26 @@ class JoinedStorage(Storage):
             )
         for join in joins:
             self._check(join)
-        indices = {join.index for join in joins}
-        self.columns = {name: join.storage.columns[join.columns[name]] for name, join in self._of.items()} | {
-            name: array
-            for name, array in source.columns.items()
-            if (name not in indices if columns is None else name in columns)
-        }
-        self.arrays = source.arrays
+        self._requested = columns
+        self._describe()
+        self.arrays, self.unreadable = source.arrays, source.unreadable
         self.spec = _spec_of(source, joins) if columns is None else None
         parts = (source, *(join.storage for join in joins))
         # If a part has no identity, a change of another part is still noticed.
         identities = [part.identity for part in parts]
         self.identity = json.dumps(identities) if any(text is not None for text in identities) else None
         self.has_checksums = all(part.has_checksums for part in parts)
-        self.shareable = all(part.shareable for part in parts)
+
+    def _describe(self) -> None:
+        """Set what depends on how the parts are loaded."""
+        indices = {join.index for join in self._joins}
+        self._of = {name: join for join in self._joins for name in join.columns}
+        self.columns = {name: join.storage.columns[join.columns[name]] for name, join in self._of.items()} | {
+            name: array
+            for name, array in self._source.columns.items()
+            if (name not in indices if self._requested is None else name in self._requested)
+        }
+        self.shareable = all(part.shareable for part in (self._source, *(join.storage for join in self._joins)))
 
     def _check(self, join: _Join) -> None:
         """Check that each row of the source points into the table; raises the errors of the class."""
@@ -150,7 +160,7 @@ class JoinedStorage(Storage):
         length = len(join.storage)
         if (wrong := (pointers < 0) | (pointers >= length)).any():
             row, theirs = rows[wrong][0], pointers[wrong][0]
-            raise CorruptStoreError(
+            raise SpecError(
                 f"tables.{join.index}: row {row} of the source points to row {theirs} of a table of {length} rows"
             )
         return pointers.astype(np.int64)
@@ -185,52 +195,65 @@ class JoinedStorage(Storage):
         shapes = join.storage.shapes(join.columns[column])
         return None if shapes is None else shapes[self._rows(join, np.arange(len(self)))]
 
+    def loaded(self, columns: Sequence[str]) -> Storage:
+        own = [name for name in columns if name not in self._of]
+        self._source = self._source.loaded([*own, *(join.index for join in self._joins if join.index not in own)])
+        self._joins = [
+            replace(join, columns=used, storage=join.storage.loaded(list(used.values())))
+            for join in self._joins
+            if (used := {name: theirs for name, theirs in join.columns.items() if name in columns})
+        ]
+        self._describe()
+        return self
+
     def close(self) -> None:
         for part in (self._source, *(join.storage for join in self._joins)):
             part.close()
 
 
 def _spec_of(source: Storage, joins: Sequence[_Join]) -> str | None:
-    """The joined dataset's spec as JSON: the source's spec without index columns, with the tables' columns added to X.
+    """The joined dataset's spec as JSON, from the specs that are embedded in the source and in the tables.
 
-    It is None if no column can be X. If the embedded spec of the source or of a table is not valid, that spec is
+    It is the source's spec without index columns, and the columns of the tables with the roles of the tables' specs.
+    It is None if neither the source nor a table contains a spec. If an embedded spec is not valid, that spec is
     returned unchanged, and the caller rejects it.
 
     Raises:
         SpecError: two columns have the same name.
     """
-    embedded: dict[str | None, dict[str, Any]] = {None: {"columns": {}}}
+    embedded: dict[str | None, dict[str, Any]] = {}
     for part in (source, *(join.storage for join in joins)):
         try:
-            if part.spec is not None:
-                embedded[part.spec] = _embedded(part.spec)
+            embedded[part.spec] = _embedded(part)
         except SpecError:
             return part.spec
-    own = _guessed(source, [join.index for join in joins]) if source.spec is None else embedded[source.spec]
+    if not any(embedded):
+        return None
+    own = embedded[source.spec] if source.spec is not None else _embedded(source)
     indices = {join.index for join in joins}
     remaining = {name: array for name, array in own["columns"].items() if (array.stored_as or name) not in indices}
     joined: dict[str, Array] = {}
+    X: list[str] = []
     for join in joins:
-        table = embedded[join.storage.spec]["columns"]
-        by_stored_name = {array.stored_as or name: array for name, array in table.items()}
+        table = embedded[join.storage.spec] if join.storage.spec is not None else _embedded(join.storage)
+        names = {array.stored_as or name: name for name, array in table["columns"].items()}
         for name, theirs in join.columns.items():
-            array = by_stored_name.get(theirs, join.storage.columns[theirs])
+            array = table["columns"].get(names.get(theirs), join.storage.columns[theirs])
             joined[name] = array.model_copy(update={"stored_as": None})
+            X += [name] if names.get(theirs) in table["X"] else []
     if repeated := sorted(joined.keys() & remaining.keys()):
         raise SpecError(
             f"the source and a table both have a column {quoted(repeated[0])}; rename the table's in `columns`"
         )
-    strings = [name for name, array in joined.items() if array.is_string]
-    X = [*(name for name in joined if name not in strings), *(name for name in own["X"] if name in remaining)]
+    X += [name for name in own["X"] if name in remaining]
+    y = [name for name in own["y"] if name in remaining]
     spec_dict = {
         **own,
         "columns": joined | remaining,
         "X": _role(X),
-        "y": _role([name for name in own["y"] if name in remaining]),
-        "meta": [*strings, *(name for name in own["meta"] if name in remaining)],
+        "y": _role(y),
+        "meta": [name for name in (*joined, *own["meta"]) if name in {**joined, **remaining} and name not in (*X, *y)],
     }
-    if not X:
-        return None
     if isinstance(spec_dict.get("collate"), dict):
         spec_dict["collate"] = {name: form for name, form in spec_dict["collate"].items() if name in remaining}
     spec = DatasetSpec.parse({key: value for key, value in spec_dict.items() if value is not None})
@@ -241,22 +264,16 @@ def _role(names: list[str]) -> str | list[str] | None:
     return names[0] if len(names) == 1 else names or None
 
 
-def _embedded(text: str) -> dict[str, Any]:
-    """The embedded spec of the source or of a table as a mapping, in which all roles are sequences."""
-    spec = DatasetSpec.parse(config.parse(text.encode(), ".json") | STORAGE)
+def _embedded(storage: Storage) -> dict[str, Any]:
+    """The spec of the source or of a table as a mapping, in which all roles are sequences.
+
+    Without an embedded spec, it has the columns and the splits of the store, and the roles that their names say.
+    """
+    if storage.spec is not None:
+        spec = DatasetSpec.parse(config.parse(storage.spec.encode(), ".json") | STORAGE)
+    else:
+        X, y = named_X(storage.columns), named_y(storage.columns)
+        parts = {"columns": dict(storage.columns), "X": X, "y": y, "splits": stored_splits(storage.arrays)}
+        spec = DatasetSpec.parse({key: part for key, part in parts.items() if part is not None} | STORAGE)
     roles = {"X": spec.X_names, "y": spec.y_names, "meta": spec.meta}
-    return {**spec.to_mapping(), "columns": spec.columns or {}, **roles}
-
-
-def _guessed(source: Storage, indices: Sequence[str]) -> dict[str, Any]:
-    """A spec for a source that has none: roles are guessed as for a data file, but no index column has a role."""
-    numeric = [name for name, array in source.columns.items() if not array.is_string and name not in indices]
-    y = guess_y(numeric)
-    return {
-        "columns": source.columns,
-        "X": [name for name in numeric if name != y],
-        "y": [] if y is None else [y],
-        "meta": [name for name, array in source.columns.items() if array.is_string],
-        "splits": stored_splits(source.arrays),
-        **STORAGE,
-    }
+    return {**spec.to_mapping(), "columns": dict(spec.columns or {}), **roles}

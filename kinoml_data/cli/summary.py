@@ -46,7 +46,8 @@ def columns(dataset: XyDataset, sample: int) -> Iterator[tuple[tuple[str, ...], 
         role = "X" if name in spec.X_names else "y" if name in spec.y_names else "meta" if name in spec.meta else ""
         stored = dataset.stored_columns()[name]
         shapes, complete = _shapes(dataset, name, stored, sample)
-        stored_as = [array.stored_as or "", stored.dtype if stored.dtype != array.dtype else ""]
+        names = array.stored_names(name)
+        stored_as = [", ".join(names) if names != (name,) else "", stored.dtype if stored.dtype != array.dtype else ""]
         stored_as.append("packed bits" if array.packbits else "")
         nbytes = _bytes(stored, shapes, len(dataset))
         shape = _shape(array, stored, shapes)

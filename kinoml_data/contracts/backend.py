@@ -40,6 +40,8 @@ class Storage(ABC):
 
     Attributes:
         columns: the stored columns, by name.
+        unreadable: the stored columns that cannot be read, each with the reason and the way out. A backend fills it
+            when it is opened without `columns`; a column that a spec names is an error instead.
         arrays: named arrays that are not per row, such as split indices.
         spec: the spec embedded in the store, as JSON; None if there is none.
         identity: a text that changes when the content changes; None if the backend cannot tell cheaply.
@@ -48,6 +50,7 @@ class Storage(ABC):
     """
 
     columns: Mapping[str, Array]
+    unreadable: Mapping[str, str] = {}
     arrays: Mapping[str, NDArray[Any]] = {}
     spec: str | None = None
     identity: str | None = None
@@ -73,6 +76,8 @@ class Storage(ABC):
             the shape is ragged; strings are a `Ragged` of their UTF-8 bytes. The arrays are new and writable.
 
         Raises:
+            SpecError: a value is missing, and the column is not declared with `missing`; or it does not fit a dtype
+                that the backend itself converts to.
             CorruptStoreError: the bytes that were read are not the ones that were written.
             StoreChangedError: the store was altered or replaced after it was opened.
             StoreReadError: the operating system failed to read.
@@ -84,6 +89,14 @@ class Storage(ABC):
         Override this if there is a shorter way than `read`.
         """
         return {name: np.array(column[0]) for name, column in self.read(np.array([row]), columns).items()}
+
+    def loaded(self, columns: Sequence[str]) -> Storage:
+        """This storage, made ready for many reads of these columns in any order; raises the errors of `read`.
+
+        A backend that decodes large parts of a store at once overrides this to keep them in memory. If it returns
+        another storage, that one contains only these columns, and this one has been closed.
+        """
+        return self
 
     def shapes(self, column: str) -> NDArray[np.int64] | None:
         """int64 `(rows, ndim)`: the shape of every row of a ragged column; None if that needs reading the values."""
@@ -136,18 +149,23 @@ class Backend(Model, ABC):
     unsupported_dtypes: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def open(self, columns: Mapping[str, Array] | None) -> Storage:
+    def open(self, columns: Mapping[str, Array | None] | None) -> Storage:
         """Open the store for reading. Import heavy packages here, not at the top of the module.
 
+        Nothing in a column that is not asked for may raise an error. Values are decoded later, in `Storage.read` or
+        `Storage.loaded`.
+
         Args:
-            columns: the columns that the spec asks for, by their names in the store; None if the backend has to find
-                out from the store which columns there are.
+            columns: the columns that are asked for, by their names in the store: each as the spec declares it, or None
+                if its dtype and shape are those of the store. If the whole argument is None, the backend finds out
+                which columns there are, and lists those that it cannot read in `Storage.unreadable`.
 
         Raises:
             StoreNotFoundError: there is no store.
             CorruptStoreError: the store is damaged.
             UnsafeStoreError: opening the store would run code, leave its folder or take unbounded memory.
-            UnsupportedStoreError: the store is intact but uses a feature that the backend does not read.
+            UnsupportedStoreError: the store, or a column that is asked for, uses a feature that the backend does not
+                read.
             StoreReadError: the operating system failed to read.
             SpecError: an option is wrong, or none of `columns` is in the store.
         """

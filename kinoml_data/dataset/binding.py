@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from kinoml_data.columns import Column, Columns, Ragged, cast
 from kinoml_data.contracts.backend import Storage
 from kinoml_data.dataset.device import DeviceColumns
-from kinoml_data.errors import SpecError, StoreReadError, quoted, unknown
+from kinoml_data.dataset.oddities import text_among_numbers
+from kinoml_data.errors import SpecError, StoreReadError, UnsupportedStoreError, quoted, unknown
 from kinoml_data.layouts.flat_arrays import mismatch
 from kinoml_data.layouts.memory_storage import MemoryStorage
 from kinoml_data.spec.array import Array
@@ -21,17 +22,30 @@ from kinoml_data.spec.dataset_spec import CompleteSpec
 
 @dataclass(frozen=True)
 class _Plan:
-    """How one column of the spec is made from its stored column."""
+    """How one column of the spec is made from its stored columns, of which there are several if they are stacked."""
 
     name: str
-    stored_as: str
+    stored_as: tuple[str, ...]
     requested: Array
+    stored: Array  # what `read_stored` returns
     cast: bool  # the dtypes differ
     reshape: bool  # only one of the two is ragged, or the length of an axis has to be compared
 
     @property
+    def several(self) -> bool:
+        return isinstance(self.requested.stored_as, tuple)
+
+    @property
     def adapts(self) -> bool:
-        return self.cast or self.reshape or self.requested.packbits
+        requested = self.requested
+        return bool(
+            self.cast
+            or self.reshape
+            or self.several
+            or requested.packbits
+            or requested.values is not None
+            or requested.range is not None
+        )
 
 
 class Binding:
@@ -51,19 +65,22 @@ class Binding:
         problems: list[str] = []
         self._plans: dict[str, _Plan] = {}
         for name, requested in spec.columns.items():
-            stored_as = requested.stored_as or name
-            stored = storage.columns.get(stored_as)
-            if stored is None:
-                problems.append(f"columns.{name}: {unknown(stored_as, storage.columns, 'stored column')}")
-            elif problem := _difference(requested, stored, storage, stored_as):
+            stored_as = requested.stored_names(name)
+            wrong = [n for n in stored_as if n not in storage.columns]
+            if wrong and wrong[0] in storage.unreadable:
+                raise UnsupportedStoreError(storage.unreadable[wrong[0]])
+            if wrong:
+                problems.append(f"columns.{name}: {unknown(wrong[0], storage.columns, 'stored column')}")
+            elif problem := _difference(requested, stored_as, storage):
                 problems.append(f"columns.{name}: {problem}")
             else:
-                self._plans[name] = _plan(name, stored_as, requested, stored)
+                self._plans[name] = _plan(name, stored_as, requested, storage)
         if problems:
             raise SpecError(*problems).prefixed("the spec does not fit the store: ")
         # These columns need no change, and the storage has a shorter way to read one row of them.
         overridden = type(storage).read_row is not Storage.read_row
-        self._direct = frozenset(n for n, p in self._plans.items() if overridden and p.stored_as == n and not p.adapts)
+        plans = self._plans.items()
+        self._direct = frozenset(n for n, p in plans if overridden and p.stored_as == (n,) and not p.adapts)
         self._direct_names: set[tuple[str, ...]] = set()
         self._device: DeviceColumns | None = None
         if isinstance(storage, MemoryStorage) and storage.device is not None:
@@ -80,8 +97,8 @@ class Binding:
         if self._device is not None and all(name in self._device for name in names):
             return self._device.read(rows, names)
         plans = [self._plans[name] for name in names]
-        columns = self._read(rows, [plan.stored_as for plan in plans])
-        return {plan.name: _adapt(columns[plan.stored_as], plan, rows) for plan in plans}
+        columns = self._read(rows, _stored_names(plans))
+        return {plan.name: _adapt(columns, plan, rows) for plan in plans}
 
     def read_row(self, row: int, names: tuple[str, ...]) -> Mapping[str, NDArray[Any]]:
         """Read one row of the columns `names`, each as a new array in its own shape; raises the errors of `read`."""
@@ -95,18 +112,19 @@ class Binding:
         return {name: np.array(column[0]) for name, column in columns.items()}
 
     def stored(self, name: str) -> Array:
-        """How a column of the spec is stored."""
-        return self.storage.columns[self._plans[name].stored_as]
+        """How a column of the spec is stored; several stored columns count as one whose rows are stacked."""
+        return self._plans[name].stored
 
     def read_stored(self, rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, Column]:
         """Read some rows of the columns `names` as they are stored; raises the errors of `Storage.read`."""
-        stored_names = {name: self._plans[name].stored_as for name in names}
-        columns = self._read(rows, list(stored_names.values()))
-        return {name: columns[stored_as] for name, stored_as in stored_names.items()}
+        plans = [self._plans[name] for name in names]
+        columns = self._read(rows, _stored_names(plans))
+        return {plan.name: _stacked(columns, plan, plan.stored, rows) for plan in plans}
 
     def shapes(self, name: str) -> NDArray[np.int64] | None:
         """int64 `(rows, ndim)`: the shape of every row of a column; None if that needs reading the values."""
-        return self.storage.shapes(self._plans[name].stored_as)
+        plan = self._plans[name]
+        return None if plan.several else self.storage.shapes(plan.stored_as[0])
 
     def _read(self, rows: NDArray[np.int64], stored_names: list[str]) -> Columns:
         """Read from the storage and check the result: missing rows would only make an epoch shorter."""
@@ -122,19 +140,30 @@ class Binding:
         return columns
 
 
-def _difference(requested: Array, stored: Array, storage: Storage, stored_as: str) -> str | None:
-    """Why the stored column cannot become the requested one; None if it can."""
+def _stored_names(plans: Sequence[_Plan]) -> list[str]:
+    return list(dict.fromkeys(stored for plan in plans for stored in plan.stored_as))
+
+
+def _difference(requested: Array, stored_as: Sequence[str], storage: Storage) -> str | None:
+    """Why the stored columns cannot become the requested one; None if they can."""
+    if isinstance(requested.stored_as, tuple):
+        for name in stored_as:
+            stored = storage.columns[name]
+            if stored.shape or not _converts(stored, requested):
+                text = _note_on_text(storage, name, requested)
+                return f"the stored column {quoted(name)} contains {stored}, not one number per row{text}"
+        return None
+    stored = storage.columns[stored_as[0]]
     both = f"the store has {stored}, but the spec asks for {requested}"
-    if requested.is_string != stored.is_string:
-        return both
+    if requested.values is not None:
+        return None if stored.is_string else f"`values` translates texts, but the store has {stored}"
     if requested.packbits:
         bits = requested.shape[-1] or 0
         if stored.dtype != "uint8" or stored.shape[-1:] != (_packed_length(bits),):
             return f"packbits of {bits} needs uint8 rows of {_packed_length(bits)}, but the store has {stored}"
         stored = Array("bool", (*stored.shape[:-1], bits))
-    if not np.can_cast(stored.numpy, requested.numpy, requested.cast):
-        allowed = np.can_cast(stored.numpy, requested.numpy, "same_kind")
-        return f"{both}; `cast: same_kind` allows this" if allowed else f"{both}, which is not a safe cast"
+    if requested.is_string != stored.is_string or not _converts(stored, requested):
+        return both + _note_on_text(storage, stored_as[0], requested)
     if len(requested.shape) != len(stored.shape):
         return both
     shapes = None
@@ -142,34 +171,105 @@ def _difference(requested: Array, stored: Array, storage: Storage, stored_as: st
         if length is None or length == stored_length:
             continue
         if stored_length is None:
-            shapes = storage.shapes(stored_as) if shapes is None else shapes
+            shapes = storage.shapes(stored_as[0]) if shapes is None else shapes
             if shapes is None or (shapes[:, axis] == length).all():
                 continue
         return both
     return None
 
 
+def _converts(stored: Array, requested: Array) -> bool:
+    """True if numbers of the stored dtype may become the requested one; whether each value fits is seen when read."""
+    if stored.is_string or requested.is_string:
+        return stored.is_string and requested.is_string
+    return stored.numpy.kind != "c" or requested.numpy.kind == "c"
+
+
+def _note_on_text(storage: Storage, name: str, requested: Array) -> str:
+    """For a column of text that should be numbers: which text is not a number."""
+    note = None if requested.is_string else text_among_numbers(storage, name, least=0)
+    return f"; it contains {note}" if note else ""
+
+
 def _packed_length(bits: int) -> int:
     return -(-bits // 8)
 
 
-def _plan(name: str, stored_as: str, requested: Array, stored: Array) -> _Plan:
+def _plan(name: str, stored_as: tuple[str, ...], requested: Array, storage: Storage) -> _Plan:
+    stored = storage.columns[stored_as[0]]
+    if isinstance(requested.stored_as, tuple):
+        dtypes = [storage.columns[name].numpy for name in stored_as]
+        stored = Array(np.result_type(*dtypes), (len(stored_as),))
+        cast = any(dtype != requested.numpy for dtype in dtypes)
+        return _Plan(name, stored_as, requested, stored, cast=cast, reshape=False)
     dtype = np.dtype(bool) if requested.packbits else stored.numpy
     shape = (*stored.shape[:-1], requested.shape[-1]) if requested.packbits else stored.shape
-    reshape = not requested.is_string and shape != requested.shape
-    return _Plan(name, stored_as, requested, cast=dtype != requested.numpy, reshape=reshape)
+    reshape = not requested.is_string and requested.values is None and shape != requested.shape
+    return _Plan(name, stored_as, requested, stored, cast=dtype != requested.numpy, reshape=reshape)
 
 
-def _adapt(column: Column, plan: _Plan, rows: NDArray[np.int64]) -> Column:
-    if plan.requested.packbits:
-        column = _unpacked(column, plan.requested.shape[-1] or 0)
+def _adapt(columns: Columns, plan: _Plan, rows: NDArray[np.int64]) -> Column:
+    """The rows of one column of the spec, from the stored columns."""
+    requested = plan.requested
+    column = _stacked(columns, plan, requested, rows)
+    if requested.values is not None:
+        return _places(column, plan, rows)
+    if requested.packbits:
+        column = _unpacked(column, requested)
     if plan.reshape:
-        column = _reshaped(column, plan.requested, plan.name, rows)
-    if not plan.cast:
-        return column
+        column = _reshaped(column, requested, plan.name, rows)
+    if plan.cast and not plan.several:
+        column = _cast(column, plan.name, requested, rows)
+    if requested.range is not None:
+        _check_range(column, plan, rows)
+    return column
+
+
+def _stacked(columns: Columns, plan: _Plan, array: Array, rows: NDArray[np.int64]) -> Column:
+    """The stored column, or several of them stacked to `(rows, F)` in the dtype of `array`."""
+    if not plan.several:
+        return columns[plan.stored_as[0]]
+    target = plan.requested.model_copy(update={"dtype": array.dtype})
+    parts = [_cast(columns[stored], stored, target, rows) for stored in plan.stored_as]
+    return np.stack([part for part in parts if not isinstance(part, Ragged)], axis=1)
+
+
+def _places(column: Column, plan: _Plan, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """The place of each text in the list `values` of the spec."""
+    assert isinstance(column, Ragged) and plan.requested.values is not None
+    place = {text: i for i, text in enumerate(plan.requested.values)}
+    texts = column.strings()
+    try:
+        return np.array([place[text] for text in texts], plan.requested.numpy)
+    except KeyError:
+        row = next(i for i, text in enumerate(texts) if text not in place)
+        problem = unknown(texts[row], list(place), "value")
+        raise SpecError(f"column {plan.name!r}, row {int(rows[row])}: {problem}") from None
+
+
+def _check_range(column: Column, plan: _Plan, rows: NDArray[np.int64]) -> None:
+    """Raise if a value is outside of the range that the spec specifies.
+
+    Raises:
+        SpecError: a value is too small or too large, or is NaN without `missing`.
+    """
+    assert plan.requested.range is not None
+    low, high = plan.requested.range
     values = column.values if isinstance(column, Ragged) else column
-    result = _cast(values, plan, column, rows)
-    return column.with_values(result) if isinstance(column, Ragged) else result
+    wrong = np.zeros(values.shape, bool)
+    if low is not None:
+        wrong |= ~(values >= low)
+    if high is not None:
+        wrong |= ~(values <= high)
+    if plan.requested.missing is not None:
+        wrong &= ~np.isnan(values)
+    if wrong.any():
+        place = int(wrong.argmax())
+        row, value = _row_of(column, place, rows), quoted(values.reshape(-1)[place].item())
+        limits = f"at most {high:g}" if low is None else f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
+        raise SpecError(
+            f"column {plan.name!r}, row {row}: {value} is outside of the range that the spec allows, {limits}"
+        )
 
 
 def _reshaped(column: Column, requested: Array, name: str, rows: NDArray[np.int64]) -> Column:
@@ -183,9 +283,11 @@ def _reshaped(column: Column, requested: Array, name: str, rows: NDArray[np.int6
     return column if requested.ragged else column.values.reshape(len(column), *requested.row_shape)
 
 
-def _unpacked(column: Column, bits: int) -> Column:
+def _unpacked(column: Column, requested: Array) -> Column:
     values = column.values if isinstance(column, Ragged) else column
-    unpacked = np.unpackbits(values.reshape(-1, _packed_length(bits)), axis=1, count=bits).view(bool)
+    bits, order = requested.shape[-1] or 0, "little" if requested.packbits == "little" else "big"
+    flat = values.reshape(-1, _packed_length(bits))
+    unpacked: NDArray[Any] = np.unpackbits(flat, axis=1, count=bits, bitorder=order).view(bool)  # type: ignore[call-overload]
     if isinstance(column, Ragged):
         shapes = column.shapes.copy()
         shapes[:, -1] = bits
@@ -193,13 +295,17 @@ def _unpacked(column: Column, bits: int) -> Column:
     return unpacked.reshape(*values.shape[:-1], bits)
 
 
-def _cast(values: NDArray[Any], plan: _Plan, column: Column, rows: NDArray[np.int64]) -> NDArray[Any]:
-    result, lost = cast(values, plan.requested.numpy)
-    if lost is None:
-        return result
+def _cast(column: Column, name: str, requested: Array, rows: NDArray[np.int64]) -> Column:
+    values = column.values if isinstance(column, Ragged) else column
+    result, lost = cast(values, requested.numpy, exact=requested.cast == "exact")
+    if lost is not None:
+        row, value = _row_of(column, lost, rows), quoted(values.reshape(-1)[lost].item())
+        raise SpecError(f"column {name!r}, row {row}: {value} does not fit {requested.dtype}")
+    return column.with_values(result) if isinstance(column, Ragged) else result
+
+
+def _row_of(column: Column, place: int, rows: NDArray[np.int64]) -> int:
+    """The row number of the value at a flat place in a column."""
     if isinstance(column, Ragged):
-        row = int(np.searchsorted(column.offsets, lost, side="right")) - 1
-    else:
-        row = lost // (values.size // len(values))
-    value = quoted(values.reshape(-1)[lost].item())
-    raise SpecError(f"column {plan.name!r}, row {int(rows[row])}: {value} does not fit {plan.requested.dtype}")
+        return int(rows[int(np.searchsorted(column.offsets, place, side="right")) - 1])
+    return int(rows[place // (column.size // len(column))])

@@ -101,7 +101,7 @@ class Session:
 
     def _reopened(self) -> Storage:
         assert self.backend is not None
-        storage = self.backend.open(self.spec.requested_columns)
+        storage = self.backend.open(self.spec.requested_columns).loaded(self.spec.stored_names)
         if storage.identity != self.identity:
             storage.close()
             raise StoreChangedError(

@@ -46,7 +46,7 @@ def arrow_errors(path: Path | str) -> Iterator[None]:
         raise CorruptStoreError(f"{path}: {one_line(error)}") from None
 
 
-def select_columns(path: Path | str, stored: Sequence[str], requested: Mapping[str, Array] | None) -> list[str]:
+def select_columns(path: Path | str, stored: Sequence[str], requested: Mapping[str, Array | None] | None) -> list[str]:
     """The stored columns that are requested; all of them if `requested` is None.
 
     Raises:

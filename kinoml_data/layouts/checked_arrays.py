@@ -119,7 +119,7 @@ class CheckedArrayStorage(ArrayStorage):
 
 
 def own_arrays(
-    metadata: Any, container: Container, columns: Mapping[str, Array] | None, path: str
+    metadata: Any, container: Container, columns: Mapping[str, Array | None] | None, path: str
 ) -> tuple[dict[str, Any], dict[str, NDArray[np.uint32]]]:
     """The arrays of a container that `write_rows` filled, and the checksums of the rows by column.
 

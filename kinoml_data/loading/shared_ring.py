@@ -62,7 +62,7 @@ class Ring:
         return _mapped, (self.number, self.slots, self.slot_size, self._lock, DupFd(self._fd))
 
     def __del__(self) -> None:
-        if hasattr(self, "_fd"):
+        if hasattr(self, "_fd") and os is not None:  # at the end of a process, modules are set to None
             os.close(self._fd)
 
     def put(self, buffers: list[memoryview]) -> tuple[int, list[tuple[int, int]]] | None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from kinoml_data.columns import Column, Ragged
-from kinoml_data.errors import unknown
+from kinoml_data.errors import SpecError, unknown
 
 STRING = "str"
 
@@ -53,22 +53,42 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class Glob(Model):
+    """All stored columns whose names match a pattern, in the order of the store: `{glob: "f*"}`.
+
+    Attributes:
+        glob: the pattern, in which `*` stands for any text and `?` for any character, as in the names of files.
+    """
+
+    glob: str = Field(min_length=1)
+
+
 class Array(Model):
     """The dtype and the shape of the rows of one column, such as `Array("float32", (53, None))`.
 
     Attributes:
         dtype: the numpy name of the dtype in a batch, or "str".
         shape: the axes of one row; None (`"*"` in a file) for an axis whose length differs between rows.
-        stored_as: the name of the column in the store, if it differs.
-        cast: "safe" allows a smaller dtype in the store; "same_kind" also allows a larger one, and checks every value.
-        packbits: True if the store contains the bits of the last axis packed into uint8, as by `numpy.packbits`.
+        stored_as: the name of the column in the store, if it differs. A list of names, or `Glob`, makes one column
+            `(rows, F)` of F stored columns that contain one number per row.
+        cast: "round" rounds floating-point numbers to the dtype; "exact" refuses to change any value. In both cases,
+            an integer that cannot be converted exactly and a finite number that becomes infinite are errors.
+        packbits: True or "big" if the store contains the bits of the last axis packed into uint8, as by
+            `numpy.packbits`; "little" if the first bit is the least significant one.
+        missing: "nan" turns missing values into NaN; by default they are errors. Only for floating-point columns.
+        values: the texts that the stored column may contain. The batch contains the place of each text in this list.
+            Only for integer columns of one value per row.
+        range: the least and the greatest value that is allowed; None for no limit. NaN is allowed only with `missing`.
     """
 
     dtype: str = "float32"
     shape: tuple[int | None, ...] = ()
-    stored_as: str | None = None
-    cast: Literal["safe", "same_kind"] = "safe"
-    packbits: bool = False
+    stored_as: str | tuple[str, ...] | Glob | None = None
+    cast: Literal["round", "exact"] = "round"
+    packbits: bool | Literal["big", "little"] = False
+    missing: Literal["nan"] | None = None
+    values: tuple[str, ...] | None = None
+    range: tuple[float | None, float | None] | None = None
 
     def __init__(self, /, dtype: Any = "float32", shape: Any = (), **options: Any) -> None:
         options |= {"dtype": dtype, "shape": shape}
@@ -108,6 +128,21 @@ class Array(Model):
         return f"{self.dtype} ({axes}{',' if len(self.shape) == 1 else ''})"
 
     @property
+    def stored_dtype(self) -> str:
+        """The dtype of the stored column, which is "str" if `values` translates texts."""
+        return self.dtype if self.values is None else STRING
+
+    def stored_names(self, name: str) -> tuple[str, ...]:
+        """The names in the store of the column `name`, which this array describes: one, or several that are stacked.
+
+        Raises:
+            SpecError: the names are a pattern, which only an open store can resolve.
+        """
+        if isinstance(self.stored_as, Glob):
+            raise SpecError(f"columns.{name}.stored_as: {self.stored_as.glob!r} is a pattern; open the store first")
+        return self.stored_as if isinstance(self.stored_as, tuple) else (self.stored_as or name,)
+
+    @property
     def is_string(self) -> bool:
         """True if the column contains text."""
         return self.dtype == STRING
@@ -135,6 +170,22 @@ class Array(Model):
         axes = (axis.item() if isinstance(axis, np.integer) else axis for axis in value)
         return tuple(None if isinstance(axis, str) and axis == "*" else axis for axis in axes)
 
+    @field_validator("stored_as", mode="before")
+    @classmethod
+    def _stored_names(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and set(value) == {"glob"}:
+            return Glob(**value)
+        if isinstance(value, (list, tuple)) and value and all(isinstance(name, str) for name in value):
+            return tuple(value)
+        if value is None or isinstance(value, (str, Glob)):
+            return value
+        raise ValueError("give the name of one stored column, a list of names, or {glob: pattern}")
+
+    @field_validator("values", "range", mode="before")
+    @classmethod
+    def _tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
     @model_validator(mode="after")
     def _consistent(self) -> Array:
         if any(axis is not None and axis < 0 for axis in self.shape):
@@ -143,7 +194,45 @@ class Array(Model):
             raise ValueError("a column of strings cannot have axes")
         if self.packbits and (not self.shape or not self.shape[-1]):
             raise ValueError("packbits needs a last axis of fixed length, at least 1")
+        if problem := self._problem_of_several() or self._problem_of_values():
+            raise ValueError(problem)
         return self
+
+    def _problem_of_several(self) -> str | None:
+        """What is wrong with a column that is made of several; its shape is set if it is not given."""
+        if not isinstance(self.stored_as, (tuple, Glob)):
+            return None
+        if self.is_string or self.packbits or self.values is not None:
+            return "only a column of numbers, without packbits and values, can be made of several stored columns"
+        if isinstance(self.stored_as, Glob):
+            return None if len(self.shape) <= 1 else "a column made of several stored columns has one axis"
+        if len(set(self.stored_as)) < len(self.stored_as):
+            return "stored_as contains a name more than once"
+        shape = (len(self.stored_as),)
+        if self.shape not in ((), (None,), shape):
+            return f"a column made of {len(self.stored_as)} stored columns has the shape {list(shape)}"
+        object.__setattr__(self, "shape", shape)
+        return None
+
+    def _problem_of_values(self) -> str | None:
+        """What is wrong with the options that change or check values."""
+        kind = self.numpy.kind
+        if self.missing is not None and (kind != "f" or self.is_string):
+            return f"missing: nan needs a floating-point dtype, not {self.dtype}"
+        if self.values is not None:
+            if kind not in "iu" or self.is_string or self.shape:
+                return "values needs an integer dtype and one value per row"
+            if not self.values or len(set(self.values)) < len(self.values):
+                return "values must be a list of different texts"
+            if len(self.values) - 1 > np.iinfo(self.numpy).max:
+                return f"values has {len(self.values)} texts, whose places do not fit {self.dtype}"
+        if self.range is not None:
+            low, high = self.range
+            if kind not in "iuf" or self.is_string or self.values is not None:
+                return "range needs a column of real numbers, without `values`"
+            if (low is None and high is None) or (low is not None and high is not None and low > high):
+                return "range must be [least, greatest]; one of them may be null"
+        return None
 
     @field_serializer("shape", when_used="json")
     def _stars(self, shape: tuple[int | None, ...]) -> tuple[int | str, ...]:

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, PrivateAttr, ValidationError, model_valida
 from kinoml_data.errors import SpecError, error_prefix, quoted, unknown
 from kinoml_data.files import replacing
 from kinoml_data.spec import config
-from kinoml_data.spec.array import NAME_PATTERN, Array, Model, frozen
+from kinoml_data.spec.array import NAME_PATTERN, Array, Glob, Model, frozen
 from kinoml_data.spec.parts import BackendRef, Collate, ColumnNames, NameOrRef, Splits
 from kinoml_data.spec.roles import names_of
 from kinoml_data.spec.validation import plain_json, spec_error
@@ -173,11 +173,26 @@ class DatasetSpec(Model):
         return names_of(self.y)
 
     @property
-    def requested_columns(self) -> dict[str, Array] | None:
-        """The columns by their names in the store, as `Backend.open` takes them; None if the spec lists none."""
-        return (
-            None if self.columns is None else {array.stored_as or name: array for name, array in self.columns.items()}
-        )
+    def requested_columns(self) -> dict[str, Array | None] | None:
+        """The columns by their names in the store, as `Backend.open` takes them.
+
+        They are the columns that the spec lists, or without such a list the columns in its roles; None if the spec
+        names no column, or if a pattern stands for several.
+        """
+        if self.columns is None:
+            return dict.fromkeys((*self.X_names, *self.y_names, *self.meta)) if self.X is not None else None
+        if any(isinstance(array.stored_as, Glob) for array in self.columns.values()):
+            return None
+        requested: dict[str, Array | None] = {}
+        for name, array in self.columns.items():
+            several = isinstance(array.stored_as, tuple)
+            declared = array.model_copy(update={"shape": (), "stored_as": None}) if several else array
+            for stored_as in array.stored_names(name):
+                other = requested.get(stored_as, declared)
+                # Two columns of different dtypes may be made from one stored column, which is then read as it is.
+                same = other is not None and _of_store(other) == _of_store(declared)
+                requested[stored_as] = declared if same else None
+        return requested
 
     def __eq__(self, other: object) -> bool:
         # Where a spec was read from is not a part of its meaning.
@@ -200,8 +215,6 @@ class DatasetSpec(Model):
             if isinstance(value := getattr(self, field), dict):
                 object.__setattr__(self, field, frozen(value))
         problems = []
-        if self.columns is not None and self.X is None:
-            problems.append("X is missing: give the name of the column that is X, or a list of names")
         if self.X == ():
             problems.append("X is an empty list")
         roles = Counter((*self.X_names, *self.y_names, *self.meta))
@@ -214,11 +227,18 @@ class DatasetSpec(Model):
 
 
 class CompleteSpec(DatasetSpec):
-    """A spec that leaves nothing open: columns, roles and splits are filled in. Every open dataset has one."""
+    """A spec that leaves nothing open: columns, roles and splits are filled in. Every open dataset has one.
+
+    X is None only if the dataset was opened to be copied, and its store does not say which columns are X.
+    """
 
     columns: dict[str, Array]
-    X: ColumnNames
     splits: Splits
+
+    @property
+    def stored_names(self) -> list[str]:
+        """The names in the store of all columns."""
+        return list({stored: None for name, array in self.columns.items() for stored in array.stored_names(name)})
 
     @classmethod
     def of(cls, spec: DatasetSpec, **parts: Any) -> CompleteSpec:
@@ -243,6 +263,11 @@ def _problems_of_columns(columns: Mapping[str, Array], roles: Mapping[str, tuple
             elif role != "meta" and columns[name].is_string:
                 problems.append(f"{role}: column {name!r} contains strings, which no tensor can have; put it in meta")
     return problems
+
+
+def _of_store(array: Array) -> tuple[object, ...]:
+    """What an array says about the stored column, rather than about what is made of it."""
+    return array.stored_dtype, array.shape, array.packbits, array.missing
 
 
 def _spec_file(path: str | os.PathLike[str]) -> Path:

@@ -1,11 +1,9 @@
-"""Guessing which columns are X and y if a spec does not name them."""
+"""The roles that the names of columns say: KinoML calls its inputs X, or X0, X1, ..., and its measurements y."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-
-from kinoml_data.errors import SpecError
+from collections.abc import Iterable, Sequence
 
 
 def names_of(role: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -13,19 +11,15 @@ def names_of(role: str | Sequence[str] | None) -> tuple[str, ...]:
     return () if role is None else (role,) if isinstance(role, str) else tuple(role)
 
 
-def guess_y(numeric: Sequence[str]) -> str | None:
-    """The last of the numeric columns; None if all are called X, X0, X1, ..., as KinoML calls its inputs."""
-    return None if all(re.fullmatch(r"X\d*", name) for name in numeric) else numeric[-1]
+def named_X(columns: Iterable[str]) -> str | tuple[str, ...] | None:
+    """The columns that are X by their names: "X" alone, or X0, X1, ... in the order of their numbers; None without."""
+    names = list(columns)
+    if "X" in names:
+        return "X"
+    numbered = sorted((name for name in names if re.fullmatch(r"X\d+", name)), key=lambda name: int(name[1:]))
+    return tuple(numbered) if len(numbered) > 1 else numbered[0] if numbered else None
 
 
-def guess_roles(numeric: Sequence[str]) -> tuple[str | tuple[str, ...], str | None]:
-    """X and y of a store that contains these numeric columns.
-
-    Raises:
-        SpecError: there is no numeric column.
-    """
-    if not numeric:
-        raise SpecError("the store has no numeric column; list the columns in the spec")
-    y = guess_y(numeric) if len(numeric) > 1 else None
-    X = tuple(name for name in numeric if name != y)
-    return X[0] if len(X) == 1 else X, y
+def named_y(columns: Iterable[str]) -> str | None:
+    """The column that is y by its name: "y"; None if there is none."""
+    return "y" if "y" in columns else None

@@ -23,7 +23,7 @@ from kinoml_data.backends.npz.archive import Archive
 from kinoml_data.backends.npz.storage import row_and_array
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.errors import SpecError, quoted
-from kinoml_data.factory import load_dataset
+from kinoml_data.factory import load_dataset, open_to_copy
 from kinoml_data.observation import Identity
 from kinoml_data.torch_datasets import samples
 from kinoml_data.torch_datasets.samples import ByField, BySystem, CoreDataset, Featurize, ToDeviceCollater, WithIndices
@@ -93,9 +93,8 @@ class TorchDataset(PrefeaturizedTorchDataset):
         """The same rows as an `XyDataset`. First use featurizes the first system."""
         featurize, y = Featurize(self.featurizer), np.asarray(self.measurements)
         rank = featurize(self.systems[0]).ndim if len(self.systems) else 1
-        narrowed = {"dtype": "float32", "cast": "same_kind"}
         spec = {
-            "columns": {"X": narrowed | {"shape": ["*"] * rank}, "y": narrowed | {"shape": list(y.shape[1:])}},
+            "columns": {"X": {"shape": ["*"] * rank}, "y": {"shape": list(y.shape[1:])}},
             "X": "X",
             "y": "y",
             "storage": {"backend": "featurize-on-access", "inputs": ["system"]},
@@ -236,7 +235,10 @@ class AwkwardArrayDataset(CoreDataset):
             return cls(ak.from_parquet(path, **kwargs))
         self = cls.__new__(cls)
         self._path = os.fspath(path)
-        self._use(load_dataset(path, backend="parquet-awkward"))
+        with open_to_copy(path, backend="parquet-awkward") as table:
+            spec, fields = table.spec, list(table.spec.columns)
+        X, y = (spec.X, spec.y) if spec.X is not None else (fields[:-1], fields[-1])
+        self._use(load_dataset(path, X=X, y=y, backend="parquet-awkward"))
         return self
 
     def _use(self, core: XyDataset) -> None:

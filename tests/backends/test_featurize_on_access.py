@@ -399,7 +399,10 @@ def test_several_columns_come_as_a_tuple_or_by_name(featurizer):
 
 
 BAD = {
-    "a wider dtype": (lambda s: codes(s).astype(np.float64), "column 'X' has dtype float64, not float32"),
+    "a number too large": (
+        lambda s: codes(s).astype(np.float64) + 1e39,
+        "column 'X' contains .*, which does not fit float32",
+    ),
     "another kind": (lambda s: codes(s).astype(np.complex64), "column 'X' has dtype complex64, not float32"),
     "text": (lambda s: s, "column 'X' has dtype <U3, not float32"),
     "objects": (lambda s: np.array([[None], [None]], object), "column 'X' has dtype object, not float32"),
@@ -428,7 +431,7 @@ def test_another_result_than_declared_is_an_error_naming_featurizer_and_row(feat
 
 
 def test_same_kind_narrows_and_checks():
-    spec = SPEC | {"columns": SPEC["columns"] | {"X": {"dtype": "float32", "shape": [2, "*"], "cast": "same_kind"}}}
+    spec = SPEC | {"columns": SPEC["columns"] | {"X": {"dtype": "float32", "shape": [2, "*"]}}}
     assert_rows(load(lambda s: codes(s).astype(np.float64), spec=spec)[[1, 3]], [1, 3])
     with pytest.raises(FeaturizationError, match=r"row 3: column 'X' contains 1e\+300, which does not fit float32"):
         load(lambda s: np.full((2, 1), 1e300), spec=spec)[3]
@@ -603,15 +606,17 @@ def test_a_named_featurizer_says_its_inputs_and_outputs_itself(named):
     assert X["n"].tolist() == [3, 2]
 
 
-def test_a_spec_without_roles_takes_y_from_the_source_and_features_as_X(named):
+def test_a_spec_without_columns_takes_the_columns_in_its_roles_from_the_source_and_the_featurizer(named):
     spec = {"storage": {"backend": "featurize-on-access", "featurizer": {"name": "codes"}}}
-    dataset = kd.load_dataset(spec, data={"smiles": SMILES, "y": Y})
-    assert dataset.spec.y == "y" and dataset.spec.X == ("X", "n")
+    dataset = kd.load_dataset(spec, data={"smiles": SMILES, "y": Y, "gaps": [None] * 6})
+    assert dataset.spec.y == "y" and dataset.spec.X == "X"
+    dataset = kd.load_dataset(spec, X=["n", "X"], y="y", data={"smiles": SMILES, "y": Y, "gaps": [None] * 6})
+    assert dataset.spec.y == "y" and dataset.spec.X == ("n", "X")
 
 
 def test_a_spec_may_name_some_outputs_of_a_featurizer_in_other_dtypes(named):
     spec = {
-        "columns": {"length": {"dtype": "float32", "stored_as": "n", "cast": "same_kind"}},
+        "columns": {"length": {"dtype": "float32", "stored_as": "n"}},
         "X": "length",
         "storage": {"backend": "featurize-on-access", "featurizer": {"name": "codes", "scale": 2.0}},
     }

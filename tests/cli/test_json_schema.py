@@ -56,7 +56,7 @@ GOOD: dict[str, Any] = {
     "format": 1,
     "columns": {
         "edge_index": {"dtype": "int64", "shape": [2, "*"], "stored_as": "X0"},
-        "atoms": {"dtype": "float32", "shape": [None, 33], "cast": "same_kind"},
+        "atoms": {"dtype": "float32", "shape": [None, 33], "cast": "exact"},
         "pIC50": {"dtype": "float32"},
     },
     "X": ["edge_index", "atoms"],

@@ -28,7 +28,7 @@ SPECS: list[dict[str, Any]] = [
         "columns": {
             "atoms": {"dtype": "float32", "shape": ["*", 3]},
             "bits": {"dtype": "float32", "shape": [1024], "packbits": True, "stored_as": "fp"},
-            "pIC50": {"dtype": "float32", "cast": "same_kind"},
+            "pIC50": {"dtype": "float32"},
             "smiles": {"dtype": "str"},
         },
         "X": ["atoms", "bits"],

@@ -17,7 +17,7 @@ FULL = {
     "name": "egfr",
     "columns": {
         "edge_index": {"dtype": "int64", "shape": [2, "*"], "stored_as": "X0"},
-        "atoms": {"dtype": "float32", "shape": ["*", 33], "stored_as": "X1", "cast": "same_kind"},
+        "atoms": {"dtype": "float32", "shape": ["*", 33], "stored_as": "X1", "cast": "exact"},
         "fp": {"dtype": "bool", "shape": [1024], "packbits": True},
         "pIC50": {"dtype": "float32"},
         "id": {"dtype": "str"},

@@ -81,7 +81,7 @@ def test_the_axes_may_be_numpys_ints():
 
 def test_the_default_array_is_one_float32_per_row():
     assert Array() == Array("float32", ()) == Array(dtype="float32", shape=())
-    assert (Array().stored_as, Array().cast, Array().packbits) == (None, "safe", False)
+    assert (Array().stored_as, Array().cast, Array().packbits) == (None, "round", False)
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,38 @@ def test_the_default_array_is_one_float32_per_row():
         ({"dtype": "str", "shape": [3]}, "strings cannot have axes"),
         ({"packbits": True}, "packbits needs a last axis of fixed length"),
         ({"packbits": True, "shape": [3, "*"]}, "packbits needs a last axis of fixed length"),
-        ({"packbits": 1, "shape": [3]}, "columns.a.packbits: Input should be a valid boolean"),
+        ({"packbits": 1, "shape": [3]}, "columns.a.packbits"),
         ({"packbits": "true", "shape": [3]}, "columns.a.packbits"),
-        ({"cast": "unsafe"}, "columns.a.cast: Input should be 'safe' or 'same_kind'"),
-        ({"stored_as": 3}, "columns.a.stored_as"),
+        ({"cast": "unsafe"}, "columns.a.cast: Input should be 'round' or 'exact'"),
+        ({"stored_as": 3}, "columns.a.stored_as: give the name of one stored column, a list of names, or {glob"),
+        ({"stored_as": []}, "columns.a.stored_as: give the name of one stored column"),
+        ({"stored_as": ["a", 1]}, "columns.a.stored_as: give the name of one stored column"),
+        ({"stored_as": {"glb": "f*"}}, "columns.a.stored_as: give the name of one stored column"),
+        ({"stored_as": {"glob": ""}}, "columns.a.stored_as"),
+        ({"stored_as": {"glob": 3}}, "columns.a.stored_as"),
+        ({"stored_as": ["f", "f"]}, "stored_as contains a name more than once"),
+        ({"stored_as": ["f", "g"], "shape": [3]}, "a column made of 2 stored columns has the shape [2]"),
+        ({"stored_as": {"glob": "f*"}, "shape": [3, 2]}, "a column made of several stored columns has one axis"),
+        ({"stored_as": ["f", "g"], "dtype": "str"}, "only a column of numbers"),
+        ({"stored_as": ["f", "g"], "packbits": True, "shape": [2]}, "only a column of numbers"),
+        ({"missing": 0}, "columns.a.missing"),
+        ({"missing": "nan", "dtype": "int64"}, "missing: nan needs a floating-point dtype, not int64"),
+        ({"missing": "nan", "dtype": "str"}, "missing: nan needs a floating-point dtype, not str"),
+        ({"missing": "nan", "dtype": "complex64"}, "missing: nan needs a floating-point dtype, not complex64"),
+        ({"values": ["a"]}, "values needs an integer dtype"),
+        ({"values": ["a"], "dtype": "int8", "shape": [2]}, "values needs an integer dtype and one value per row"),
+        ({"values": [], "dtype": "int8"}, "values must be a list of different texts"),
+        ({"values": ["a", "a"], "dtype": "int8"}, "values must be a list of different texts"),
+        ({"values": [1], "dtype": "int8"}, "columns.a.values"),
+        ({"values": "ab", "dtype": "int8"}, "columns.a.values"),
+        ({"values": [str(i) for i in range(129)], "dtype": "int8"}, "values has 129 texts, whose places do not fit"),
+        ({"range": [0, 1], "dtype": "str"}, "range needs a column of real numbers"),
+        ({"range": [0, 1], "dtype": "bool"}, "range needs a column of real numbers"),
+        ({"range": [0, 1], "dtype": "int8", "values": ["a"]}, "range needs a column of real numbers"),
+        ({"range": [1, 0]}, "range must be [least, greatest]"),
+        ({"range": [None, None]}, "range must be [least, greatest]"),
+        ({"range": [0]}, "columns.a.range"),
+        ({"range": 3}, "columns.a.range"),
     ],
 )
 def test_a_wrong_column_is_refused_with_its_path(said, expected):

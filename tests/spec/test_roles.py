@@ -1,37 +1,33 @@
-"""Which columns are X and which y, if a spec does not name them."""
+"""The roles that the names of columns say."""
 
 from __future__ import annotations
 
 import pytest
 
-from kinoml_data.errors import SpecError
-from kinoml_data.spec.roles import guess_roles, guess_y, names_of
+from kinoml_data.spec.roles import named_X, named_y, names_of
 
 
 @pytest.mark.parametrize(
-    ("numeric", "X", "y"),
+    ("columns", "X"),
     [
-        (["a"], "a", None),
-        (["a", "b"], "a", "b"),
-        (["b", "a", "c"], ("b", "a"), "c"),
-        (["X", "y"], "X", "y"),
-        (["X", "X0", "X12"], ("X", "X0", "X12"), None),
-        (["X0", "X1", "y"], ("X0", "X1"), "y"),
-        (["X0", "Xy"], "X0", "Xy"),
+        ([], None),
+        (["a", "b", "y"], None),
+        (["x", "XX", "X_", "X1a", "1X", "X-1", "X1.0", "\u0058\u0661\u0061"], None),
+        (["a", "X", "y"], "X"),
+        (["X0", "X"], "X"),
+        (["X0", "y"], "X0"),
+        (["X10", "X2", "a", "X0"], ("X0", "X2", "X10")),
     ],
     ids=str,
 )
-def test_the_last_numeric_column_is_y_unless_all_have_names_of_inputs(numeric, X, y):
-    assert guess_roles(numeric) == (X, y)
+def test_columns_are_X_only_by_the_names_that_kinoml_gives(columns, X):
+    assert named_X(columns) == X
+    assert named_X(dict.fromkeys(columns)) == X
 
 
-def test_roles_of_a_store_without_numeric_columns_are_an_error():
-    with pytest.raises(SpecError, match="no numeric column; list the columns in the spec"):
-        guess_roles([])
-
-
-def test_a_single_column_beside_joined_tables_is_y():
-    assert (guess_y(["activity"]), guess_y(["X0"]), guess_y([])) == ("activity", None, None)
+@pytest.mark.parametrize(("columns", "y"), [(["X", "y"], "y"), (["Y", "yy", "y0"], None), ([], None)], ids=str)
+def test_only_a_column_that_is_called_y_is_y(columns, y):
+    assert named_y(columns) == y
 
 
 def test_a_role_is_no_name_one_name_or_several():

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from kinoml_data import XyDataset, convert, load_dataset
+from kinoml_data import XyDataset, convert, infer_spec, load_dataset
 from kinoml_data.errors import SampleIndexError, SplitError
 from tests.builders import random_bits, same_tensor
 
@@ -103,16 +103,20 @@ def same_dataset(ds: XyDataset, source: Source) -> None:
 
 def readings(path: Path, *backends: str) -> Iterator[XyDataset]:
     """The file by each backend, preloaded, and as two copies."""
+    spec = infer_spec(path)
+    *X, y = spec.columns
+    # The fields of KinoML's Parquet files have numbers as names, which do not say their roles.
+    roles: dict[str, Any] = {} if spec.X is not None else {"X": X[0] if len(X) == 1 else X, "y": y}
     for backend in (*backends, "in-memory"):
-        with load_dataset(path, backend=backend) as ds:
+        with load_dataset(path, **roles, backend=backend) as ds:
             assert ds.spec.storage.backend == backend
             yield ds
     for suffix in (".copy.npz", ".copy.parquet"):
         copy = path.with_suffix(suffix)
         convert(path, copy)
-        with load_dataset(copy) as ds:
+        with load_dataset(copy, **roles) as ds:
             yield ds
-        with load_dataset(copy, backend="in-memory") as ds:
+        with load_dataset(copy, **roles, backend="in-memory") as ds:
             yield ds
 
 

@@ -36,7 +36,7 @@ class NpzLazy(Backend):
     verify: Literal["first", "always", "never"] = "first"
     compress: bool = False
 
-    def open(self, columns: Mapping[str, Array] | None) -> Storage:
+    def open(self, columns: Mapping[str, Array | None] | None) -> Storage:
         return NpzStorage(self.path, columns, io="mmap" if self.io == "mmap" else "keep-open", verify=self.verify)
 
     def write(
@@ -67,5 +67,5 @@ class NpzReopen(NpzLazy):
     suffixes = ()
     io: Literal["pread"] = "pread"
 
-    def open(self, columns: Mapping[str, Array] | None) -> Storage:
+    def open(self, columns: Mapping[str, Array | None] | None) -> Storage:
         return NpzStorage(self.path, columns, io="reopen", verify=self.verify)

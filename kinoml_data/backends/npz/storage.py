@@ -67,7 +67,7 @@ class NpzStorage(Storage):
     has_checksums = True
 
     def __init__(
-        self, path: Path, columns: Mapping[str, Array] | None, *, io: Io = "keep-open", verify: str = "first"
+        self, path: Path, columns: Mapping[str, Array | None] | None, *, io: Io = "keep-open", verify: str = "first"
     ) -> None:
         self._archive = archive = Archive(path, io=io, verify=verify)
         try:
@@ -77,7 +77,7 @@ class NpzStorage(Storage):
             raise
         self.identity = archive.identity
 
-    def _open(self, columns: Mapping[str, Array] | None) -> None:
+    def _open(self, columns: Mapping[str, Array | None] | None) -> None:
         archive = self._archive
         self._columns: dict[str, _Column] = {}
         arrays: dict[str, NDArray[Any]] = {}

@@ -39,7 +39,7 @@ class ParquetAwkward(Backend):
     path: DataPath
     memory_budget: int = Field(8 << 30, ge=0)
 
-    def open(self, columns: Mapping[str, Array] | None) -> Storage:
+    def open(self, columns: Mapping[str, Array | None] | None) -> Storage:
         """Open the file for reading; see `Backend.open`.
 
         Raises:
@@ -91,7 +91,7 @@ class ParquetAwkward(Backend):
                 with self.model_copy(update={"path": temporary, "memory_budget": 0})._open(None) as storage:
                     check(storage)
 
-    def _open(self, columns: Mapping[str, Array] | None) -> Storage:
+    def _open(self, columns: Mapping[str, Array | None] | None) -> Storage:
         from kinoml_data.backends.parquet.container import ParquetContainer
         from kinoml_data.layouts.arrow import arrow_errors
         from kinoml_data.layouts.arrow_rows import ArrowLayout
@@ -109,7 +109,7 @@ class ParquetAwkward(Backend):
                 file.close()
 
 
-def _open_own(file: ParquetContainer, requested: Mapping[str, Array] | None, budget: int) -> Storage:
+def _open_own(file: ParquetContainer, requested: Mapping[str, Array | None] | None, budget: int) -> Storage:
     from kinoml_data.backends.parquet.layout import ParquetTable
     from kinoml_data.backends.parquet.row_groups import RowGroups
     from kinoml_data.layouts.arrow import select_columns
@@ -125,7 +125,7 @@ def _open_own(file: ParquetContainer, requested: Mapping[str, Array] | None, bud
     return MemoryStorage(flatten(columns, data), arrays=table.arrays, spec=table.spec, identity=file.identity)
 
 
-def _open_foreign(file: ParquetContainer, requested: Mapping[str, Array] | None, budget: int) -> Storage:
+def _open_foreign(file: ParquetContainer, requested: Mapping[str, Array | None] | None, budget: int) -> Storage:
     from kinoml_data.backends.parquet.foreign import ForeignTable
     from kinoml_data.backends.parquet.row_groups import RowGroups
 

@@ -40,7 +40,7 @@ class ForeignTable:
         UnsupportedStoreError: a column has an Arrow type that is not supported.
     """
 
-    def __init__(self, file: ParquetContainer, requested: Mapping[str, Array] | None) -> None:
+    def __init__(self, file: ParquetContainer, requested: Mapping[str, Array | None] | None) -> None:
         self._file, self._requested = file, requested or {}
         self._columns: dict[str, Array] = {}
         stored = [name for name in file.types if requested is not None or not PANDAS_INDEX.fullmatch(name)]

@@ -25,7 +25,7 @@ class NpyFolder(Backend):
     can_overwrite = False
     path: DataPath
 
-    def open(self, columns: Mapping[str, Array] | None) -> Storage:
+    def open(self, columns: Mapping[str, Array | None] | None) -> Storage:
         return open_folder(self.path)
 
     def write(

@@ -39,7 +39,7 @@ class Hdf5(Backend):
     missing_chunks: Literal["refuse", "fill"] = "refuse"
     verify: Literal["first", "always", "never"] = "first"
 
-    def open(self, columns: Mapping[str, Array] | None) -> Storage:
+    def open(self, columns: Mapping[str, Array | None] | None) -> Storage:
         """Open the file for reading; see `Backend.open`.
 
         Raises:

@@ -61,7 +61,7 @@ class Hdf5Storage(CheckedArrayStorage):
     def __init__(
         self,
         path: Path,
-        columns: Mapping[str, Array] | None,
+        columns: Mapping[str, Array | None] | None,
         *,
         group: str = "/",
         ragged: Mapping[str, RaggedLayout] | None = None,
@@ -110,7 +110,7 @@ class Hdf5Storage(CheckedArrayStorage):
 
 
 def _foreign_arrays(
-    file: Hdf5File, columns: Mapping[str, Array] | None, group: str, ragged: Mapping[str, RaggedLayout]
+    file: Hdf5File, columns: Mapping[str, Array | None] | None, group: str, ragged: Mapping[str, RaggedLayout]
 ) -> dict[str, Any]:
     """The flat arrays of a file that another program wrote."""
     names = file.names(group)

@@ -122,7 +122,7 @@ def test_strings_of_variable_and_of_fixed_length_are_read(tmp_path):
     for name in ("any", "fixed"):
         array, found = read(tmp_path / "a.h5", name, rows=(3, 0, 2, 1))
         assert array.is_string and found.strings() == [texts[i] for i in (3, 0, 2, 1)]
-    with kd.load_dataset(tmp_path / "a.h5") as dataset:
+    with kd.load_dataset(tmp_path / "a.h5", X="y", meta=["any"]) as dataset:
         assert dataset.column("any") == texts
 
 

@@ -52,7 +52,7 @@ class Lance(Backend):
             raise ValueError("give either `path` or `uri`, and not both")
         return self
 
-    def open(self, columns: Mapping[str, Array] | None) -> Storage:
+    def open(self, columns: Mapping[str, Array | None] | None) -> Storage:
         """Open one version for reading; see `Backend.open`.
 
         Raises:

@@ -47,7 +47,7 @@ class LanceStorage(Storage):
     """
 
     def __init__(
-        self, dataset: Any, where: str, columns: Mapping[str, Array] | None, *, folder: Path | None = None
+        self, dataset: Any, where: str, columns: Mapping[str, Array | None] | None, *, folder: Path | None = None
     ) -> None:
         self._dataset, self._where, self._pid = dataset, where, os.getpid()
         self._length: int = dataset.count_rows()
@@ -66,7 +66,9 @@ class LanceStorage(Storage):
             self.columns = {name: arrow_array(schema.field(name).type, self._column(name)) for name in names}
             warnings.warn(f"{where} has no checksums of its rows: its integrity is unknown", stacklevel=3)
         requested = {name: array for name, array in (columns or {}).items() if name in self.columns}
-        self._declared = {n: a for n, a in requested.items() if len(a.axes) == len(self.columns[n].axes)}
+        self._declared = {
+            n: a for n, a in requested.items() if a is not None and len(a.axes) == len(self.columns[n].axes)
+        }
         state = [dataset.version, [(field.name, str(field.type)) for field in schema]]
         state += [sorted((repr(key), repr(value)) for key, value in metadata.items())]
         state += [fragment.metadata.to_json() for fragment in dataset.get_fragments()]

@@ -31,7 +31,7 @@ format: 1
 name: {name}
 columns:
 {columns}
-  pIC50: {{dtype: float32, cast: same_kind}}  # the CSV's numbers are float64
+  pIC50: {{dtype: float32}}
   id: {{dtype: str}}
 X: {X}
 y: pIC50

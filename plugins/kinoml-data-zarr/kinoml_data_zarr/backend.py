@@ -63,7 +63,7 @@ class Zarr(Backend):
             raise ValueError("`storage_options` can only be used with `url`")
         return self
 
-    def open(self, columns: Mapping[str, Array] | None) -> Storage:
+    def open(self, columns: Mapping[str, Array | None] | None) -> Storage:
         """Open the group for reading; see `Backend.open`.
 
         Raises:

@@ -59,7 +59,7 @@ class ZarrStorage(CheckedArrayStorage):
         StoreReadError: the group cannot be reached.
     """
 
-    def __init__(self, container: ZarrGroup, columns: Mapping[str, Array] | None, *, fill: bool) -> None:
+    def __init__(self, container: ZarrGroup, columns: Mapping[str, Array | None] | None, *, fill: bool) -> None:
         self._store = container.group.store
         with zarr_errors(container.where):
             metadata = container.group.attrs.asdict().get(ATTRIBUTE)
@@ -102,7 +102,7 @@ class ZarrStorage(CheckedArrayStorage):
         return content[position] if content.ndim > 1 else gather(content, begins[position], ends[position])
 
 
-def _foreign_arrays(container: ZarrGroup, columns: Mapping[str, Array] | None, *, fill: bool) -> dict[str, Any]:
+def _foreign_arrays(container: ZarrGroup, columns: Mapping[str, Array | None] | None, *, fill: bool) -> dict[str, Any]:
     """The flat arrays of a group that another program wrote."""
     keys = sorted(container.group.array_keys(), key=lambda key: (key == "y", key))  # a store may list them in any order
     if checksums := [key for key in keys if key.endswith(CRC)]:

@@ -1,0 +1,56 @@
+"""What is odd about a stored column, in words for a message: a text among numbers, a missing value."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kinoml_data.columns import Ragged
+from kinoml_data.contracts.backend import Storage
+from kinoml_data.errors import KinomlDataError, one_line, quoted
+
+ROWS = 10_000  # that are looked at
+
+
+def oddity(storage: Storage, name: str) -> str | None:
+    """What is odd about the first 10,000 rows of a column; None if nothing is."""
+    if storage.columns[name].is_string:
+        return text_among_numbers(storage, name)
+    try:
+        storage.read(np.arange(min(len(storage), ROWS)), [name])
+    except KinomlDataError as error:
+        return one_line(error, 300)
+    return None
+
+
+def text_among_numbers(storage: Storage, name: str, least: float = 0.5) -> str | None:
+    """What a column of text contains, such as `1,203 numbers, and '>10000' in row 17`, within its first 10,000 rows.
+
+    Args:
+        storage: the open store.
+        name: the stored column.
+        least: the share of numbers from which they are worth a note.
+
+    Returns:
+        None if the column contains no text other than numbers, fewer numbers than `least`, or cannot be read.
+    """
+    try:
+        column = storage.read(np.arange(min(len(storage), ROWS)), [name])[name]
+    except KinomlDataError:
+        return None
+    if not isinstance(column, Ragged) or not storage.columns[name].is_string:
+        return None
+    texts = column.strings()
+    others = [row for row, text in enumerate(texts) if not _is_number(text)]
+    count = len(texts) - len(others)
+    if not others or count < least * len(texts):
+        return None
+    more = f" and {len(others) - 1:,} more texts" if len(others) > 1 else ""
+    return f"{f'{count:,}' if count else 'no'} numbers, and {quoted(texts[others[0]], 40)} in row {others[0]}{more}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text

@@ -19,7 +19,15 @@ from kinoml_data.columns import Ragged
 from kinoml_data.contracts.backend import Backend
 from kinoml_data.spec.array import Array
 from kinoml_data.testing import examples, machine
-from kinoml_data.testing.comparing import same_column, same_columns, same_row, same_rows, same_store
+from kinoml_data.testing.comparing import (
+    same_array,
+    same_column,
+    same_columns,
+    same_row,
+    same_rows,
+    same_shapes,
+    same_store,
+)
 from kinoml_data.testing.example import Example
 from kinoml_data.testing.suite import DECLARED_OR_NOT, EACH_DTYPE, EACH_EXAMPLE, Shared, Suite
 
@@ -96,6 +104,31 @@ class ReadingTests(Suite):
             with stored.open(part.columns) as storage:
                 assert len(storage) == len(part)
                 same_rows(storage, part, [2, 0])
+
+    def test_a_store_opens_for_columns_that_are_not_declared(self, shared: Shared) -> None:
+        example, stored = shared(examples.mixed())
+        for names in ([name] for name in example.columns):
+            part = example.only(names)
+            with stored.open(dict.fromkeys(names)) as storage:
+                assert len(storage) == len(part)
+                same_rows(storage, part, [2, 0])
+
+    @DECLARED_OR_NOT
+    @EACH_EXAMPLE
+    def test_a_loaded_storage_returns_the_same(self, shared: Shared, example: Example, declared: bool) -> None:
+        example, stored = shared(example)
+        part = example.only([name for name in example.columns if name not in example.numeric[1:2]])
+        storage = stored.open(part.columns if declared else None)
+        arrays, spec, identity = dict(storage.arrays), storage.spec, storage.identity
+        with storage.loaded(list(part.columns)) as loaded:
+            assert len(loaded) == len(part)
+            assert set(part.columns) <= set(loaded.columns)
+            same_rows(loaded, part, range(len(part)))
+            same_rows(loaded, part, range(len(part))[::-2])
+            same_shapes(loaded, part)
+            assert (loaded.spec, loaded.identity, set(loaded.arrays)) == (spec, identity, set(arrays))
+            for name, array in loaded.arrays.items():
+                same_array(array, arrays[name], name)
 
     def test_changing_a_batch_does_not_change_the_store(self, shared: Shared) -> None:
         example, stored = shared(examples.mixed())

@@ -53,6 +53,15 @@ class RefusesUnsupportedDtypesLate(Sound):
         super().write(columns, batches, **options)
 
 
+class OpensOnlyDeclaredColumns(Sound):
+    rule = "test_a_store_opens_for_columns_that_are_not_declared"
+
+    def open(self, columns):
+        for array in (columns or {}).values():
+            assert array.dtype
+        return super().open(columns)
+
+
 class KeepsArraysThoughItDeclaresOtherwise(Sound):
     rule = "test_split_arrays_and_the_spec_come_back"
     keeps_arrays = False

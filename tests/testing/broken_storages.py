@@ -368,6 +368,31 @@ class SortsTheRowNumbersInPlace(Wrapped):
         return read
 
 
+class LoadsOtherRows(Wrapped):
+    rule = "test_a_loaded_storage_returns_the_same"
+
+    def loaded(self, columns):
+        return OffByOne(self.storage.loaded(columns))
+
+
+class LosesSplitsWhenLoaded(Wrapped):
+    rule = "test_a_loaded_storage_returns_the_same"
+
+    def loaded(self, columns):
+        storage = Wrapped(self.storage)
+        storage.arrays = {}
+        return storage
+
+
+class HasAnotherIdentityWhenLoaded(Wrapped):
+    rule = "test_a_loaded_storage_returns_the_same"
+
+    def loaded(self, columns):
+        storage = Wrapped(self.storage)
+        storage.identity = f"{self.identity}, loaded"
+        return storage
+
+
 class EntersAsAnother(Wrapped):
     rule = "test_a_storage_is_a_context_manager_that_closes_it"
 

@@ -15,17 +15,20 @@ import secrets
 import shutil
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data import columns
 from kinoml_data.errors import (
+    CorruptStoreError,
     KinomlDataError,
     StoreChangedError,
     StoreExistsError,
@@ -37,7 +40,12 @@ from kinoml_data.errors import (
 
 SMALL = 8192  # bytes; extents of up to this size are read one by one and joined, which is faster than reading in place
 MANY_SMALL = 1 << 20  # bytes that are read in this way at once; they stay in the processor's cache
+TICK = 0.05  # seconds within which a second change may leave a time stamp as it is; the ticks of Linux are of 10 ms
+COARSE_TICK = 2.0  # the same for a file system with time stamps of whole seconds
+WRITING_TICKS = 40  # a file whose time stamp still changes after this many ticks has changed
+Fingerprint = tuple[int, int, int, int]  # device, inode, size in bytes, time of the last modification in nanoseconds
 _seek_lock = threading.Lock()
+T = TypeVar("T")
 
 
 def _pread(fd: int, size: int, offset: int) -> bytes:
@@ -65,6 +73,9 @@ def _flags(*names: str) -> int:
 class PositionedFile:
     """A regular file that is read at given positions, so that threads and forked processes share no offset.
 
+    If the file changes after it was opened, every method raises a `StoreChangedError`. After `recheck_with`, a file
+    whose time stamp changed, but whose size and content did not, is still the file that was opened.
+
     Args:
         path: the file.
         keep_open: False opens the file for each read and closes it afterwards, for very many files or for file systems
@@ -79,7 +90,9 @@ class PositionedFile:
         self.path = path
         self._keep_open = keep_open
         self._fd: int | None = None
-        self._lock = threading.Lock()
+        self._lock, self._recheck_lock = threading.Lock(), threading.Lock()
+        self._recheck: weakref.WeakMethod[Callable[[PositionedFile], bool]] | None = None
+        self._refused: Fingerprint | None = None
         fd = self._open()
         try:
             self.stat = self._identity(fd)
@@ -92,6 +105,17 @@ class PositionedFile:
     @property
     def size(self) -> int:
         return self.stat[2]
+
+    def recheck_with(self, method: Callable[[PositionedFile], bool]) -> None:
+        """Call `method` if the time stamp changes, or the file is replaced by another one of the same size.
+
+        Args:
+            method: a bound method, which is not kept alive. It is given the file, newly opened, and returns True if
+                its content is the content that was opened. It has to forget every comparison of content with
+                checksums, because the content may have been altered in place; reads that are in progress are repeated
+                afterwards. If it raises an error about the content, the file counts as changed.
+        """
+        self._recheck = weakref.WeakMethod(method)
 
     def read(self, offset: int, size: int) -> bytearray:
         """Read `size` bytes from `offset`.
@@ -108,16 +132,16 @@ class PositionedFile:
         """Fill a writable, contiguous array or memoryview from `offset`. Raises the same errors as `read`."""
         fd = self._fd
         if fd is None:
-            with self._descriptor() as opened:
-                self._fill(opened, offset, memoryview(out).cast("B") if out.nbytes else memoryview(b""))
+            self._reading(lambda fd: self._fill(fd, offset, out))
             return
         try:
             count = getattr(os, "preadv", _preadv)(fd, [out], offset)
         except OSError:
             count = 0
         if count != out.nbytes:  # `_fill` reads the rest or raises the error
-            self._fill(fd, offset, memoryview(out).cast("B") if out.nbytes else memoryview(b""))
-        self.check()  # after the read, so that a change before it and a change during it are both noticed
+            self._fill(fd, offset, out)
+        if self.check():  # after the read, so that a change before it and a change during it are both noticed
+            self.read_into(offset, out)
 
     def gather(self, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read many extents, end to end, into a new uint8 array; extents that adjoin in the file need one call.
@@ -136,7 +160,8 @@ class PositionedFile:
         first = np.flatnonzero(np.r_[True, offsets[1:] != offsets[:-1] + sizes[:-1]])
         starts, stops, total = (ends - sizes)[first], ends[np.r_[first[1:] - 1, -1]], int(ends[-1])
         positions = offsets[first].tolist()
-        with self._descriptor() as fd:
+
+        def gathered(fd: int) -> NDArray[np.uint8]:
             if total <= min(SMALL * len(first), MANY_SMALL):
                 with suppress(OSError):  # a second copy within the processor's cache costs less than a loop in Python
                     parts = map(getattr(os, "pread", _pread), repeat(fd), (stops - starts).tolist(), positions)
@@ -152,7 +177,9 @@ class PositionedFile:
                     count = 0
                 if count != stop - start:  # `_fill` reads the rest or raises the error
                     self._fill(fd, offset, part)
-        return out
+            return out
+
+        return self._reading(gathered)
 
     def read_prefixes(self, offsets: NDArray[np.int64], width: int) -> bytes:
         """Read `width` bytes from each offset, end to end; past the end of the file they are zeros.
@@ -161,11 +188,14 @@ class PositionedFile:
             StoreChangedError: the file is no longer the one that was opened.
             StoreReadError: the operating system failed to read, or the file was closed.
         """
-        with self._descriptor() as fd:
+
+        def prefixes(fd: int) -> list[bytes]:
             try:
-                parts = list(map(getattr(os, "pread", _pread), repeat(fd), repeat(width), offsets.tolist()))
+                return list(map(getattr(os, "pread", _pread), repeat(fd), repeat(width), offsets.tolist()))
             except OSError as error:
                 raise StoreReadError(f"{self.path} cannot be read: {error}") from None
+
+        parts = self._reading(prefixes)
         joined = b"".join(parts)
         if len(joined) == width * len(offsets):
             return joined
@@ -175,18 +205,23 @@ class PositionedFile:
             parts[i] = parts[i].ljust(width, b"\0")
         return b"".join(parts)
 
-    def check(self) -> None:
-        """Raise `StoreChangedError` if the file was altered or truncated since it was opened."""
+    def check(self) -> bool:
+        """Raise `StoreChangedError` if the file was altered or truncated since it was opened.
+
+        Returns:
+            True if the content was rechecked, see `recheck_with`. What was read before has to be read again.
+        """
         fd = self._fd
         if fd is None:
-            with self._descriptor():
-                return
+            self._reading(lambda fd: None)
+            return False
         try:
             status = os.fstat(fd)  # an open file keeps its device and inode
         except OSError as error:
             raise StoreReadError(f"{self.path} cannot be read: {error}") from None
         if status.st_mtime_ns != self.stat[3] or status.st_size != self.stat[2]:
-            self._compare(_fingerprint(status))
+            return self._compare(_fingerprint(status))
+        return False
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -199,32 +234,72 @@ class PositionedFile:
         with suppress(Exception):
             self.close()
 
-    @contextmanager
-    def _descriptor(self) -> Iterator[int]:
-        """The descriptor of the open file, which at the end of the block must still be the file that was opened."""
-        if self._keep_open:
-            if self._fd is None:
-                raise StoreReadError(f"{self.path} was closed; load the dataset again")
-            yield self._fd
-            self.check()
-            return
-        fd = self._open()
-        try:
-            self._compare(self._identity(fd))
-            yield fd
-            self._compare(self._identity(fd))
-        finally:
-            _close(fd)
+    def _reading(self, read: Callable[[int], T]) -> T:
+        """What `read` returns for the descriptor of the file, which afterwards must still be the file that was opened.
 
-    def _identity(self, fd: int) -> tuple[int, int, int, int]:
+        If the content was rechecked meanwhile, it is read again.
+        """
+        while True:
+            if self._keep_open:
+                if self._fd is None:
+                    raise StoreReadError(f"{self.path} was closed; load the dataset again")
+                result = read(self._fd)
+                if not self.check():
+                    return result
+                continue
+            fd = self._open()
+            try:
+                self._compare(self._identity(fd))
+                result = read(fd)
+                if not self._compare(self._identity(fd)):
+                    return result
+            finally:
+                _close(fd)
+
+    def _identity(self, fd: int) -> Fingerprint:
         try:
             return _fingerprint(os.fstat(fd))
         except OSError as error:
             raise StoreReadError(f"{self.path} cannot be read: {error}") from None
 
-    def _compare(self, fingerprint: tuple[int, int, int, int]) -> None:
-        if fingerprint != self.stat:
-            raise StoreChangedError(f"{self.path} was changed after it was opened; load the dataset again")
+    def _compare(self, fingerprint: Fingerprint) -> bool:
+        """Compare the file with the one that was opened; True if its content was rechecked."""
+        if fingerprint == self.stat:
+            return False
+        with self._recheck_lock:
+            if fingerprint == self.stat:
+                return True  # another thread rechecked the content
+            same = None if fingerprint == self._refused else self._same_content(fingerprint)
+            if same is None:
+                self._refused = fingerprint
+                raise StoreChangedError(f"{self.path} was changed after it was opened; load the dataset again")
+            self.stat = same
+            return True
+
+    def _same_content(self, fingerprint: Fingerprint) -> Fingerprint | None:
+        """The fingerprint of the file now, if its content is still the one that was opened, and None otherwise."""
+        method = None if self._recheck is None else self._recheck()
+        if method is None or fingerprint[2] != self.size:
+            return None
+        for _ in range(WRITING_TICKS):
+            _wait_for_tick(fingerprint[3])
+            try:
+                file = PositionedFile(self.path)
+            except StoreNotFoundError:
+                return None
+            try:
+                if file.stat[:3] != fingerprint[:3]:
+                    return None
+                if file.stat == fingerprint:
+                    same = method(file)
+                    file.check()
+                    return fingerprint if same else None
+            except (CorruptStoreError, StoreChangedError):
+                return None
+            finally:
+                file.close()
+            fingerprint = file.stat  # it is still being written
+        return None
 
     def _open(self) -> int:
         fd = None
@@ -243,8 +318,8 @@ class PositionedFile:
             raise StoreNotFoundError(f"{quoted(str(self.path))} is not a regular file")
         return fd
 
-    def _fill(self, fd: int, offset: int, view: memoryview) -> None:
-        done = 0
+    def _fill(self, fd: int, offset: int, out: Any) -> None:
+        view, done = memoryview(out).cast("B") if out.nbytes else memoryview(b""), 0
         while done < len(view):
             try:
                 count = getattr(os, "preadv", _preadv)(fd, [view[done:]], offset + done)
@@ -297,12 +372,20 @@ class MappedFile(PositionedFile):
             raise StoreChangedError(f"{self.path} ends at byte {len(self._bytes)}; it is damaged or was closed")
 
 
+def _wait_for_tick(modified: int) -> None:
+    """Wait until any later change of a file must give it another time of modification than this one, in ns."""
+    tick = TICK if modified % 1_000_000_000 else COARSE_TICK
+    age = time.time() - modified / 1e9
+    if abs(age) < tick:
+        time.sleep(tick - age)
+
+
 def _close(fd: int) -> None:
     with suppress(OSError):  # a file that was only read has nothing to lose
         os.close(fd)
 
 
-def _fingerprint(status: os.stat_result) -> tuple[int, int, int, int]:
+def _fingerprint(status: os.stat_result) -> Fingerprint:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

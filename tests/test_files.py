@@ -323,6 +323,160 @@ def test_a_reopened_file_that_is_replaced_is_noticed(path, tmp_path):
         file.read(100, 50)
 
 
+class Content:
+    """The content that was opened, which `same` compares with that of a file."""
+
+    def __init__(self, path):
+        self.content, self.rechecks = path.read_bytes(), 0
+
+    def same(self, file):
+        self.rechecks += 1
+        return file.read(0, file.size) == self.content
+
+
+READS = {
+    "read": lambda file: bytes(file.read(100, 50)) == CONTENT[100:150],
+    "gather": lambda file: gathered(file, (100, 50), (9000, 1)) == CONTENT[100:150] + CONTENT[9000:9001],
+    "read_prefixes": lambda file: file.read_prefixes(np.array([100]), 50) == CONTENT[100:150],
+    "check": lambda file: file.check() in (True, False),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_only_another_time_of_writing_is_no_change_if_the_content_is_rechecked(path, file, read):
+    content = Content(path)
+    file.recheck_with(content.same)
+    for stamp in (1, 2):
+        os.utime(path, ns=(stamp, stamp))
+        assert read(file) and read(file) and content.rechecks == stamp
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_another_content_is_a_change_and_is_compared_only_once(path, file, read):
+    content = Content(path)
+    file.recheck_with(content.same)
+    path.write_bytes(CONTENT[:-1] + b"x" if CONTENT[-1:] != b"x" else CONTENT[:-1] + b"y")
+    for _ in range(3):
+        with pytest.raises(StoreChangedError, match="load the dataset again"):
+            read(file)
+    assert content.rechecks == 1
+
+
+def test_another_size_is_a_change_without_a_look_at_the_content(path, file):
+    content = Content(path)
+    file.recheck_with(content.same)
+    with path.open("ab") as other:
+        other.write(b"x")
+    with pytest.raises(StoreChangedError):
+        file.read(0, 5)
+    assert content.rechecks == 0
+
+
+def test_what_is_read_while_the_file_is_written_again_is_read_once_more(path, monkeypatch):
+    file, content, full = PositionedFile(path), Content(path), os.preadv
+    file.recheck_with(content.same)
+
+    def between(fd, buffers, offset):  # as if a program wrote zeros, and then the old content
+        count = full(fd, buffers, offset)
+        if content.rechecks == 0:
+            memoryview(buffers[0])[:] = bytes(count)
+            age(path)
+            monkeypatch.setattr(os, "preadv", full)
+        return count
+
+    monkeypatch.setattr(os, "preadv", between)
+    assert bytes(file.read(100, 50)) == CONTENT[100:150] and content.rechecks == 1
+
+
+def test_a_reopened_file_may_be_replaced_by_one_of_the_same_content(path, tmp_path):
+    file, content = PositionedFile(path, keep_open=False), Content(path)
+    file.recheck_with(content.same)
+    (tmp_path / "new").write_bytes(CONTENT)
+    (tmp_path / "new").replace(path)
+    assert bytes(file.read(100, 50)) == CONTENT[100:150] and content.rechecks == 1
+    (tmp_path / "new").write_bytes(bytes(len(CONTENT)))
+    (tmp_path / "new").replace(path)
+    with pytest.raises(StoreChangedError):
+        file.read(100, 50)
+
+
+def test_an_open_file_that_was_written_to_and_replaced_is_a_change(path, tmp_path):
+    file, content = PositionedFile(path), Content(path)
+    file.recheck_with(content.same)
+    old = tmp_path / "old"
+    path.rename(old)
+    path.write_bytes(CONTENT)
+    age(old)  # what is open can no longer be opened by its path
+    with pytest.raises(StoreChangedError):
+        file.read(100, 50)
+    path.unlink()
+    os.utime(old, ns=(2, 2))
+    with pytest.raises(StoreChangedError):
+        file.read(100, 50)
+    assert content.rechecks == 0
+
+
+def test_content_is_compared_when_a_later_change_must_show_in_the_time_stamp(path, monkeypatch):
+    waited, now = [], 1_000_000_000.5
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(time, "sleep", waited.append)
+    file, content = PositionedFile(path), Content(path)
+    file.recheck_with(content.same)
+    for stamp, expected in {
+        now - 0.02: [pytest.approx(files.TICK - 0.02)],  # a later change may still have the same time stamp
+        now + 0.02: [pytest.approx(files.TICK + 0.02)],
+        now - 0.5: [pytest.approx(files.COARSE_TICK - 0.5)],  # whole seconds, so there may be nothing finer
+        now - 3.25: [],
+        now + 3600: [],
+    }.items():
+        os.utime(path, ns=(0, round(stamp * 1e9)))
+        file.read(0, 5)
+        assert waited == expected
+        waited.clear()
+
+
+def test_content_is_compared_when_nothing_is_written_any_more(path, monkeypatch):
+    file, content, stamps = PositionedFile(path), Content(path), iter([5, 6, 7])
+    file.recheck_with(content.same)
+
+    def writing(_):
+        if stamp := next(stamps, None):
+            os.utime(path, ns=(stamp, stamp))
+
+    monkeypatch.setattr(files, "_wait_for_tick", writing)
+    age(path)
+    assert bytes(file.read(100, 50)) == CONTENT[100:150] and content.rechecks == 1
+    stamps = iter(range(1000, 2000))
+    age(path)
+    with pytest.raises(StoreChangedError):
+        file.read(100, 50)
+
+
+def test_a_recheck_does_not_keep_anything_alive(path):
+    file = PositionedFile(path)
+    file.recheck_with(Content(path).same)
+    age(path)
+    with pytest.raises(StoreChangedError):
+        file.read(0, 5)
+
+
+def test_one_of_many_threads_rechecks_the_content(path):
+    file, content, failures = PositionedFile(path), Content(path), []
+    file.recheck_with(content.same)
+    age(path)
+
+    def read():
+        if bytes(file.read(100, 50)) != CONTENT[100:150]:
+            failures.append("other bytes")
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == [] and content.rechecks == 1
+
+
 # -- writing
 
 

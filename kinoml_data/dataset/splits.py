@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kinoml_data.columns import running_total
 from kinoml_data.contracts.backend import check_inside
 from kinoml_data.errors import SplitError, quoted, unknown
 from kinoml_data.layouts import npy
@@ -76,29 +77,33 @@ def by_ratio(splits: RatioSplits, length: int) -> dict[str, RowNumbers]:
 def _as_rows(array: NDArray[Any], name: str, length: int) -> RowNumbers:
     if array.ndim != 1:
         raise SplitError(f"split {name!r}: row numbers must have one axis, but these have {array.ndim}")
+    if len(array) == 0:  # of any dtype: `np.array([])` contains floats
+        return np.empty(0, np.int64)
     if array.dtype == bool:
         if len(array) != length:
             raise SplitError(f"split {name!r}: the mask has {len(array)} entries, but there are {length} rows")
         return np.flatnonzero(array)
-    if len(array) == 0:
-        return np.empty(0, np.int64)
     if array.dtype.kind not in "iuO":
-        raise SplitError(f"split {name!r}: row numbers must be integers, but these are {array.dtype}")
+        fractions = array[array % 1 != 0] if array.dtype.kind == "f" else array[:0]
+        example = quoted((fractions if len(fractions) else array)[0].item())
+        raise SplitError(
+            f"split {name!r}: row numbers must be integers, but these are {array.dtype}, such as {example}"
+        )
     if (outside := (array < 0) | (array >= length)).any():
         raise SplitError(f"split {name!r}: row {quoted(int(array[outside][0]))} is outside the {length} rows")
     return array.astype(np.int64)
 
 
 def _check_disjoint(splits: Mapping[str, RowNumbers], length: int) -> None:
-    owner = np.full(length, -1, np.int64)
+    place = np.full(length, -1, np.int64)  # of each row in all splits, one after another
     names = list(splits)
-    for number, (name, rows) in enumerate(splits.items()):
-        if (taken := owner[rows]).size and taken.max() >= 0:
-            row = int(rows[taken >= 0][0])
-            other = names[int(owner[row])]
-            shared = int((taken >= 0).sum())
-            raise SplitError(f"splits {other!r} and {name!r} share {shared} rows, for example row {row}")
-        owner[rows] = number
-        if len(np.unique(rows)) != len(rows):
-            values, counts = np.unique(rows, return_counts=True)
-            raise SplitError(f"split {name!r} contains row {int(values[counts > 1][0])} more than once")
+    starts = running_total(np.array([len(rows) for rows in splits.values()], np.int64))
+    for name, rows, start in zip(names, splits.values(), starts.tolist(), strict=False):
+        if (taken := place[rows] >= 0).any():
+            row = int(rows[taken][0])
+            other = names[int(np.searchsorted(starts, place[row], side="right")) - 1]
+            raise SplitError(f"splits {other!r} and {name!r} share {taken.sum()} rows, for example row {row}")
+        places = np.arange(start, start + len(rows))
+        place[rows] = places
+        if (repeated := place[rows] != places).any():
+            raise SplitError(f"split {name!r} contains row {rows[repeated][0]} more than once")

@@ -94,14 +94,20 @@ class CheckedArrayStorage(ArrayStorage):
         self.has_checksums = checksums is not None
         self._checksums = {} if checksums is None or verify == "never" else dict(checksums)
         self._path, self._once = path, verify == "first"
-        self._compared = {name: np.zeros(len(self), bool) for name in self._checksums}
+        self.compare_again()
 
     def read(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Columns:
+        compared = self._compared  # before the read: see `compare_again`
         batch = super().read(rows, columns)
         for name in columns:
-            if name in self._checksums and not self._compared[name][rows].all():
+            if name in compared and not compared[name][rows].all():
                 self._compare(name, rows, batch[name])
+                compared[name][rows] = self._once
         return batch
+
+    def compare_again(self) -> None:
+        """Forget which rows were compared with their checksums, because the store may have been altered in place."""
+        self._compared = {name: np.zeros(len(self), bool) for name in self._checksums}
 
     def notice_change(self) -> None:
         """Check that the store has not been replaced or changed. Called before damage is reported.
@@ -115,7 +121,6 @@ class CheckedArrayStorage(ArrayStorage):
         if problem := row_difference(column, rows, self._checksums[name][rows], is_string=is_string):
             self.notice_change()
             raise CorruptStoreError(f"{self._path}: column {quoted(name)}, {problem}")
-        self._compared[name][rows] = self._once
 
 
 def own_arrays(

@@ -273,11 +273,15 @@ def ragged_array(name: str, dtype: Any, shapes: NDArray[np.int64], *, is_string:
 
 
 def stored_splits(arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-    """The splits that the arrays of a store can define, each with the name of its array: `{"train": "idx_train"}`."""
+    """The splits that the arrays of a store can define, each with the name of its array: `{"train": "idx_train"}`.
+
+    An array called `idx_...` is always one: if it does not contain row numbers, that is an error. Others may have any
+    content.
+    """
     return {
         name.removeprefix("idx_"): name
         for name, array in arrays.items()
-        if array.ndim == 1 and array.dtype.kind in "iub"
+        if name.startswith("idx_") or (array.ndim == 1 and array.dtype.kind in "iub")
     }
 
 

@@ -36,7 +36,11 @@ def test_a_stored_mask_is_the_rows_where_it_is_true():
     assert as_lists(splits) == {"test": [3, 9]} and splits["test"].dtype == np.int64
 
 
-@pytest.mark.parametrize("array", [np.array([], np.int64), np.array([], np.float64), np.zeros(N, bool)])
+@pytest.mark.parametrize(
+    "array",
+    [np.array([], dtype) for dtype in (np.int64, np.float64, bool, object, "U1", "M8[D]")] + [np.zeros(N, bool)],
+    ids=lambda array: str(array.dtype),
+)
 def test_a_split_may_be_empty(array):
     assert as_lists(found({"a": array}, {"val": "a"})) == {"val": []}
 
@@ -158,12 +162,27 @@ BAD = {
     "floats": (
         {"a": np.array([0.0, 1.0])},
         {"train": "a"},
-        "split 'train': row numbers must be integers, but these are float64",
+        "split 'train': row numbers must be integers, but these are float64, such as 0.0",
+    ),
+    "fractions": (
+        {"a": np.array([0.0, 1.0, 1.5])},
+        {"train": "a"},
+        "split 'train': row numbers must be integers, but these are float64, such as 1.5",
+    ),
+    "not a number": (
+        {"a": np.array([0.0, np.nan])},
+        {"train": "a"},
+        "row numbers must be integers, but these are float64, such as nan",
+    ),
+    "dates": (
+        {"a": np.array(["2020-01-01"], "M8[D]")},
+        {"train": "a"},
+        "row numbers must be integers, but these are datetime64",
     ),
     "strings": (
         {"a": np.array(["0"])},
         {"train": "a"},
-        "split 'train': row numbers must be integers, but these are <U1",
+        "split 'train': row numbers must be integers, but these are <U1, such as '0'",
     ),
     "complex": ({"a": np.array([1j])}, {"train": "a"}, "these are complex128"),
     "two axes": (
@@ -242,6 +261,32 @@ def test_files_that_are_not_row_numbers_are_errors(tmp_path):
 
 
 # -- splits of a dataset
+
+
+def test_an_empty_split_of_a_store_may_have_any_dtype(tmp_path):
+    for name, empty in {"float": np.array([]), "bool": np.array([], bool)}.items():
+        np.savez(tmp_path / f"{name}.npz", X=np.zeros((9, 2)), y=np.zeros(9), idx_train=np.arange(9), idx_val=empty)
+        dataset = kd.load_dataset(tmp_path / f"{name}.npz")
+        assert as_lists(dataset.indices) == {"train": list(range(9)), "val": []} and len(dataset.split("val")) == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (np.array([0.0, 1.5]), "these are float64, such as 1.5"),
+        (np.array([[0, 1]]), "must have one axis, but these have 2"),
+        (np.array(3), "must have one axis, but these have 0"),
+        (np.array([True]), "the mask has 1 entries, but there are 9 rows"),
+    ],
+    ids=["fraction", "two axes", "no axis", "short mask"],
+)
+def test_a_split_of_a_store_that_is_not_valid_is_an_error_unless_the_spec_has_its_own(tmp_path, rows, said):
+    np.savez(tmp_path / "x.npz", X=np.zeros((9, 2)), y=np.zeros(9), idx_train=np.arange(9), idx_val=rows)
+    with pytest.raises(SplitError, match=f"split 'val': .*{said}"):
+        kd.load_dataset(tmp_path / "x.npz")
+    spec = {"storage": {"backend": "npz-lazy", "path": "x.npz"}}
+    for own in ({}, {"train": "idx_train"}):
+        assert set(kd.load_dataset(spec | {"splits": own}, base=tmp_path).indices) == set(own)
 
 
 def test_load_dataset_gives_a_split_at_once():

@@ -1,4 +1,7 @@
-"""Stores that are truncated, replaced, overwritten and unlinked while epochs are read. Full size: 1,000 rounds each."""
+"""Stores that are truncated, replaced, overwritten and unlinked while epochs are read. Full size: 1,000 rounds each.
+
+A store whose time stamp changes, or that is replaced by its own bytes in place, is read to the end.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from tests.faults.report import Report
 
 ROUNDS = 1000
 ROWS, BATCH, EPOCHS = 300, 16, 4
-CHANGES = ("truncate", "replace", "overwrite", "unlink")
+CHANGES = ("truncate", "replace", "overwrite", "unlink", "touch", "same bytes")
 READERS: dict[str, tuple[str, dict[str, Any]]] = {
     "npz-lazy": (".npz", {}),
     "npz-lazy, a member per row": (".npz", {}),
@@ -124,7 +127,7 @@ def _round(reader: str, change: str, versions: tuple[bytes, bytes], path: Path, 
 
     def act() -> None:
         time.sleep(delay)
-        _change(change, path, versions[1], size)
+        _change(change, path, versions[change != "same bytes"], size)
 
     thread = threading.Thread(target=act)
     thread.start()
@@ -140,6 +143,7 @@ def _round(reader: str, change: str, versions: tuple[bytes, bytes], path: Path, 
                 whole = bool((X.values == 1).all() and (y == 1).all() and (one == 1).all() and label == 1)
                 assert whole, "values of the other version"
     except EXPECTED as error:
+        assert change not in ("touch", "same bytes"), f"nothing changed, but {error!r}"
         return type(error).__name__
     finally:
         thread.join()
@@ -152,6 +156,8 @@ def _change(change: str, path: Path, other: bytes, size: int) -> None:
         os.truncate(path, size)
     elif change == "unlink":
         path.unlink()
+    elif change == "touch":
+        path.touch()
     elif change == "replace":
         beside = path.with_suffix(".beside")
         beside.write_bytes(other)

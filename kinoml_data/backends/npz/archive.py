@@ -6,20 +6,23 @@ there may be one member per row.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.backends.npz.zip_directory import Directory, Io
 from kinoml_data.errors import CorruptStoreError, UnsupportedStoreError, quoted
+from kinoml_data.files import PositionedFile
 from kinoml_data.layouts import npy
 from kinoml_data.layouts.checksums import zlib
 from kinoml_data.layouts.npy import NpyHeader
 
 NPY_WIDTH = 192  # bytes in which most npy headers fit
 CHUNK = 1 << 22
+T = TypeVar("T")
 
 
 class Archive(Directory):
@@ -44,10 +47,18 @@ class Archive(Directory):
         # Where each array begins: in the file if its member is stored, in the inflated content if it is compressed.
         self._payload = np.full(len(self), -1, np.int64)
         self._kind = np.full(len(self), -1, np.int32)
-        self._checked = np.zeros(len(self), bool)
+        self._checked = np.zeros(len(self), bool)  # a new array after each change of the file's time stamp
+        self.checked_rows: dict[str, NDArray[np.bool_]] = {}  # by column; a new dict after such a change
+        if verify != "never":  # without comparisons, nothing shows that the content is the same
+            self.file.recheck_with(self.same_content)
         self.headers: list[NpyHeader] = []
         self._known: dict[bytes, int] = {}
         self._sizes = np.empty((0, 2), np.int64)  # length and nbytes of each header
+
+    def same_content(self, file: PositionedFile) -> bool:
+        """See `PositionedFile.recheck_with`. Everything that is read afterwards is compared again."""
+        self._checked, self.checked_rows = np.zeros(len(self), bool), {}
+        return Directory.of(file).identity == self.identity
 
     # -- headers
 
@@ -160,35 +171,38 @@ class Archive(Directory):
         shaped = values.reshape(header.shape, order="F" if header.fortran else "C")
         return np.asarray(shaped, header.dtype.newbyteorder("="), order="C")
 
-    def check(self, members: NDArray[np.int64]) -> None:
-        """Compare stored members with their CRC-32 according to `verify`."""
-        if self.verify == "never":
-            return
-        todo = members if self.verify == "always" else members[~self._checked[members]]
-        if not len(todo):
-            return
-        for member in np.unique(todo).tolist():
-            start, left, crc = int(self.start(member)), int(self._csize[member]), 0
-            while left:
-                size = min(left, CHUNK)
-                crc = zlib.crc32(self.file.read(start, size), crc)
-                start, left = start + size, left - size
-            self._compare(member, crc)
+    def checked(self, members: NDArray[np.int64], read: Callable[[], T]) -> T:
+        """What `read` returns, after stored members were compared with their CRC-32 according to `verify`.
+
+        If the file was rechecked meanwhile, the members are compared and read again.
+        """
+        while True:
+            checked = self._checked
+            todo = members if self.verify == "always" else members[~checked[members]]
+            for member in np.unique(todo).tolist() if self.verify != "never" else ():
+                start, left, crc = int(self.start(member)), int(self._csize[member]), 0
+                while left:
+                    size = min(left, CHUNK)
+                    crc = zlib.crc32(self.file.read(start, size), crc)
+                    start, left = start + size, left - size
+                self._compare(member, crc, checked)
+            result = read()
+            if checked is self._checked:
+                return result
 
     def gather(self, members: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The bytes of the arrays of some resolved members, end to end, as they are stored."""
         kinds = self.resolve(members)
         sizes = self._sizes[kinds, 1]
         if (self._method[members] == 0).all():
-            self.check(members)
-            return self.file.gather(self._payload[members], sizes)
-        stored_sizes = self._csize[members]
+            return self.checked(members, lambda: self.file.gather(self._payload[members], sizes))
+        stored_sizes, checked = self._csize[members], self._checked
         raw, ends = self.file.gather(self.start(members), stored_sizes).data, np.cumsum(stored_sizes)
         parts = []
         for member, size, start, end in zip(
             members.tolist(), sizes.tolist(), (ends - stored_sizes).tolist(), ends.tolist(), strict=True
         ):
-            data = self._content(member, raw[start:end])
+            data = self._inflated_content(member, raw[start:end], checked)
             parts.append(memoryview(data)[len(data) - size :])
         return np.frombuffer(bytearray().join(parts), np.uint8)
 
@@ -197,10 +211,8 @@ class Archive(Directory):
         header = self.headers[self._kind.item(member)]
         if self._method[member]:
             return np.frombuffer(self._content(member), np.uint8)[header.length :].copy(), header
-        if self.verify == "always" or not self._checked[member]:
-            self.check(np.array([member]))
         out = np.empty(header.nbytes, np.uint8)
-        self.file.read_into(self._payload.item(member), out)
+        self.checked(np.array([member]), lambda: self.file.read_into(self._payload.item(member), out))
         return out, header
 
     def extent(self, member: int, offset: int, out: NDArray[np.uint8]) -> None:
@@ -212,13 +224,20 @@ class Archive(Directory):
         self.resolve(np.array([member]))
         return self.file.gather(self._payload[member] + offsets, sizes)
 
-    def _content(self, member: int, raw: memoryview | bytearray | None = None) -> memoryview | bytearray | bytes:
-        """The content of one member, compared according to `verify`; `raw` is its stored bytes if they are known."""
-        if raw is None:
-            raw = self.file.read(int(self.start(member)), int(self._csize[member]))
+    def _content(self, member: int) -> memoryview | bytearray | bytes:
+        """The content of one member, compared according to `verify`."""
+        checked = self._checked  # before the read: it is another one if the file is rechecked during the read
+        raw = self.file.read(int(self.start(member)), int(self._csize[member]))
+        return self._inflated_content(member, raw, checked)
+
+    def _inflated_content(
+        self, member: int, raw: memoryview | bytearray, checked: NDArray[np.bool_]
+    ) -> memoryview | bytearray | bytes:
+        """The content of one member, compared according to `verify`, from its stored bytes."""
         data = self._inflate(member, raw) if self._method[member] else raw
-        if self.verify == "always" or (self.verify == "first" and not self._checked[member]):
-            self._compare(member, zlib.crc32(data))
+        known = checked is self._checked and checked[member]
+        if self.verify == "always" or (self.verify == "first" and not known):
+            self._compare(member, zlib.crc32(data), checked)
         return data
 
     def _inflate(self, member: int, raw: memoryview | bytearray) -> bytes:
@@ -231,8 +250,8 @@ class Archive(Directory):
             raise self.corrupt(f"member {quoted(self.name(member))} does not expand to the size in its header")
         return data
 
-    def _compare(self, member: int, crc: int) -> None:
+    def _compare(self, member: int, crc: int, checked: NDArray[np.bool_]) -> None:
         if crc != self._crc[member]:
             name, stored = quoted(self.name(member)), int(self._crc[member])
             raise self.corrupt(f"member {name}: its CRC-32 is {crc:#010x}, but {stored:#010x} is stored")
-        self._checked[member] = True
+        checked[member] = True

@@ -75,7 +75,18 @@ class _RowBytes:
         self._lock = threading.Lock()
         self._by_member = crc is None
         self._crc = None if self.in_memory or archive.verify == "never" else crc
-        self._checked = np.zeros(0 if self._crc is None else length, bool)
+
+    @property
+    def checked(self) -> NDArray[np.bool_]:
+        """Marks the rows that were compared with their checksums.
+
+        It is another array after the file was rechecked, so take it before a read and pass it to `check`.
+        """
+        by_column = self._archive.checked_rows
+        checked = by_column.get(self._name)
+        if checked is None:
+            checked = by_column.setdefault(self._name, np.zeros(0 if self._crc is None else len(self._crc), bool))
+        return checked
 
     def read(self, starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
         if self.in_memory:
@@ -83,7 +94,9 @@ class _RowBytes:
             parts = [content[a : a + n] for a, n in zip(starts.tolist(), sizes.tolist(), strict=True)]
             return np.concatenate(parts) if parts else np.empty(0, np.uint8)
         if self._by_member:
-            self._archive.check(np.array([self._member]))
+            return self._archive.checked(
+                np.array([self._member]), lambda: self._archive.extents(self._member, starts, sizes)
+            )
         return self._archive.extents(self._member, starts, sizes)
 
     def row(self, start: int, out: NDArray[Any]) -> NDArray[Any]:
@@ -92,8 +105,9 @@ class _RowBytes:
             out.reshape(-1).view(np.uint8)[:] = self.content()[start : start + out.nbytes]
             return out
         if self._by_member:
-            self._archive.check(np.array([self._member]))
-        self._archive.extent(self._member, start, out)
+            self._archive.checked(np.array([self._member]), lambda: self._archive.extent(self._member, start, out))
+        else:
+            self._archive.extent(self._member, start, out)
         return out
 
     def content(self) -> NDArray[np.uint8]:
@@ -106,21 +120,23 @@ class _RowBytes:
                 self._content = content = self._archive.array(self._member).reshape(-1).view(np.uint8)
             return content
 
-    def check_row(self, row: int, values: NDArray[Any], *, is_string: bool) -> None:
+    def check_row(self, row: int, values: NDArray[Any], checked: NDArray[np.bool_], *, is_string: bool) -> None:
         """Compare one row with its checksum after reading it, unless it was compared before."""
-        if self._crc is not None and not self._checked[row]:
-            self.check(np.array([row]), values[None], is_string=is_string)
+        if self._crc is not None and not (checked is self.checked and checked[row]):
+            self.check(np.array([row]), values[None], checked, is_string=is_string)
 
-    def check(self, rows: NDArray[np.int64], column: Column, *, is_string: bool) -> None:
+    def check(self, rows: NDArray[np.int64], column: Column, checked: NDArray[np.bool_], *, is_string: bool) -> None:
         """Compare rows with their checksums after reading them, unless they were compared before."""
-        if self._crc is None or (checked := self._checked[rows]).all():
+        if self._crc is None:
             return
-        if checked.any():
-            new = np.flatnonzero(~checked)
+        if checked is self.checked and (known := checked[rows]).any():
+            if known.all():
+                return
+            new = np.flatnonzero(~known)
             rows, column = rows[new], column.take(new) if isinstance(column, Ragged) else column[new]
         if problem := row_difference(column, rows, self._crc[rows], is_string=is_string):
             raise self._archive.corrupt(f"column {quoted(self._name)}, {problem}")
-        self._checked[rows] = self._archive.verify == "first"
+        checked[rows] = self._archive.verify == "first"
 
 
 class _WholeColumn(_Column):
@@ -147,16 +163,18 @@ class _WholeColumn(_Column):
     def row(self, row: int) -> NDArray[Any]:
         if self._rows.in_memory:
             return self._table[row, ...].copy()
+        checked = self._rows.checked
         out = to_native_order(self._rows.row(row * self._row_bytes, np.empty(self._shape, self._rows.dtype)))
-        self._rows.check_row(row, out, is_string=False)
+        self._rows.check_row(row, out, checked, is_string=False)
         return out
 
     def read(self, rows: NDArray[np.int64]) -> Column:
         if self._rows.in_memory:
             return self._table[rows]
+        checked = self._rows.checked
         data = self._rows.read(rows * self._row_bytes, np.full(len(rows), self._row_bytes, np.int64))
         column = to_native_order(data.view(self._rows.dtype).reshape(len(rows), *self._shape))
-        self._rows.check(rows, column, is_string=False)
+        self._rows.check(rows, column, checked, is_string=False)
         return column
 
 
@@ -185,20 +203,20 @@ class _FlatColumn(_Column):
 
     def row(self, row: int) -> NDArray[Any]:
         # The shape is a list, because numpy takes longer to convert an array to a shape than to make the result.
-        out = np.empty(self._shapes[row].tolist(), self._dtype)
+        checked, out = self._rows.checked, np.empty(self._shapes[row].tolist(), self._dtype)
         out = to_native_order(self._rows.row(self._ends[row] * self._dtype.itemsize, out))
-        self._rows.check_row(row, out, is_string=self.array.is_string)
+        self._rows.check_row(row, out, checked, is_string=self.array.is_string)
         return out
 
     def read(self, rows: NDArray[np.int64]) -> Column:
-        size = self._dtype.itemsize
+        checked, size = self._rows.checked, self._dtype.itemsize
         layout = Ragged(_NO_VALUES, self._shapes[rows])
         data = self._rows.read(self._offsets[rows] * size, np.diff(layout.offsets) * size)
         values = to_native_order(data.view(self._dtype))
         column: Column = layout.with_values(values)
         if not self.array.rows_differ:  # stored as ragged, but all rows have one shape
             column = values.reshape(len(rows), *self.array.row_shape)
-        self._rows.check(rows, column, is_string=self.array.is_string)
+        self._rows.check(rows, column, checked, is_string=self.array.is_string)
         return column
 
     def shapes(self) -> NDArray[np.int64]:

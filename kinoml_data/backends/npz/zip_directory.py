@@ -71,6 +71,14 @@ class Directory:
             self.file.close()
             raise
 
+    @classmethod
+    def of(cls, file: PositionedFile) -> Directory:
+        """The directory of an open file, which is not closed with it."""
+        directory = cls.__new__(cls)
+        directory.path, directory.file = file.path, file
+        directory._read_directory()
+        return directory
+
     def __len__(self) -> int:
         return len(self._offset)
 

@@ -60,6 +60,8 @@ class ParquetContainer:
         start, footer = read_footer(self._file)
         self.sealed = bytes(self._file.read(max(0, start - DIGEST_BYTES), min(start, DIGEST_BYTES))) == digest(footer)
         self.identity = f"{self._file.size}-{digest(footer).hex()}"
+        if self.sealed:  # only files of this library; their rows are compared with checksums whenever they are decoded
+            self._file.recheck_with(self.same_content)
         self._parquet = pq.ParquetFile(
             _FooterOverride(self._file, start, footer.replace(SCHEMA, HIDDEN_SCHEMA)),
             memory_map=False,
@@ -115,6 +117,10 @@ class ParquetContainer:
                     raise CorruptStoreError(f"{self.path}: column {quoted(name)} lacks rows in row group {group}")
                 arrays[name] = chunks
         return arrays
+
+    def same_content(self, file: PositionedFile) -> bool:
+        """See `PositionedFile.recheck_with`."""
+        return f"{file.size}-{digest(read_footer(file)[1]).hex()}" == self.identity
 
     def decoded_size(self, columns: Iterable[str]) -> int:
         """The number of bytes that some columns take in memory, according to the footer; 16 for each string.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,15 @@ class Hdf5File:
     def check(self) -> None:
         """Raise `StoreChangedError` if the file changed after it was opened."""
         self._watched.check()
+
+    def recheck_with(self, method: Callable[[PositionedFile], bool]) -> None:
+        """See `PositionedFile.recheck_with`."""
+        self._watched.recheck_with(method)
+
+    def offset(self, path: str) -> int | None:
+        """The byte of the file at which the values of a dataset begin; None if they are not in one piece."""
+        offset: int | None = self.array(path).id.get_offset()
+        return offset
 
     def use_chunk_cache(self, nbytes: int) -> None:
         """Reopen the file with a chunk cache of `nbytes` bytes per dataset; raises the errors of the constructor."""

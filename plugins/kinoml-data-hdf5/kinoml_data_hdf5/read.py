@@ -26,6 +26,7 @@ from kinoml_data.plugin import (
     ArrayStorage,
     CheckedArrayStorage,
     Columns,
+    PositionedFile,
     gather,
     own_arrays,
     rows_of,
@@ -77,19 +78,32 @@ class Hdf5Storage(CheckedArrayStorage):
                     text = file.whole(METADATA).tobytes()
                     arrays, checks = own_arrays(json.loads(text), file, columns, str(path))
                     identity = f"hdf5:{hashlib.blake2b(text, digest_size=16).hexdigest()}"
+                    self._metadata = file.offset(METADATA), text
                 else:
                     file.use_chunk_cache(CHUNK_CACHE)
                     file.refuse_holes = not fill
                     arrays, checks = _foreign_arrays(file, columns, group, ragged or {}), None
                     identity = f"hdf5:{file.stamp}"
                 super().__init__(arrays, checks, str(path), verify=verify, identity=identity, close=file.close)
+            if checks is not None and verify != "never":  # otherwise, nothing shows that the values are the same
+                file.recheck_with(self.same_content)
         except BaseException:
             file.close()
             raise
 
     def read(self, rows: Lengths, columns: Sequence[str]) -> Columns:
-        with self._file.errors():
-            return super().read(rows, columns)
+        while True:
+            compared = self._compared
+            with self._file.errors():
+                batch = super().read(rows, columns)
+            if compared is self._compared:  # otherwise, the file was rechecked after the read
+                return batch
+
+    def same_content(self, file: PositionedFile) -> bool:
+        """See `PositionedFile.recheck_with`."""
+        self.compare_again()
+        offset, text = self._metadata
+        return offset is not None and file.read(offset, len(text)) == text
 
     def notice_change(self) -> None:
         """See `CheckedArrayStorage.notice_change`."""

@@ -107,12 +107,48 @@ def test_a_damaged_row_is_named_as_often_as_verify_says(tmp_path):
 
 def test_a_file_that_is_rewritten_is_noticed(tmp_path):
     backend = stored(tmp_path / "data.h5")
+    with h5py.File(backend.path, "r") as file:
+        at = file["_kinoml_data"].id.get_offset()
     with closing(backend.open(None)) as storage:
         data = backend.path.read_bytes()
-        backend.path.write_bytes(data)
+        backend.path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         os.utime(backend.path, ns=(1, 1))
         with pytest.raises(StoreChangedError):
             same_rows(storage, EXAMPLE, [0])
+
+
+@pytest.mark.parametrize("verify", ["first", "always"])
+def test_another_time_stamp_is_no_change_but_every_row_is_compared_again(tmp_path, verify):
+    X = np.arange(80_000.0).reshape(20, 4000)  # more than HDF5 keeps in memory
+    backend = Hdf5(path=tmp_path / "data.h5", verify=verify)
+    backend.write({"X": kd.Array("float64", (4000,))}, [{"X": X}])
+    with h5py.File(backend.path, "r") as file:
+        at = file["X"].id.get_offset() + 7 * 4000 * 8
+    with closing(backend.open(None)) as storage:
+        storage.read(np.arange(20), ["X"])
+        backend.path.touch()
+        assert storage.read(np.arange(20), ["X"])["X"].tolist() == X.tolist()
+        data = backend.path.read_bytes()
+        backend.path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        os.utime(backend.path, ns=(1, 1))
+        assert storage.read(np.array([8, 6]), ["X"])["X"].tolist() == X[[8, 6]].tolist()
+        with pytest.raises(CorruptStoreError, match=r"column 'X', row 7"):
+            storage.read(np.array([8, 7]), ["X"])
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_without_comparisons_another_time_stamp_is_a_change(tmp_path, own):
+    X = np.arange(600.0).reshape(20, 30)
+    if own:
+        Hdf5(path=tmp_path / "data.h5").write({"X": kd.Array("float64", (30,))}, [{"X": X}])
+    else:
+        with h5py.File(tmp_path / "data.h5", "w") as file:
+            file["X"] = X
+    with closing(Hdf5(path=tmp_path / "data.h5", verify="never" if own else "first").open(None)) as storage:
+        storage.read(np.arange(20), ["X"])
+        os.utime(tmp_path / "data.h5", ns=(1, 1))
+        with pytest.raises(StoreChangedError):
+            storage.read(np.arange(20), ["X"])
 
 
 def test_a_dataset_over_another_file_is_noticed(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from contextlib import closing
 
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 import kinoml_data as kd
 from kinoml_data import Array, load_dataset
 from kinoml_data.backends.npz.storage import NpzStorage
-from kinoml_data.errors import CorruptStoreError, KinomlDataError, SpecError, UnsafeStoreError
+from kinoml_data.errors import CorruptStoreError, KinomlDataError, SpecError, StoreChangedError, UnsafeStoreError
+from tests.backends.npz.files import flip
 from tests.builders import Canary
 from tests.graphs import store_graphs
 
@@ -105,3 +108,101 @@ def test_a_changed_byte_is_never_a_wrong_number(tmp_path):
                 assert ([t.tolist() for t in X], y.tolist()) == expected[:2]
         except KinomlDataError:
             pass
+
+
+# -- time stamps
+
+ROWS = np.arange(600.0).reshape(20, 30)
+
+
+def write_own(path):
+    kd.save_dataset(kd.from_arrays([row[: 10 + i] for i, row in enumerate(ROWS)], np.arange(20)), path)
+
+
+def write_own_fixed(path):
+    kd.save_dataset(kd.from_arrays(ROWS, np.arange(20)), path)
+
+
+def write_whole(path):
+    np.savez(path, X=ROWS, y=np.arange(20))
+
+
+def write_members(path):
+    np.savez(path, **{f"X_s{i}_": row for i, row in enumerate(ROWS)}, y=np.arange(20))
+
+
+WRITERS = {
+    "ragged": (write_own, "X.values", lambda row: 8 * sum(10 + i for i in range(row))),
+    "fixed": (write_own_fixed, "X", lambda row: 240 * row),
+    "whole": (write_whole, "X", lambda row: 240 * row),
+    "members": (write_members, None, lambda row: 0),
+}
+
+
+def stamped(path, stamp):
+    os.utime(path, ns=(stamp, stamp))
+
+
+@pytest.mark.parametrize("options", [{}, {"io": "mmap"}, {"backend": "npz-reopen"}, {"verify": "always"}], ids=str)
+@pytest.mark.parametrize(("write", "member", "offset"), WRITERS.values(), ids=WRITERS)
+def test_another_time_stamp_is_no_change_but_what_is_read_is_compared_again(tmp_path, write, member, offset, options):
+    path = tmp_path / "data.npz"
+    write(path)
+    stamped(path, 1)
+    with kd.load_dataset(path, **options) as dataset:
+        sent, expected = pickle.dumps(dataset), [row.tolist() for row, _ in dataset]
+        for stamp in (2, 3):
+            stamped(path, stamp)
+            assert [row.tolist() for row, _ in dataset] == expected
+            assert [row.tolist() for row in dataset[[5, 3]][0]] == [expected[5], expected[3]]
+        assert pickle.loads(sent)[4][0].tolist() == expected[4]
+        flip(path, member or "X_s7_", offset(7))
+        stamped(path, 4)
+        if write is not write_whole:  # an array without checksums of its rows is damaged as a whole
+            assert dataset[6][0].tolist() == expected[6]
+            assert [row.tolist() for row in dataset[[8, 6]][0]] == [expected[8], expected[6]]
+        for rows in (7, [6, 7]):
+            with pytest.raises(CorruptStoreError, match="its CRC-32 is"):
+                dataset[rows]
+
+
+@pytest.mark.parametrize(("write", "member", "offset"), WRITERS.values(), ids=WRITERS)
+def test_without_comparisons_another_time_stamp_is_a_change(tmp_path, write, member, offset):
+    write(tmp_path / "data.npz")
+    with kd.load_dataset(tmp_path / "data.npz", verify="never") as dataset:
+        dataset[3]
+        stamped(tmp_path / "data.npz", 1)
+        with pytest.raises(StoreChangedError):
+            dataset[3]
+
+
+@pytest.mark.parametrize("write", [write_own, write_members])
+def test_other_rows_of_the_same_size_are_a_change(tmp_path, write):
+    path = tmp_path / "data.npz"
+    write(path)
+    with kd.load_dataset(path) as dataset:
+        dataset[3]
+        data = path.read_bytes()
+        arrays = np.load(path)
+        np.savez(tmp_path / "zeros.npz", **{name: np.zeros_like(arrays[name]) for name in arrays.files})
+        for content in ((tmp_path / "zeros.npz").read_bytes(), data[:-30] + bytes(30)):
+            assert len(content) == len(data)
+            path.write_bytes(content)
+            with pytest.raises(StoreChangedError):
+                dataset[3]
+
+
+def test_a_reopened_file_may_be_replaced_by_a_copy_and_by_nothing_else(tmp_path):
+    path = tmp_path / "data.npz"
+    write_own(path)
+    with kd.load_dataset(path, backend="npz-reopen") as dataset:
+        expected = dataset[3][0].tolist()
+        (tmp_path / "copy.npz").write_bytes(path.read_bytes())
+        (tmp_path / "copy.npz").replace(path)
+        assert dataset[3][0].tolist() == expected
+        flip(path, "X.values", 8 * sum(10 + i for i in range(3)))
+        (tmp_path / "copy.npz").write_bytes(path.read_bytes())
+        (tmp_path / "copy.npz").replace(path)
+        assert dataset[4][0].tolist() == (ROWS[4][:14]).tolist()
+        with pytest.raises(CorruptStoreError, match="row 3: its CRC-32"):
+            dataset[3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -17,6 +18,7 @@ import kinoml_data as kd
 from kinoml_data.backends.parquet.backend import ParquetAwkward
 from kinoml_data.backends.parquet.container import ParquetContainer
 from kinoml_data.backends.parquet.row_groups import RowGroups
+from kinoml_data.errors import CorruptStoreError, StoreChangedError
 from kinoml_data.layouts import arrow_rows
 from tests.builders import equal_tensors
 
@@ -103,3 +105,33 @@ def test_workers_and_unpickled_datasets_read_the_same_rows_by_group(path: Path) 
         assert equal_tensors(pickle.loads(pickle.dumps(groups))[[3, 1]], whole[[3, 1]])
         batches = list(groups.as_dataloader(batch_size=16, num_workers=2, multiprocessing_context="fork"))
     assert all(equal_tensors(a, b) for a, b in zip(batches, whole.as_dataloader(batch_size=16), strict=True))
+
+
+def test_another_time_stamp_is_a_change_only_of_a_file_without_checksums(path: Path) -> None:
+    sealed = ParquetContainer(path).sealed
+    with by_group(path) as dataset:
+        sent, expected = pickle.dumps(dataset), dataset[[3, 50]]
+        for stamp in (1, 2):
+            os.utime(path, ns=(stamp, stamp))
+            if sealed:
+                assert equal_tensors(dataset[[3, 50]], expected)
+            else:
+                with pytest.raises(StoreChangedError):
+                    dataset[[3, 50]]
+        with pytest.warns(UserWarning, match="larger than its memory_budget"):
+            assert equal_tensors(pickle.loads(sent)[[3, 50]], expected)
+
+
+def test_a_file_that_was_altered_in_place_is_an_error(path: Path) -> None:
+    with by_group(path) as dataset:
+        dataset[[3, 50]]
+        data = path.read_bytes()
+        contents = {
+            data[:4] + bytes(200) + data[204:]: (CorruptStoreError, StoreChangedError),
+            data[:-200] + bytes(196) + data[-4:]: StoreChangedError,
+        }
+        for stamp, (content, error) in enumerate(contents.items()):
+            path.write_bytes(content)
+            os.utime(path, ns=(stamp, stamp))
+            with pytest.raises(error):
+                dataset[:]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import re
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from pydantic import ValidationError
@@ -20,8 +22,8 @@ from kinoml_data.errors import (
 )
 from kinoml_data.layouts.flat_arrays import stored_splits
 from kinoml_data.spec import config
-from kinoml_data.spec.array import DTYPES, Array, Glob
-from kinoml_data.spec.dataset_spec import CompleteSpec, DatasetSpec
+from kinoml_data.spec.array import DTYPES, NAME_PATTERN, Array, Glob
+from kinoml_data.spec.dataset_spec import RESERVED_NAME, CompleteSpec, DatasetSpec
 from kinoml_data.spec.roles import named_X, named_y, names_of
 from kinoml_data.spec.validation import spec_error
 
@@ -84,26 +86,61 @@ def _over_columns(spec: DatasetSpec, storage: Storage, *, needs_X: bool) -> Comp
     """`spec` with the splits of the store, the roles that the names of its columns say, and the columns in roles."""
     X, y = spec.X, spec.y
     if X is None:
-        X = named_X(storage.columns)
-        y = named_y(storage.columns) if y is None and (X is not None or not needs_X) else y
+        # To copy a table, a column that is called X but contains text needs no role.
+        known = [name for name, array in storage.columns.items() if needs_X or not array.is_string]
+        X = named_X(known)
+        y = named_y(known) if y is None and (X is not None or not needs_X) else y
     names = (*names_of(X), *names_of(y), *spec.meta)
     if X is None and not needs_X:
         names = (*names, *(name for name in storage.columns if name not in names))
-    for name in names:
-        if name not in storage.columns and name in storage.unreadable:
-            raise UnsupportedStoreError(storage.unreadable[name])
+    _check_names(names, storage)
     for role, role_names in (("X", names_of(X)), ("y", names_of(y))):
         for name in role_names:
-            if name in storage.columns and (note := text_among_numbers(storage, name, least=0)):
+            if note := text_among_numbers(storage, name, least=0):
                 raise SpecError(
                     f"{role}: column {quoted(name)} contains strings, which no tensor can have: {note}; put it in "
                     "meta, or declare it in `columns` with `values: [...]` if its texts are categories"
                 )
-    columns = {name: storage.columns[name] for name in names if name in storage.columns}
+    valid = _valid_names(names)
+    columns = {
+        valid[name]: array if valid[name] == name else array.model_copy(update={"stored_as": name})
+        for name in names
+        for array in [storage.columns[name]]
+    }
     splits = stored_splits(storage.arrays) if spec.splits is None else spec.splits
-    if missing := [name for name in names if name not in columns]:
-        raise SpecError(unknown(missing[0], storage.columns, "column"))
-    return CompleteSpec.of(spec, columns=columns, X=X, y=y, splits=splits)
+    X, y = _renamed(X, valid), _renamed(y, valid)
+    return CompleteSpec.of(
+        spec, columns=columns, X=X, y=y, meta=tuple(valid[name] for name in spec.meta), splits=splits
+    )
+
+
+def _check_names(names: Iterable[str], storage: Storage) -> None:
+    """Raise if a column that is asked for is not in the store, or cannot be read.
+
+    Raises:
+        UnsupportedStoreError: the column cannot be read.
+        SpecError: there is no such column.
+    """
+    for name in names:
+        if name in storage.unreadable:
+            raise UnsupportedStoreError(storage.unreadable[name])
+        if name not in storage.columns:
+            raise SpecError(unknown(name, storage.columns, "column"))
+
+
+def _valid_names(names: Iterable[str]) -> dict[str, str]:
+    """By stored name, a valid name: `_` stands for other characters, so that `IC50 (nM)` is `IC50_nM`."""
+    valid = {name: name for name in names if re.fullmatch(NAME_PATTERN, name) and name != RESERVED_NAME}
+    for name in names:
+        if name not in valid:
+            stem = re.sub("[^A-Za-z0-9-]+", "_", name).strip("_") or "column"
+            numbered = (f"{stem}_{number}" for number in itertools.count(2))
+            valid[name] = next(new for new in itertools.chain([stem], numbered) if new not in valid.values())
+    return valid
+
+
+def _renamed(role: str | tuple[str, ...] | None, names: Mapping[str, str]) -> str | tuple[str, ...] | None:
+    return names[role] if isinstance(role, str) else None if role is None else tuple(names[name] for name in role)
 
 
 def _over_declared(spec: DatasetSpec, columns: Mapping[str, Array], storage: Storage) -> CompleteSpec:

@@ -255,3 +255,17 @@ def test_infer_gives_the_spec_of_a_bare_file(tmp_path):
     found.to_file(tmp_path / "s.yaml")
     with kd.load_dataset(tmp_path / "s.yaml") as dataset:
         assert dataset.indices["train"].tolist() == [0, 2]
+
+
+# -- names
+
+ODD = ("IC50 (nM)", "IC50.nM", "%", "µ", "mol weight")
+
+
+def test_a_stored_name_that_no_column_may_have_is_replaced():
+    completed = complete(spec(X=list(ODD[:2]), y="mol weight", meta=["%"]), named(*ODD))
+    assert (completed.X, completed.y, completed.meta) == (("IC50_nM", "IC50_nM_2"), "mol_weight", ("column",))
+    stored_as = {name: array.stored_as for name, array in completed.columns.items()}
+    assert stored_as == {"IC50_nM": ODD[0], "IC50_nM_2": ODD[1], "mol_weight": "mol weight", "column": "%"}
+    names = list(complete(spec(), named(*ODD, "IC50_nM"), needs_X=False).columns)
+    assert names == ["IC50_nM_2", "IC50_nM_3", "column", "column_2", "mol_weight", "IC50_nM"]

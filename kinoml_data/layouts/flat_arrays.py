@@ -23,7 +23,7 @@ from kinoml_data.columns import Column, Columns, Ragged, gather, offsets_of
 from kinoml_data.contracts.backend import Storage
 from kinoml_data.errors import CorruptStoreError, SpecError, one_line, quoted
 from kinoml_data.layouts.checksums import row_checksums
-from kinoml_data.spec.array import STRING, Array
+from kinoml_data.spec.array import DTYPES, STRING, Array
 
 MAX_VALUES = 1 << 58  # values of a column; their number of bytes then fits into int64
 
@@ -170,11 +170,15 @@ class ArrayStorage(Storage):
         self._shapes: dict[str, NDArray[np.int64]] = {}
         self._offsets: dict[str, NDArray[np.int64]] = {}
         columns: dict[str, Array] = {}
+        unreadable: dict[str, str] = {}
         rows: dict[str, int] = {}
         for key, values in arrays.items():
             if key.endswith((INDEX, SHAPES, CRC)) or key == SPEC_KEY:
                 continue
             name = key.removesuffix(VALUES).removesuffix(UTF8)
+            if values.dtype.name not in DTYPES:
+                unreadable[name] = f"column {quoted(name)} has dtype {values.dtype}, which is not supported; convert it"
+                continue
             self._values[name] = values
             if key == name:
                 columns[name] = Array(values.dtype, tuple(values.shape[1:]))
@@ -187,7 +191,7 @@ class ArrayStorage(Storage):
                 name, values, shapes, is_string=key.endswith(UTF8)
             )
             rows[name] = len(shapes)
-        self.columns = columns
+        self.columns, self.unreadable = columns, unreadable
         self._length = common_length(rows)
 
     def __len__(self) -> int:

@@ -253,7 +253,10 @@ def _problems_of_columns(columns: Mapping[str, Array], roles: Mapping[str, tuple
     problems = []
     for name in columns:
         if not re.fullmatch(NAME_PATTERN, name):
-            problems.append(f"the column name {quoted(name)} contains characters other than A-Z a-z 0-9 _ -")
+            problems.append(
+                f"the column name {quoted(name)} contains characters other than A-Z a-z 0-9 _ -; choose another name, "
+                f"and write `stored_as: {quoted(name)}`"
+            )
         if name == RESERVED_NAME:
             problems.append(f"the column name {name!r} is reserved for the spec inside a store; rename the column")
     for role, names in roles.items():

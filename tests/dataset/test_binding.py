@@ -435,3 +435,128 @@ def test_an_integer_that_does_not_fit_float32_is_an_error_naming_column_and_row(
         assert dataset[[0, 3]][0].tolist() == [1, 4]
         with pytest.raises(SpecError, match="column 'X', row 2: 16777217 does not fit float32"):
             list(dataset)
+
+
+# -- columns made of several, texts by their place, ranges
+
+
+def bound(column, data, name="a", **more):
+    """The column that a spec makes of `data`."""
+    spec = {"columns": {name: column}, "X": name, "storage": {"backend": "in-memory"}}
+    return kd.load_dataset(spec, data=data, **more)
+
+
+MANY = {"f0": np.array([1, 2, 3]), "f1": np.array([0.5, np.nan, -1.0]), "f2": np.array([True, False, True])}
+
+
+@pytest.mark.parametrize("stored_as", [["f2", "f0", "f1"], {"glob": "f*"}], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_several_stored_columns_are_stacked_in_the_order_of_the_list_or_of_the_store(stored_as, dtype):
+    dataset = bound({"dtype": dtype, "stored_as": stored_as}, MANY)
+    names = stored_as if isinstance(stored_as, list) else list(MANY)
+    expected = np.stack([MANY[name] for name in names], axis=1).astype(dtype)
+    assert dataset.spec.columns["a"].shape == (3,) and dataset.shape_X == (3, 3)
+    assert_same(dataset[:][0], expected)
+    assert_same(dataset[[2, 0]][0], expected[[2, 0]])
+    assert_same(dataset[1][0], expected[1])
+    assert_same(dataset[[]][0], expected[:0])
+    assert dataset.stored_columns() == {"a": Array("float64", (3,))}
+    stored = dataset.read_stored(np.array([1, 2]), ["a"])["a"]
+    assert stored.dtype == np.float64 and stored.tobytes() == expected.astype("f8")[1:].tobytes()
+
+
+def test_a_value_of_a_stacked_column_that_does_not_fit_is_named_by_its_stored_column():
+    with pytest.raises(SpecError, match=r"column 'f1', row 0: 0\.5 does not fit int64"):
+        bound({"dtype": "int64", "stored_as": ["f0", "f1"]}, MANY)[:]
+    with pytest.raises(SpecError, match="column 'f0', row 1: 300 does not fit uint8"):
+        bound({"dtype": "uint8", "stored_as": ["f0"]}, {"f0": np.array([1, 300])})[:]
+
+
+STACKS = {
+    "ragged": (["f0", "r"], r"the stored column 'r' contains float64 \(\*,\), not one number per row"),
+    "vectors": (["v", "f0"], r"the stored column 'v' contains float64 \(2,\), not one number per row"),
+    "text": (["f0", "t"], "the stored column 't' contains str, .*it contains no numbers, and 'a' in row 0"),
+    "missing": (["f0", "nope"], "unknown stored column 'nope'"),
+}
+
+
+@pytest.mark.parametrize(("stored_as", "problem"), STACKS.values(), ids=STACKS)
+def test_only_columns_of_one_number_per_row_are_stacked(stored_as, problem):
+    data = MANY | {"r": [np.zeros(1), np.zeros(2), np.zeros(0)], "v": np.zeros((3, 2)), "t": list("abc")}
+    with pytest.raises(SpecError, match=f"columns.a: {problem}"):
+        bound({"stored_as": stored_as}, data)
+
+
+def test_texts_become_their_places_in_the_list():
+    column = {"dtype": "int64", "values": ["=", "<", ">"]}
+    dataset = bound(column, {"a": ["<", "=", ">", "<"]})
+    assert_same(dataset[:][0], np.array([1, 0, 2, 1]))
+    assert_same(dataset[3][0], np.array(1))
+    assert dataset.stored_columns() == {"a": Array(str)}
+    with pytest.raises(SpecError, match="column 'a', row 2: unknown value '~'; known: =, <, >"):
+        bound(column, {"a": ["<", "=", "~", "?"]})[[0, 2]]
+    with pytest.raises(SpecError, match="`values` translates texts, but the store has int64"):
+        bound(column, {"a": [0, 1]})
+    with pytest.raises(SpecError, match="unknown value 'Ki'; did you mean 'pKi'"):
+        bound({"dtype": "uint8", "values": ["pIC50", "pKi"]}, {"a": ["pKi", "Ki"]})[:]
+
+
+@pytest.mark.parametrize(
+    ("limits", "value", "said"),
+    [
+        ([0, 15], -0.5, "-0.5 is outside of the range that the spec allows, 0 to 15"),
+        ([0, 15], 15.001, "15.001 is outside"),
+        ([0, None], -1.0, "-1.0 is outside of the range that the spec allows, at least 0"),
+        ([None, 15], 16.0, "16.0 is outside of the range that the spec allows, at most 15"),
+        ([0, 15], np.nan, "nan is outside"),
+        ([0, None], np.inf, None),
+        ([0, 15], 0.0, None),
+        ([0, 15], 15.0, None),
+    ],
+    ids=str,
+)
+def test_a_value_outside_of_the_range_is_an_error_naming_column_and_row(limits, value, said):
+    column = {"dtype": "float64", "range": limits}
+    flat, ragged = np.array([1.0, 1.0, value]), [np.ones(2), np.ones(0), np.array([1.0, value])]
+    for data, shape in ((flat, []), (flat.reshape(3, 1), [1]), (ragged, ["*"])):
+        dataset = bound(column | {"shape": shape}, {"a": data})
+        if said is None:
+            dataset[:]
+        else:
+            assert dataset[[0, 1]]
+            with pytest.raises(SpecError, match=f"column 'a', row 2: {said}"):
+                dataset[[1, 2]]
+
+
+def test_nan_is_in_every_range_if_missing_values_are_nan():
+    column = {"dtype": "float32", "range": [0, 1], "missing": "nan"}
+    assert np.isnan(bound(column, {"a": [0.5, np.nan]})[:][0].numpy()).tolist() == [False, True]
+    with pytest.raises(SpecError, match="row 1: inf is outside"):
+        bound(column, {"a": [0.5, np.inf]})[:]
+
+
+def test_the_range_is_that_of_the_values_in_the_batch():
+    data = {"a": np.array([255, 3], np.uint8)}
+    with pytest.raises(SpecError, match="row 0: 255 is outside"):
+        bound({"dtype": "int64", "range": [0, 9]}, data)[:]
+    assert bound({"dtype": "int64", "range": [0, 255]}, data)[:][0].tolist() == [255, 3]
+
+
+@pytest.mark.parametrize("bits", [1, 8, 13])
+def test_packed_bits_may_begin_with_the_least_significant_one(bits):
+    values = np.random.default_rng(0).random((5, bits)) > 0.5
+    for order in ("little", "big"):
+        packed = np.packbits(values, axis=-1, bitorder=order)
+        dataset = bound({"dtype": "uint8", "shape": [bits], "packbits": order}, {"a": packed})
+        assert_same(dataset[:][0], values.astype(np.uint8))
+        assert_same(dataset[3][0], values[3].astype(np.uint8))
+
+
+def test_a_stored_column_that_is_read_in_two_dtypes_loses_nothing(tmp_path):
+    (tmp_path / "t.csv").write_text("q\n0.1\n0.2\n")
+    columns = {"a": {"dtype": "float64", "stored_as": "q"}, "b": {"dtype": "float32", "stored_as": "q"}}
+    for order in (list(columns), list(columns)[::-1]):
+        spec = {"columns": {n: columns[n] for n in order}, "X": order, "storage": {"backend": "csv", "path": "t.csv"}}
+        X, _ = kd.load_dataset(spec, base=tmp_path)[:]
+        assert_same(X["a"], np.array([0.1, 0.2]))
+        assert_same(X["b"], np.array([0.1, 0.2], np.float32))

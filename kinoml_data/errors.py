@@ -124,8 +124,12 @@ def missing_value(where: str, row: int, line: int | None = None) -> SpecError:
 
 
 def quoted(value: object, limit: int = 120) -> str:
-    """`value` for an error message: on one line, with control characters escaped, shortened to `limit` characters."""
-    return one_line(repr(value), limit)
+    """`value` for an error message: on one line, with control characters escaped, shortened to `limit` characters.
+
+    Of a value that is shown on several lines, such as a table, only the type is named.
+    """
+    text = repr(value)
+    return f"a value of type {type(value).__name__}" if "\n" in text else one_line(text, limit)
 
 
 def one_line(error: object, limit: int = 400) -> str:

@@ -22,6 +22,7 @@ from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.dataset.session import Session
 from kinoml_data.errors import SpecError, StoreNotFoundError, error_prefix, quoted
 from kinoml_data.inference import complete
+from kinoml_data.layouts.foreign import table_of
 from kinoml_data.spec import config
 from kinoml_data.spec.array import Model
 from kinoml_data.spec.dataset_spec import CompleteSpec, DatasetSpec
@@ -41,10 +42,10 @@ def load_dataset(
     meta: Sequence[str] | None = None,
     backend: str | None = None,
     split: str | None = None,
-    data: Mapping[str, Any] | None = None,
+    data: Any = None,
     featurizer: Callable[..., Any] | None = None,
     collate: Any = None,
-    dtype: str | Mapping[str, str] | None = None,
+    dtype: Any = None,
     device: str | None = None,
     base: str | os.PathLike[str] | None = None,
     **options: Any,
@@ -61,11 +62,13 @@ def load_dataset(
         backend: another backend for the same data. A backend with a `source` wraps the storage of the spec, so that
             "in-memory" loads all of it; any other backend replaces it, and keeps the options that both have.
         split: open only the rows of this split.
-        data: Python values by column, one entry per row, for a storage without a source.
+        data: Python values by column, one entry per row, for a storage without a source: a mapping, a DataFrame of
+            pandas or polars, an Arrow table, an awkward array of records or a structured array.
         featurizer: a Python function for `featurize-on-access`.
         collate: a form for all ragged columns, or `{column: form}`.
-        dtype: the dtype of all floating-point columns in X and y, or `{column: dtype}`, in which "X" and "y" stand for
-            all of their columns. A value that does not fit raises an error.
+        dtype: the dtype of all floating-point columns in X and y, such as "float32" or `torch.float32`, or
+            `{column: dtype}`, in which "X" and "y" stand for all of their columns. A value that does not fit raises an
+            error.
         device: the device on which `in-memory` keeps the data, such as "cuda".
         base: the folder that relative paths in a mapping start from; by default the working directory.
         options: further options of the outermost backend.
@@ -81,8 +84,11 @@ def load_dataset(
         UnsupportedStoreError: the store uses a feature that the backend does not read.
         StoreReadError: the operating system failed to read.
     """
-    if data is not None and not isinstance(data, Mapping):
-        raise SpecError(f"data: {quoted(data)} is not a mapping of columns to values")
+    if data is not None and (data := table_of(values := data)) is None:
+        raise SpecError(
+            f"data: a value of type {type(values).__name__} is not a mapping of columns to values; give "
+            "`{'column': values}`, a DataFrame or an Arrow table"
+        )
     options = options if device is None else options | {"device": device}
     described = _with_storage(as_spec(spec, None if base is None else Path(base)), backend, options)
     described = _with_roles(described, X=X, y=y, meta=meta)
@@ -176,8 +182,8 @@ def from_arrays(X: Any, y: Any = None, splits: Mapping[str, Any] | None = None) 
     """Make a dataset from Python arrays.
 
     Args:
-        X, y: one row per entry along the first axis: an array, a tensor, a list of arrays of different shapes, or
-            `{name: values}` for several columns. y may be None.
+        X, y: one row per entry along the first axis: an array, a tensor, a Series, a list of arrays of different
+            shapes, or `{name: values}` or a DataFrame for several columns. y may be None.
         splits: row numbers by name, or `{"ratios": {...}, "seed": 0}`.
 
     Raises:
@@ -190,11 +196,12 @@ def from_arrays(X: Any, y: Any = None, splits: Mapping[str, Any] | None = None) 
     for role, values in (("X", X), ("y", y)):
         if values is None:
             continue
-        named = values if isinstance(values, Mapping) else {role: values}
+        table = table_of(values)
+        named = {role: values} if table is None else table
         if clash := data.keys() & named.keys():
             raise SpecError(f"X and y both have a column {quoted(min(clash))}; rename one of them")
         data |= named
-        roles[role] = list(named) if isinstance(values, Mapping) else role
+        roles[role] = role if table is None else list(named)
     if splits is not None:
         if not isinstance(splits, Mapping):
             raise SpecError(f"splits: {quoted(splits)} is not a mapping of names to row numbers")

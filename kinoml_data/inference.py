@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -25,7 +26,7 @@ from kinoml_data.spec import config
 from kinoml_data.spec.array import DTYPES, NAME_PATTERN, Array, Glob
 from kinoml_data.spec.dataset_spec import RESERVED_NAME, CompleteSpec, DatasetSpec
 from kinoml_data.spec.roles import named_X, named_y, names_of
-from kinoml_data.spec.validation import spec_error
+from kinoml_data.spec.validation import dtype_name, spec_error
 
 MOST_COLUMNS = 40  # that an error lists
 
@@ -33,7 +34,7 @@ MOST_COLUMNS = 40  # that an error lists
 def complete(
     spec: DatasetSpec,
     storage: Storage,
-    dtype: str | Mapping[str, str] | None = None,
+    dtype: Any = None,
     *,
     needs_X: bool = True,
 ) -> CompleteSpec:
@@ -195,10 +196,11 @@ def _roles_needed(spec: DatasetSpec, storage: Storage) -> str:
     return "\n".join(lines)
 
 
-def _with_dtypes(spec: CompleteSpec, dtype: str | Mapping[str, str]) -> CompleteSpec:
+def _with_dtypes(spec: CompleteSpec, dtype: Any) -> CompleteSpec:
     columns = dict(spec.columns)
     roles = {"X": spec.X_names, "y": spec.y_names}
-    changes: dict[str, str] = {}
+    changes: dict[str, Any] = {}
+    dtype = dtype_name(dtype)
     if isinstance(dtype, str):
         names = (*roles["X"], *roles["y"])
         changes = dict.fromkeys((name for name in names if columns[name].numpy.kind == "f"), dtype)
@@ -206,11 +208,11 @@ def _with_dtypes(spec: CompleteSpec, dtype: str | Mapping[str, str]) -> Complete
         for key, value in dtype.items():
             if key not in columns and not roles.get(key):
                 raise SpecError(f"dtype: {unknown(key, [*columns, *roles], 'column')}")
-            changes |= dict.fromkeys((key,) if key in columns else roles[key], value)
+            changes |= dict.fromkeys((key,) if key in columns else roles[key], dtype_name(value))
     else:
         raise SpecError(f"dtype: {quoted(dtype)} is neither the name of a dtype nor a mapping of columns to dtypes")
     for name, value in changes.items():
-        if value not in DTYPES:
+        if not isinstance(value, str) or value not in DTYPES:
             raise SpecError(f"dtype: {unknown(value, DTYPES, 'dtype')}")
         columns[name] = columns[name].model_copy(update={"dtype": value})
     return spec.replace(columns=columns)

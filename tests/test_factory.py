@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -456,6 +457,22 @@ def test_columns_may_not_repeat():
 def test_splits_are_row_numbers_by_name(splits, found):
     dataset = kd.from_arrays(FP, Y, splits=splits)
     assert {name: rows.tolist() for name, rows in dataset.indices.items()} == found
+
+
+@pytest.mark.parametrize("rows", [np.array([0, 2]), torch.tensor([0, 2]), pd.Index([0, 2]), pd.Series([0, 2])], ids=str)
+def test_rows_of_a_split_in_a_spec_may_be_an_array(rows):
+    spec = {"X": "X", "splits": {"train": {"rows": rows}}, "storage": {"backend": "in-memory"}}
+    assert kd.load_dataset(spec, data={"X": FP}).indices["train"].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, np.float32, np.dtype("float32")], ids=repr)
+def test_a_dtype_may_be_an_object(dtype):
+    spec = {"columns": {"X": {"dtype": dtype}}, "X": "X", "storage": {"backend": "in-memory"}}
+    assert kd.load_dataset(spec, data={"X": np.ones(3)})[0][0].dtype == torch.float32
+    for given in (dtype, {"X": dtype}):
+        assert (
+            kd.load_dataset(spec | {"columns": None}, data={"X": np.ones(3)}, dtype=given)[0][0].dtype == torch.float32
+        )
 
 
 def test_splits_may_be_computed():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -12,8 +12,9 @@ from pydantic import PrivateAttr
 
 from kinoml_data.columns import Column, Columns, Ragged, cast, concatenate
 from kinoml_data.contracts.backend import AnyBackend, Backend, Storage
-from kinoml_data.errors import SpecError, UnsupportedStoreError, one_line, quoted
+from kinoml_data.errors import SpecError, UnsupportedStoreError, missing_value, quoted
 from kinoml_data.layouts.flat_arrays import flatten, is_reserved, ragged_array
+from kinoml_data.layouts.foreign import is_missing, missing_text, refusal, rows_of
 from kinoml_data.layouts.memory_storage import MemoryStorage
 from kinoml_data.spec.array import DTYPES, STRING, Array
 
@@ -129,7 +130,8 @@ def _check_device(device: str | None) -> None:
 def columns_of(
     data: Mapping[str, Any], columns: Mapping[str, Array | None] | None
 ) -> tuple[dict[str, Array], dict[str, Column]]:
-    """Convert Python values to columns: arrays, tensors, awkward arrays, lists of arrays of any shapes, or strings.
+    """Convert Python values to columns: arrays, tensors, Series, Arrow and awkward arrays, lists of arrays of
+    any shapes, or strings.
 
     Args:
         data: the values by column, one entry per row.
@@ -158,59 +160,80 @@ def columns_of(
 def _column_of(name: str, values: Any, requested: Array | None) -> tuple[Array, Column]:
     if isinstance(values, Ragged):
         return ragged_array(name, values.values.dtype, values.shapes), values
-    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping, Set)):
-        raise SpecError(f"column {quoted(name)}: {quoted(values)} is not a sequence of rows")
-    if type(values).__module__.split(".")[0] == "awkward":
-        return _awkward_column(name, values, requested)
+    where, gaps = f"column {quoted(name)}", requested is not None and requested.missing is not None
+    values = rows_of(where, values, gaps=gaps)
+    package = type(values).__module__.partition(".")[0]
+    if package == "awkward":
+        values = _awkward_as_arrow(where, values)
+    if package in ("awkward", "pyarrow"):
+        return _arrow_column(name, values, requested)
     if _is_tensor(values):
-        values = _as_numpy(f"column {quoted(name)}", values)
+        values = list(values.unbind()) if values.is_nested else _as_numpy(where, values)
     if not isinstance(values, np.ndarray):
         values = list(values)
         if not values and requested is not None:
             return requested, requested.empty()
-        if values and all(isinstance(value, str) for value in values):
-            return Array(STRING), Ragged.from_strings(values)
-        return _column_of(name, _stacked(name, [_row(name, i, value) for i, value in enumerate(values)]), requested)
-    if isinstance(values, np.ma.MaskedArray):
-        raise SpecError(f"column {quoted(name)} is a masked array; fill in its missing values first")
-    if values.dtype.kind == "U" or (
-        values.dtype == object and values.size and all(isinstance(v, str) for v in values.flat)
+        if any(isinstance(value, str) for value in values):
+            return Array(STRING), Ragged.from_strings(_texts(where, values))
+        rows = _stacked(name, [_row(f"{where}, row {i}", i, value, gaps) for i, value in enumerate(values)])
+        return _column_of(name, rows, requested)
+    if values.dtype.kind in "UT" or (
+        values.dtype == object and values.size and any(isinstance(v, str) for v in values.flat)
     ):
         if values.ndim != 1:
-            raise SpecError(f"column {quoted(name)}: an array of strings must have one axis")
-        return Array(STRING), Ragged.from_strings(str(v) for v in values)
+            raise SpecError(f"{where}: an array of strings must have one axis")
+        return Array(STRING), Ragged.from_strings(_texts(where, values.tolist()))
     if values.dtype == object and values.ndim == 1 and len(values):
         return _column_of(name, list(values), requested)
     if values.ndim == 0:
-        raise SpecError(f"column {quoted(name)} is a single value, not a sequence of rows")
+        raise SpecError(f"{where} is a single value, not a sequence of rows")
     if values.dtype.name not in DTYPES:
-        raise SpecError(f"column {quoted(name)} has dtype {values.dtype}, which no tensor can have; convert it first")
+        raise refusal(where, values)
     return Array(values.dtype, values.shape[1:]), np.array(values, dtype=values.dtype.newbyteorder("="), order="C")
 
 
-def _awkward_column(name: str, values: Any, requested: Array | None) -> tuple[Array, Column]:
+def _awkward_as_arrow(where: str, values: Any) -> Any:
     import awkward as ak
 
+    if values.fields:
+        raise SpecError(f"{where} contains records; give each of their fields as a column, such as `values[name]`")
+    return ak.to_arrow(values, extensionarray=False)
+
+
+def _arrow_column(name: str, values: Any, requested: Array | None) -> tuple[Array, Column]:
     from kinoml_data.layouts.arrow import column_from_arrow
 
-    array = ak.to_arrow(values, extensionarray=False)
-    described, column = column_from_arrow(name, array.type, [array], f"column {quoted(name)}", requested)
+    chunks = getattr(values, "chunks", [values])
+    described, column = column_from_arrow(name, values.type, chunks, f"column {quoted(name)}", requested)
     return described, copy.deepcopy(column)  # the values may be those of the caller
 
 
-def _row(name: str, row: int, value: Any) -> NDArray[Any]:
+def _texts(where: str, values: Sequence[Any]) -> list[str]:
+    for row, value in enumerate(values):
+        if is_missing(value):
+            raise missing_text(where, row)
+        if not isinstance(value, str):
+            raise SpecError(f"{where} contains text, but row {row} has {quoted(value)}; convert it with `str()`")
+    return [str(value) for value in values]
+
+
+def _row(where: str, row: int, value: Any, gaps: bool) -> NDArray[Any]:
+    if value is None or (is_missing(value) and not isinstance(value, (float, np.floating))):
+        if not gaps:
+            raise missing_value(where.rpartition(",")[0], row)
+        value = np.nan
     if _is_tensor(value):
-        value = _as_numpy(f"column {quoted(name)}, row {row}", value)
+        value = _as_numpy(where, value)
     if isinstance(value, np.ma.MaskedArray):
-        raise SpecError(f"column {quoted(name)}, row {row} is a masked array; fill in its missing values first")
+        raise SpecError(f"{where} is a masked array; fill in its missing values first, such as with `.filled(0)`")
     try:
         array = np.asarray(value)
     except ValueError:
-        raise SpecError(f"column {quoted(name)}, row {row}: {quoted(value)} is not an array") from None
-    if array.dtype.name not in DTYPES:
         raise SpecError(
-            f"column {quoted(name)}, row {row} has dtype {array.dtype}, which no tensor can have; convert it first"
-        )
+            f"{where}: {quoted(value)} is not an array; give rows whose axes have one length each"
+        ) from None
+    if array.dtype.name not in DTYPES:
+        raise refusal(where, array)
     return array
 
 
@@ -221,10 +244,15 @@ def _is_tensor(value: Any) -> TypeGuard[torch.Tensor]:
 
 
 def _as_numpy(where: str, tensor: torch.Tensor) -> NDArray[Any]:
+    import torch
+
     try:
         array: NDArray[Any] = tensor.detach().cpu().numpy()
-    except TypeError as error:
-        raise SpecError(f"{where}: a tensor of {tensor.dtype} has no numpy equivalent: {one_line(error)}") from None
+    except TypeError:
+        remedy = "write `.to_dense()`" if tensor.layout != torch.strided else "write `.float()`"
+        raise SpecError(
+            f"{where}: a tensor of {tensor.dtype} and {tensor.layout} has no numpy form; {remedy}"
+        ) from None
     return array
 
 

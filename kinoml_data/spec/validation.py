@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
@@ -30,6 +31,10 @@ def plain_json(data: Mapping[str, Any]) -> bytes:
             return value.item()
         if isinstance(value, Mapping):
             return dict(value)
+        if getattr(value, "ndim", 0) == 1 and (np.asarray(value).dtype.kind in "iu" or len(value) == 0):
+            return np.asarray(value).tolist()  # row numbers
+        if isinstance(name := dtype_name(value), str):
+            return name
         unsupported.append(value)
         return None
 
@@ -50,6 +55,15 @@ def plain_json(data: Mapping[str, Any]) -> bytes:
         objects = "pass Python objects to load_dataset(data=, featurizer=)"
         raise SpecError(f"a spec cannot contain {quoted(unsupported[0])}; {objects}")
     return text
+
+
+def dtype_name(value: Any) -> Any:
+    """The name of a dtype of numpy or torch; any other value unchanged."""
+    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
+        return np.dtype(value).name
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    return value
 
 
 def spec_error(error: ValidationError, model: type[BaseModel], where: str = "") -> SpecError:

@@ -1,0 +1,174 @@
+"""Containers of other libraries as rows and as tables: pandas, polars, Arrow, awkward, structured arrays and more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+import numpy as np
+
+from kinoml_data.errors import SpecError, missing_value, quoted
+
+REMEDIES = {  # what makes a value of this type, or of this package, a column of numbers
+    "bfloat16": 'write `.astype("float32")`, or `.float()` for a tensor',
+    "bytes": "decode it to text with `.decode()`",
+    "Decimal": 'convert it with `float()`, or `.astype("float64")`',
+    "date": 'convert it to a number, such as with `.astype("datetime64[s]").astype("int64")`',
+    "datetime": 'convert it to a number, such as with `.astype("datetime64[s]").astype("int64")`',
+    "decimal": 'write `.cast("float64")`',
+    "timestamp": 'write `.cast("int64")`',
+    "time": 'write `.cast("int64")`',
+    "duration": 'write `.cast("int64")`',
+    "longdouble": 'write `.astype("float64")`',
+    "records": "give each of its fields as a column, such as `{name: values[name] for name in values.dtype.names}`",
+    "scipy": "write `.toarray()`",
+    "table": "write `.to_numpy()` to make it one column, or give each of its columns by name",
+}
+
+
+def table_of(data: Any) -> dict[str, Any] | None:
+    """The columns of a table by name, or None if `data` is not a table.
+
+    Args:
+        data: a mapping, a DataFrame of pandas or polars, an Arrow table or record batch, an awkward array of records,
+            or a structured array.
+
+    Raises:
+        SpecError: a name is not text, or two columns have the same name.
+    """
+    names: Iterable[Any] | None = None
+    package, kind = _origin(data)
+    if isinstance(data, Mapping):
+        return dict(data)
+    if kind == "DataFrame" and package in ("pandas", "polars"):
+        names = list(data.columns)
+    elif package == "pyarrow" and kind in ("Table", "RecordBatch"):
+        names = list(data.schema.names)
+    elif package == "awkward":
+        names = data.fields or None
+    elif isinstance(data, np.ndarray) and data.dtype.names:
+        names = data.dtype.names
+    if names is None:
+        return None
+    names = list(names)
+    for name in names:
+        if not isinstance(name, str):
+            raise SpecError(
+                f"the column name {quoted(name)} is not text; rename it, such as with `df.columns.map(str)`"
+            )
+        if names.count(name) > 1:
+            raise SpecError(f"two columns have the name {quoted(name)}; rename one of them")
+    return {name: data[name] for name in names}
+
+
+def rows_of(where: str, values: Any, *, gaps: bool) -> Any:
+    """The rows of a container: a numpy array, an Arrow array, an awkward array, a tensor or a list.
+
+    Args:
+        where: the column, for errors.
+        values: any container.
+        gaps: True if a missing number becomes NaN; otherwise it is an error.
+
+    Raises:
+        SpecError: `values` has no rows, its iteration does not give them, or a value is missing.
+    """
+    package, kind = _origin(values)
+    if isinstance(values, (str, bytes, bytearray, Mapping, Set)):
+        raise SpecError(f"{where}: {quoted(values)} is not a sequence of rows; give a list or an array")
+    if kind in ("DataFrame", "LazyFrame", "Table", "RecordBatch") and package in ("pandas", "polars", "pyarrow"):
+        raise SpecError(f"{where} is a {kind} of {package}; {REMEDIES['table']}")
+    if package == "pandas":
+        return _from_pandas(where, values, gaps)
+    if package == "polars":
+        return _from_arrow(where, values.to_arrow(), gaps)
+    if package == "pyarrow":
+        return _from_arrow(where, values, gaps)
+    if package == "scipy" and hasattr(values, "toarray"):
+        raise SpecError(f"{where} is a sparse array; {REMEDIES['scipy']}")
+    if package == "datasets" and hasattr(values, "to_pandas"):
+        raise SpecError(f"{where} is a {kind} of datasets; write `.to_pandas()` and give each of its columns by name")
+    if isinstance(values, np.ma.MaskedArray):
+        if np.ma.is_masked(values) and not gaps:
+            raise SpecError(f"{where} is a masked array; fill in its missing values first, such as with `.filled(0)`")
+        return np.where(np.ma.getmaskarray(values), np.nan, values.data) if np.ma.is_masked(values) else values.data
+    if package in ("torch", "awkward") or isinstance(values, (np.ndarray, list, tuple)):
+        return values
+    if package == "array" or isinstance(values, memoryview) or hasattr(values, "__array__"):
+        return np.asarray(values)
+    if not isinstance(values, Iterable):
+        rows = "; write `[dataset[i] for i in range(len(dataset))]`" if hasattr(values, "__getitem__") else ""
+        raise SpecError(f"{where}: {quoted(values)} is not a sequence of rows{rows}")
+    return list(values)
+
+
+def refusal(where: str, values: Any) -> SpecError:
+    """The error for an array that no tensor can be made from, with the remedy for its dtype."""
+    dtype = values.dtype
+    found, kind = f"dtype {dtype}", {"S": "bytes", "M": "datetime", "m": "datetime", "g": "longdouble"}.get(dtype.char)
+    if dtype.names:
+        kind = "records"
+    elif dtype.name.startswith(("bfloat", "float8", "float4", "float6")):
+        kind = "bfloat16"
+    elif dtype.kind == "O" and values.size:
+        kind = type(values.flat[0]).__name__
+        found = f"dtype object, with a value of type {kind}"
+    remedy = REMEDIES.get(kind or "", "convert it to an array of numbers first")
+    return SpecError(f"{where} has {found}, which no tensor can have; {remedy}")
+
+
+def is_missing(value: Any) -> bool:
+    """True for None, pandas' NA and NaT, and a NaN."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, (float, np.floating)) and value != value
+
+
+def missing_text(where: str, row: int) -> SpecError:
+    """The error for a missing value in a column of text."""
+    return SpecError(f"{where}, row {row}: a text is missing; leave the row out, or replace it, as `.fillna('')` does")
+
+
+def _origin(values: Any) -> tuple[str, str]:
+    return type(values).__module__.partition(".")[0], type(values).__name__
+
+
+def _from_pandas(where: str, values: Any, gaps: bool) -> Any:
+    dtype = values.dtype
+    if type(dtype).__name__ == "ArrowDtype":
+        return _from_arrow(where, values.array.__arrow_array__(), gaps)
+    missing = np.asarray(values.isna())
+    if type(dtype).__name__ in ("CategoricalDtype", "StringDtype") or not missing.any():
+        number = getattr(dtype, "numpy_dtype", None)  # of a nullable dtype
+        plain = np.asarray(values, object) if type(dtype).__name__ == "StringDtype" else values.to_numpy(dtype=number)
+        return plain
+    if isinstance(dtype, np.dtype) and dtype.kind != "M":
+        return values.to_numpy()
+    if getattr(dtype, "numpy_dtype", None) is None:
+        raise SpecError(f"{where} has dtype {dtype}, which no tensor can have; {REMEDIES['datetime']}")
+    if not gaps:
+        raise missing_value(where, int(missing.argmax()))
+    return values.to_numpy(dtype="float64", na_value=np.nan)
+
+
+def _from_arrow(where: str, values: Any, gaps: bool) -> Any:
+    import pyarrow as pa
+
+    array = pa.chunked_array([values] if isinstance(values, pa.Array) else values.chunks, type=values.type)
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    if isinstance(array.type, pa.FixedShapeTensorType):
+        return array.combine_chunks().to_numpy_ndarray() if len(array) else np.empty((0, *array.type.shape))
+    if array.type in (pa.string_view(), pa.binary_view()):
+        array = array.cast(pa.large_string())
+    kind = str(array.type).partition("[")[0].partition("(")[0]
+    kind = kind if kind == "timestamp" or kind == "duration" else kind.rstrip("0123456789")
+    if kind in REMEDIES:
+        raise SpecError(f"{where} has the type {array.type}, which no tensor can have; {REMEDIES[kind]}")
+    if array.null_count and not pa.types.is_null(array.type):
+        row = int(np.argmax(array.is_null().to_numpy()))
+        if pa.types.is_large_string(array.type) or pa.types.is_string(array.type):
+            raise missing_text(where, row)
+        if not gaps or pa.types.is_nested(array.type):
+            raise missing_value(where, row)
+        return array.cast(pa.float64()).to_numpy()
+    return array

@@ -18,8 +18,9 @@ from kinoml_data.dataset import splits
 from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted
-from kinoml_data.factory import make_backend, open_to_copy
+from kinoml_data.factory import BACKEND_OF, make_backend, open_to_copy
 from kinoml_data.layouts.checksums import row_checksums
+from kinoml_data.spec import config
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
 from kinoml_data.spec.parts import BackendRef
@@ -134,10 +135,13 @@ def _target(target: Any) -> tuple[BackendRef, Path]:
             raise spec_error(error, BackendRef, "target") from None
     if not isinstance(target, (str, os.PathLike)):
         raise SpecError(f"{quoted(target)} is not a target; give a path, or {{backend: name, ...options}}")
-    path = Path(target)
+    path = config.expanded(target)
     name = registry.backend_for(path.suffix.lower())
     if name is None:
         how = "name one: {backend: name, path: ...} (--backend NAME on the command line)"
+        plugin = BACKEND_OF.get(path.suffix.lower())
+        if plugin is not None and plugin not in registry.list_backends():
+            how = f"pip install kinoml-data-{plugin}"
         raise SpecError(f"no backend writes bare {quoted(path.suffix)} files; {how}")
     return BackendRef(backend=name, path=path.name), path.absolute().parent
 

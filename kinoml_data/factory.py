@@ -35,12 +35,12 @@ M = TypeVar("M", bound=Model)
 
 
 def load_dataset(
-    spec: DatasetSpec | Mapping[str, Any] | str | os.PathLike[str],
+    spec: DatasetSpec | Mapping[str, Any] | str | os.PathLike[str] | Backend,
     *,
     X: str | Sequence[str] | None = None,
     y: str | Sequence[str] | None = None,
     meta: Sequence[str] | None = None,
-    backend: str | None = None,
+    backend: str | Backend | None = None,
     split: str | None = None,
     data: Any = None,
     featurizer: Callable[..., Any] | None = None,
@@ -60,7 +60,9 @@ def load_dataset(
         spec: a `DatasetSpec`, a mapping, a .yaml, .json or .toml file, or a data file that a backend opens.
         X, y, meta: the columns in these roles, in place of those in the spec: one name, or a list of names.
         backend: another backend for the same data. A backend with a `source` wraps the storage of the spec, so that
-            "in-memory" loads all of it; any other backend replaces it, and keeps the options that both have.
+            "in-memory" loads all of it; any other backend replaces it, and keeps the options that both have. A
+            `Backend` object replaces the storage as it is, and needs no registration; without a spec, give it as
+            `spec`.
         split: open only the rows of this split.
         data: Python values by column, one entry per row, for a storage without a source: a mapping, a DataFrame of
             pandas or polars, an Arrow table, an awkward array of records or a structured array.
@@ -90,9 +92,13 @@ def load_dataset(
             "`{'column': values}`, a DataFrame or an Arrow table"
         )
     options = options if device is None else options | {"device": device}
-    described = _with_storage(as_spec(spec, None if base is None else Path(base)), backend, options)
+    given = next((value for value in (backend, spec) if isinstance(value, Backend)), None)
+    if given is not None and options:
+        raise SpecError(f"{quoted(next(iter(options)))}: give options to the backend object itself")
+    backend = given or backend
+    described = _with_storage(as_spec(spec, None if base is None else Path(base), backend), backend, options)
     described = _with_roles(described, X=X, y=y, meta=meta)
-    opener = make_backend(described, data, featurizer)
+    opener = make_backend(described, data, featurizer, given)
     with ExitStack() as opened:
         complete_spec, storage = _open(described, opener, dtype, opened)
         stored_names = complete_spec.stored_names
@@ -100,7 +106,7 @@ def load_dataset(
             opened.callback(loaded.close)
             # Only the loaded rows show which axes are fixed.
             complete_spec, storage = complete(described, loaded, dtype), loaded
-        if data is not None or featurizer is not None:
+        if data is not None or featurizer is not None or given is not None:
             complete_spec = complete_spec.over_objects()
         session, collater = Session(complete_spec, opener, storage), Collater(complete_spec, collate)
         model = _observation_model(complete_spec)
@@ -121,7 +127,7 @@ def open_to_copy(
     The arguments and the errors are those of `load_dataset`. If nothing says which columns are X, X is None and all
     columns of the store are in the dataset. Nothing is loaded into memory in advance.
     """
-    described = _with_storage(as_spec(spec, None if base is None else Path(base)), backend, options)
+    described = _with_storage(as_spec(spec, None if base is None else Path(base), backend), backend, options)
     opener = make_backend(described)
     with ExitStack() as opened:
         complete_spec, storage = _open(described, opener, None, opened, needs_X=False)
@@ -220,38 +226,92 @@ def _row_list(rows: Any) -> Any:
 # -- the spec
 
 
-def as_spec(spec: Any, base: Path | None = None) -> DatasetSpec:
+def as_spec(spec: Any, base: Path | None = None, backend: str | Backend | None = None) -> DatasetSpec:
     """The spec that `load_dataset` opens for its argument `spec`, before anything is filled in.
+
+    A `backend` that is named opens a data file of any suffix.
 
     Raises:
         SpecError: `spec` is not valid, or no backend opens the data file.
         StoreNotFoundError: the file does not exist.
         StoreReadError: the operating system could not read the file.
     """
+    if isinstance(spec, Backend):
+        return DatasetSpec.parse({"storage": {"backend": spec.name}}, base)
     if isinstance(spec, DatasetSpec):
         return spec if base is None else spec.located(base, spec.root)
     if isinstance(spec, Mapping) or _is_omegaconf(spec):
         return DatasetSpec.parse(plain(spec), base)
     if not isinstance(spec, (str, os.PathLike)):
         raise SpecError(f"{quoted(spec)} is not a spec; give a DatasetSpec, a mapping or a path")
-    path = Path(spec)
+    path = config.expanded(spec, base)
     if path.suffix.lower() in config.SUFFIXES:
         from_file = DatasetSpec.from_file(path)
         return from_file if base is None else from_file.located(base)
     full = path if path.is_absolute() else (base or Path.cwd()) / path
-    return DatasetSpec.parse({"storage": {"backend": backend_for_file(path), "path": full.name}}, full.parent)
+    named = backend if isinstance(backend, str) else None
+    return DatasetSpec.parse({"storage": {"backend": backend_for_file(full, named), "path": full.name}}, full.parent)
 
 
-def backend_for_file(path: Path) -> str:
-    """The name of the backend that opens a data file."""
-    name = registry.backend_for(path.suffix.lower())
-    if name is None:
-        if not path.is_file():
-            raise StoreNotFoundError(f"there is no file {quoted(str(path))}")
-        opened = {suffix for cls in registry.list_backends().values() for suffix in cls.suffixes}
-        suffixes = ", ".join(sorted(opened | set(config.SUFFIXES)))
-        raise SpecError(f"no backend opens files that end in {quoted(path.suffix)}; known suffixes: {suffixes}")
-    return name
+# How to come from a file that no backend opens by its suffix. "{backend}" is a package to install if it is missing.
+CSV = """write `load_dataset({path}, backend="csv", delimiter="\\t")`, with the delimiter of the file"""
+HDF5, ZARR, LANCE, PARQUET = "hdf5", "zarr", "lance", "parquet-awkward"
+BACKEND_OF = {".h5": HDF5, ".hdf5": HDF5, ".h5ad": HDF5, ".nc": HDF5, ".zarr": ZARR, ".lance": LANCE, ".parq": PARQUET}
+WAYS = {
+    **dict.fromkeys((".tsv", ".txt", ".smi", ".tab", ".dat"), CSV),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip"), "decompress it first"),
+    **dict.fromkeys((".xlsx", ".xls"), "convert it with `pandas.read_excel({path}).to_parquet('data.parquet')`"),
+    **dict.fromkeys(
+        (".jsonl", ".ndjson"), "convert it with `pandas.read_json({path}, lines=True).to_parquet('data.parquet')`"
+    ),
+    **dict.fromkeys((".feather", ".arrow"), "read it with `pyarrow.feather.read_table`, and give the table as `data=`"),
+    **dict.fromkeys(
+        (".pkl", ".pickle", ".pt", ".pth"), "load it in Python if you trust it, and give the arrays to `from_arrays`"
+    ),
+    ".npy": "load it with `numpy.load({path})`, and give the array to `from_arrays`",
+    ".sdf": "read its molecules with RDKit's `Chem.SDMolSupplier`, and write their SMILES and values to a .csv file",
+}
+
+
+def backend_for_file(path: Path, named: str | None = None) -> str:
+    """The name of the backend that opens a data file.
+
+    Args:
+        path: the file.
+        named: the backend that the caller names, which opens a file of any suffix.
+
+    Raises:
+        SpecError: no backend opens files of this suffix, or the path is a folder.
+        StoreNotFoundError: the file does not exist.
+    """
+    suffix = path.suffix.lower()
+    if name := registry.backend_for(suffix):
+        return name
+    if named is not None and "path" in registry.backend(named).model_fields:
+        return named
+    shown = quoted(str(path))
+    if not os.path.lexists(path):
+        raise StoreNotFoundError(f"there is no file {shown}")
+    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+        way = (
+            f"write `datasets.load_from_disk({shown}).to_parquet('data.parquet')`, for each split if there are several"
+        )
+        raise SpecError(f"{shown} is a folder that the package 'datasets' saved; {way}")
+    way = WAYS.get(suffix, "").format(path=shown)
+    if backend := BACKEND_OF.get(suffix):
+        installed = backend in registry.list_backends()
+        way = (
+            f"write `load_dataset({shown}, backend={backend!r})`" if installed else f"pip install kinoml-data-{backend}"
+        )
+    opened = {s for cls in registry.list_backends().values() for s in cls.suffixes}
+    suffixes = ", ".join(sorted(opened | set(config.SUFFIXES)))
+    if path.is_dir() and not way:
+        raise SpecError(
+            f"{shown} is a folder; name a file in it, or the backend that opens folders, such as backend='zarr', or "
+            f"backend='lance'; known suffixes: {suffixes}"
+        )
+    way = way or 'to open it with a certain backend, name it, such as `backend="csv"`'
+    raise SpecError(f"no backend opens files that end in {quoted(path.suffix)}; {way}; known suffixes: {suffixes}")
 
 
 def _is_omegaconf(spec: Any) -> bool:
@@ -271,10 +331,14 @@ def plain(spec: Any) -> Any:
 # -- the backend
 
 
-def _with_storage(spec: DatasetSpec, backend: str | None, options: Mapping[str, Any]) -> DatasetSpec:
+def _with_storage(spec: DatasetSpec, backend: str | Backend | None, options: Mapping[str, Any]) -> DatasetSpec:
     """`spec` with the backend and the options that the caller of `load_dataset` gave."""
+    if isinstance(backend, Backend):
+        return spec.with_storage(BackendRef(backend=backend.name))
     if backend is None and not options:
         return spec
+    if backend is not None and not isinstance(backend, str):
+        raise SpecError(f"backend: {quoted(backend)} is neither a name nor a Backend object, such as `Mine(path=...)`")
     storage = spec.storage
     _check_keywords(options, backend or storage.backend)
     if backend is None or backend == storage.backend:
@@ -319,13 +383,17 @@ def backend_ref(backend: str, options: Mapping[str, Any]) -> BackendRef:
 
 
 def make_backend(
-    spec: DatasetSpec, data: Mapping[str, Any] | None = None, featurizer: Callable[..., Any] | None = None
+    spec: DatasetSpec,
+    data: Mapping[str, Any] | None = None,
+    featurizer: Callable[..., Any] | None = None,
+    given: Backend | None = None,
 ) -> Backend:
     """The backend that a spec names, with its options checked. It is not opened.
 
     Args:
         spec: names the backend.
         data, featurizer: Python objects for the backend; see `load_dataset`.
+        given: the backend itself, if the caller has one.
 
     Raises:
         SpecError: an option is not valid, or the backend does not take the objects.
@@ -338,7 +406,7 @@ def make_backend(
         backend=lambda options: _backend(options, context),
         featurizer=lambda ref: _checked(registry.featurizer(ref.name), ref.options, context, f"featurizer {ref.name}"),
     )
-    backend = _backend(spec.storage.model_dump(mode="json"), context, "storage")
+    backend = given or _backend(spec.storage.model_dump(mode="json"), context, "storage")
     return backend if data is None and featurizer is None else backend.with_objects(data=data, featurizer=featurizer)
 
 

@@ -53,7 +53,7 @@ def _several(specs: Any, base: Path | None) -> dict[str, Callable[[], DatasetSpe
     """For each dataset, a function that makes its spec."""
     where = ""
     if isinstance(specs, (str, os.PathLike)):
-        path = Path(specs)
+        path = config.expanded(specs)
         if path.suffix.lower() not in config.SUFFIXES:
             raise SpecError(
                 f"{quoted(str(path))} is not a spec file; give one with the key 'datasets', or {{'datasets': a glob}}; "
@@ -81,7 +81,7 @@ def _several_of_mapping(specs: Any, folder: Path) -> dict[str, Callable[[], Data
 
 def _matches(pattern: str, folder: Path) -> list[tuple[str, str]]:
     """The stem and the path of each file that matches a glob, sorted by stem."""
-    paths = sorted(glob(pattern, root_dir=folder, recursive=True))  # noqa: PTH207 - Path.glob refuses absolute patterns
+    paths = sorted(glob(str(config.expanded(pattern, folder)), root_dir=folder, recursive=True))  # noqa: PTH207 - Path.glob refuses absolute patterns
     if not paths:
         raise StoreNotFoundError(f"no file matches {quoted(pattern)} in {quoted(str(folder))}")
     by_stem: dict[str, str] = {}

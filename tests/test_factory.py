@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import kinoml_data as kd
-from kinoml_data import DatasetSpec
+from kinoml_data import ArrayStorage, Backend, DatasetSpec, registry
 from kinoml_data.errors import (
     CorruptStoreError,
     SpecError,
@@ -504,3 +504,138 @@ def test_splits_may_be_computed():
 def test_invalid_splits_are_refused(splits, kind):
     with pytest.raises(kind):
         kd.from_arrays(FP, splits=splits)
+
+
+# -- paths, files of any suffix, and backends of the caller
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    np.savez(tmp_path / "x.npz", X=np.arange(4.0), y=np.arange(4.0))
+    np.save(tmp_path / "rows.npy", np.array([2]))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("folder", ["~", "$DATA", "${DATA}"])
+def test_home_and_variables_are_replaced_in_every_path(home, folder):
+    spec = {"X": "X", "storage": {"backend": "npz-lazy", "path": f"{folder}/x.npz"}}
+    spec["splits"] = {"test": {"file": f"{folder}/rows.npy"}}
+    (home / "spec.json").write_text(json.dumps(spec))
+    for given in (f"{folder}/x.npz", Path(folder) / "x.npz", spec, f"{folder}/spec.json"):
+        with kd.load_dataset(given) as dataset:
+            assert len(dataset) == 4
+    assert kd.load_dataset(spec, base="/").indices["test"].tolist() == [2]
+    kd.convert(f"{folder}/x.npz", f"{folder}/copy.npz")
+    assert (home / "copy.npz").exists()
+    assert list(kd.load_datasets({"datasets": f"{folder}/x.*"})) == ["x"]
+    (home / "sub").mkdir()
+    kd.DatasetSpec.parse(spec).to_file(f"{folder}/sub/spec.yaml")
+    assert len(kd.load_dataset(home / "sub" / "spec.yaml")) == 4
+
+
+def test_an_existing_name_with_a_dollar_or_a_tilde_is_used_as_it_is(home):
+    for name in ("$DATA.npz", "~x.npz", "cost$5.npz"):
+        (home / "x.npz").rename(home / name)
+        with kd.load_dataset(name) as dataset:
+            assert len(dataset) == 4
+        (home / name).rename(home / "x.npz")
+
+
+def test_a_variable_that_is_not_set_is_named(home, monkeypatch):
+    monkeypatch.delenv("NOWHERE", raising=False)
+    spec = {"X": "X", "storage": {"backend": "npz-lazy", "path": "$NOWHERE/x.npz"}}
+    for given in ("$NOWHERE/x.npz", "${NOWHERE}/spec.yaml", spec):
+        with pytest.raises(SpecError, match="contains the environment variable 'NOWHERE', which is not set"):
+            kd.load_dataset(given)
+    with pytest.raises(SpecError, match="'NOWHERE'"):
+        kd.convert("x.npz", "$NOWHERE/y.npz")
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/x.parquet", "https://host/x.npz", "hf://datasets/x/spec.yaml"])
+def test_a_URL_is_refused_with_the_backend_that_reads_one(url):
+    for given in (url, {"storage": {"backend": "npz-lazy", "path": url}}, Path(url)):
+        with pytest.raises(SpecError, match="is a URL, and only the backend 'zarr' reads from one"):
+            kd.load_dataset(given)
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".txt", ".smi", ""])
+def test_a_backend_that_is_named_opens_a_file_of_any_suffix(tmp_path, suffix):
+    path = tmp_path / f"table{suffix}"
+    path.write_text("a\tb\n1\t2\n3\t4\n")
+    with kd.load_dataset(path, backend="csv", delimiter="\t", X="a", y="b") as dataset:
+        assert dataset[1][0] == 3
+    with pytest.raises(SpecError, match='backend="csv"'):
+        kd.load_dataset(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x.sdf", "SDMolSupplier"),
+        ("x.jsonl", r"pandas.read_json\('.*x.jsonl', lines=True\)"),
+        ("x.npy", "numpy.load"),
+        ("x.xlsx", "pandas.read_excel"),
+        ("x.csv.gz", "decompress it first"),
+        ("x.parq", r"backend='parquet-awkward'"),
+        ("x.pkl", "if you trust it"),
+        ("x.feather", "pyarrow.feather.read_table"),
+        ("x.h5ad", "hdf5"),
+        ("x.nc", "hdf5"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_with_the_way_from_there(tmp_path, name, said):
+    (tmp_path / name).touch()
+    with pytest.raises(SpecError, match=said):
+        kd.load_dataset(tmp_path / name)
+
+
+def test_a_backend_that_is_not_installed_is_named_by_its_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "list_backends", dict)
+    monkeypatch.setattr(registry, "backend_for", lambda suffix: None)
+    for name, package in {"x.h5": "hdf5", "x.zarr": "zarr", "x.lance": "lance"}.items():
+        (tmp_path / name).mkdir()
+        with pytest.raises(SpecError, match=f"pip install kinoml-data-{package}"):
+            kd.load_dataset(tmp_path / name)
+
+
+def test_a_folder_is_called_a_folder(tmp_path):
+    with pytest.raises(SpecError, match=r"is a folder; name a file in it, or the backend that opens folders"):
+        kd.load_dataset(tmp_path)
+    (tmp_path / "state.json").touch()
+    with pytest.raises(SpecError, match=r"datasets.load_from_disk\(.*\).to_parquet"):
+        kd.load_dataset(tmp_path)
+
+
+class Squares(Backend):
+    name = "squares"
+    count: int
+
+    def open(self, columns):
+        return ArrayStorage({"n": np.arange(self.count), "square": np.arange(self.count) ** 2})
+
+
+def test_a_backend_object_needs_no_registration(tmp_path):
+    spec = {"X": "n", "y": "square", "storage": {"backend": "npz-lazy", "path": "not-there.npz"}}
+    for dataset in (
+        kd.load_dataset(spec, backend=Squares(count=4)),
+        kd.load_dataset(Squares(count=4), X="n", y="square"),
+    ):
+        assert dataset[3] == (3, 9)
+        assert [y.tolist() for _, y in dataset.as_dataloader(batch_size=2, num_workers=1)] == [[0, 1], [4, 9]]
+        assert pickle.loads(pickle.dumps(dataset))[2] == (2, 4)
+        with pytest.raises(SpecError, match="Python objects"):
+            dataset.spec.to_file(tmp_path / "spec.yaml")
+        kd.save_dataset(dataset, tmp_path / "saved.npz", overwrite=True)
+        assert kd.load_dataset(tmp_path / "saved.npz")[3] == (3, 9)
+
+
+def test_a_backend_object_takes_its_options_itself():
+    with pytest.raises(SpecError, match="'count': give options to the backend object itself"):
+        kd.load_dataset(Squares(count=4), count=5, X="n")
+    with pytest.raises(SpecError, match="is neither a name nor a Backend object"):
+        kd.load_dataset({"storage": {"backend": "in-memory"}}, backend=Squares)
+    with pytest.raises(SpecError, match="does not take data="):
+        kd.load_dataset(Squares(count=4), data={"n": [1]}, X="n")

@@ -125,7 +125,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
 def _load_with(path: str, settings: Mapping[str, Any]) -> XyDataset:
     from kinoml_data.factory import as_spec, load_dataset
 
-    spec = as_spec(path)
+    spec = as_spec(path, None, settings.get("storage.backend"))
     spec_dict = spec.to_mapping()
     # `load_dataset` takes the options of the outermost backend with its name, which may be that of a wrapper.
     options = {}

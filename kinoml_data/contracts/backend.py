@@ -28,6 +28,7 @@ from pydantic import AfterValidator, BeforeValidator, SerializeAsAny, Strict, Va
 from kinoml_data.columns import Columns
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.errors import SpecError, UnsupportedStoreError, quoted
+from kinoml_data.spec import config
 from kinoml_data.spec.array import Array, Model
 from kinoml_data.spec.parts import NamedRef
 
@@ -264,7 +265,11 @@ AnyBackend = Annotated[SerializeAsAny[Backend], BeforeValidator(_backend)]
 
 def _located(path: Path, info: ValidationInfo) -> Path:
     context = info.context if isinstance(info.context, SpecContext) else None
-    full = path if path.is_absolute() else (context.base if context else Path.cwd()) / path
+    base = context.base if context else Path.cwd()
+    try:
+        full = base / config.expanded(path, base)  # `base` is ignored in front of an absolute path
+    except SpecError as error:
+        raise ValueError(str(error)) from None
     check_inside(full, context.root if context else None)
     return full
 
@@ -286,7 +291,7 @@ def _usable(value: Any) -> Any:
 
 
 DataPath = Annotated[Path, Strict(False), BeforeValidator(_usable), AfterValidator(_located)]
-"""The type of a field that contains a path, relative to the spec file.
+"""The type of a field that contains a path, relative to the spec file; `~` and environment variables are replaced.
 
 Name the field `path` or `..._path`: `DatasetSpec.to_file` rewrites the paths in fields of these names.
 """

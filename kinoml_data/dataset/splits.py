@@ -12,6 +12,7 @@ from kinoml_data.columns import running_total
 from kinoml_data.contracts.backend import check_inside
 from kinoml_data.errors import SplitError, quoted, unknown
 from kinoml_data.layouts import npy
+from kinoml_data.spec import config
 from kinoml_data.spec.dataset_spec import CompleteSpec
 from kinoml_data.spec.parts import FileSplit, RangeSplit, RatioSplits, RowsSplit
 
@@ -51,7 +52,7 @@ def resolve(spec: CompleteSpec, arrays: Mapping[str, NDArray[Any]], length: int)
             rows = _as_rows(np.array(split.rows, dtype=object), name, length)
         else:
             assert isinstance(split, FileSplit)
-            path = spec.base / split.file
+            path = spec.base / config.expanded(split.file, spec.base)
             check_inside(path, spec.root)
             rows = _as_rows(npy.read(path), name, length)
         splits[name] = rows

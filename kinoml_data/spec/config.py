@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -23,6 +24,31 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_NODES = 200_000
 MAX_DOTS = 1_000  # on one line of TOML
+
+
+def expanded(path: str | os.PathLike[str], base: Path | None = None) -> Path:
+    """A path in which a leading `~` and environment variables are replaced, unless it exists as it is written.
+
+    Args:
+        path: the path as the user wrote it.
+        base: the folder that a relative path starts from; by default the working directory.
+
+    Raises:
+        SpecError: a variable is not set, or the path is a URL.
+    """
+    text = os.fspath(path)
+    is_url = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text)
+    if not (is_url or "$" in text or text.startswith("~")) or os.path.lexists((base or Path()) / text):
+        return Path(text)
+    if is_url:
+        raise SpecError(
+            f"{quoted(text)} is a URL, and only the backend 'zarr' reads from one, with its option `url`; download the "
+            "file, and give its path"
+        )
+    for plain, braced in re.findall(r"\$(?:([A-Za-z_]\w*)|\{(\w+)\})", text):
+        if (name := plain or braced) not in os.environ:
+            raise SpecError(f"the path {quoted(text)} contains the environment variable {name!r}, which is not set")
+    return Path(os.path.expandvars(os.path.expanduser(text)))  # noqa: PTH111 - Path.expanduser raises for unknown users
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, PrivateAttr, ValidationError, model_validator
@@ -274,7 +274,7 @@ def _of_store(array: Array) -> tuple[object, ...]:
 
 
 def _spec_file(path: str | os.PathLike[str]) -> Path:
-    file = Path(path)
+    file = config.expanded(path)
     if file.suffix.lower() not in config.SUFFIXES:
         raise SpecError(f"{file}: the name of a spec file must end in {', '.join(config.SUFFIXES)}")
     return file
@@ -293,6 +293,6 @@ def _moved(value: Any, base: Path, folder: Path) -> Any:
 
 
 def _relative(path: str, base: Path, folder: Path) -> str:
-    if base == folder or PurePath(path).is_absolute():
+    if base == folder or config.expanded(path, base).is_absolute():
         return path
     return Path(os.path.relpath(base / path, folder)).as_posix()

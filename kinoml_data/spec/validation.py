@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
@@ -61,7 +60,7 @@ def dtype_name(value: Any) -> Any:
     """The name of a dtype of numpy or torch; any other value unchanged."""
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
         return np.dtype(value).name
-    if isinstance(value, torch.dtype):
+    if (type(value).__module__, type(value).__name__) == ("torch", "dtype"):  # torch is not imported for this
         return str(value).removeprefix("torch.")
     return value
 

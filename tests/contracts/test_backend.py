@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -146,7 +147,11 @@ def test_a_path_that_is_not_valid_is_refused(path):
         kd.load_dataset({"storage": {"backend": "npz-lazy", "path": path}})
 
 
-def test_a_home_or_a_variable_in_a_path_is_a_name_like_any_other(tmp_path):
-    for path in ("~/x.npz", "$HOME/x.npz", "file:///x.npz"):
-        with pytest.raises(StoreNotFoundError):
-            kd.load_dataset({"storage": {"backend": "npz-lazy", "path": path}}, base=tmp_path)
+def test_a_home_or_a_variable_in_a_path_does_not_leave_the_folder_of_a_dataset(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    for path in ("~/x.npz", "$HOME/x.npz"):
+        spec = {"storage": {"backend": "npz-lazy", "path": path}}
+        with pytest.raises(StoreNotFoundError, match=re.escape(str(tmp_path.parent / "x.npz"))):
+            kd.load_dataset(spec, base=tmp_path)
+        with pytest.raises(SpecError, match="leaves the dataset's folder"):
+            kd.load_dataset(DatasetSpec.parse(spec, tmp_path, tmp_path))

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -376,3 +377,16 @@ def test_a_written_yaml_spec_has_one_line_per_column():
         '  a: {dtype: float32, shape: ["*", 3]}',
         "  b: {dtype: int64}",
     ]
+
+
+def test_a_path_is_expanded_unless_it_exists_as_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA", "/data")
+    (tmp_path / "$DATA").mkdir()
+    assert config.expanded("$DATA/x") == Path("/data/x")
+    assert config.expanded("$DATA", tmp_path) == Path("$DATA")
+    assert config.expanded("cost$5.npz") == Path("cost$5.npz")
+    assert config.expanded("C:/x.npz") == Path("C:/x.npz")
+    assert config.expanded("~no-such-user-here/x") == Path("~no-such-user-here/x")
+    for path in ("${UNKNOWN_HERE}/x", "a/$UNKNOWN_HERE"):
+        with pytest.raises(SpecError, match="'UNKNOWN_HERE', which is not set"):
+            config.expanded(path)

@@ -100,7 +100,12 @@ def load_dataset(
     described = _with_roles(described, X=X, y=y, meta=meta)
     opener = make_backend(described, data, featurizer, given)
     with ExitStack() as opened:
-        complete_spec, storage = _open(described, opener, dtype, opened)
+        try:
+            complete_spec, storage = _open(described, opener, dtype, opened)
+        except StoreNotFoundError as error:
+            if isinstance(spec, (str, os.PathLike)) and Path(spec).suffix.lower() in config.SUFFIXES:
+                raise StoreNotFoundError(f"{os.fspath(spec)}: storage: {error}") from error
+            raise
         stored_names = complete_spec.stored_names
         if (loaded := storage.loaded(stored_names)) is not storage:
             opened.callback(loaded.close)
@@ -361,10 +366,13 @@ def _check_keywords(options: Mapping[str, Any], backend: str) -> None:
             raise SpecError(f"the backend {backend!r} does not keep data on a device; give backend='in-memory' as well")
         if name in DatasetSpec.model_fields:
             raise SpecError(f"{name!r} is a key of the spec; set it in the spec file, or give a mapping as spec")
-        if name in {*_parameters(XyDataset.as_dataloader), *_parameters(DataLoader.__init__)}:
+        of_loader = [*_parameters(XyDataset.as_dataloader), *_parameters(DataLoader.__init__)]
+        if name in of_loader:
             raise SpecError(f"{name!r} is an argument of as_dataloader; pass it there")
         if near := difflib.get_close_matches(name, _parameters(load_dataset), 1, 0.8):
             raise SpecError(f"unknown argument {quoted(name)}; did you mean {near[0]!r}?")
+        if near := difflib.get_close_matches(name, of_loader, 1, 0.8):
+            raise SpecError(f"unknown argument {quoted(name)}; did you mean {near[0]!r} of as_dataloader?")
 
 
 def _parameters(function: Callable[..., Any]) -> list[str]:

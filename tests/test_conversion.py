@@ -191,7 +191,7 @@ def test_a_dataset_whose_store_is_overwritten_gives_old_rows_or_an_error_and_nev
         ("none/copy.npz", StoreWriteError, "there is no folder"),
         ({"backend": "in-memory"}, UnsupportedStoreError, "cannot write"),
         ({"backend": "npz-lasy", "path": "copy.npz"}, UnknownNameError, "did you mean 'npz-lazy'"),
-        ({"backend": "npz-lazy"}, SpecError, r"storage\.path: Field required"),
+        ({"backend": "npz-lazy"}, SpecError, r"storage\.path: this key is missing"),
         ({"backend": "npz-lazy", "path": "copy.npz", "comprss": True}, SpecError, "did you mean 'compress'"),
         ({"path": "copy.npz"}, SpecError, "backend"),
         ({}, SpecError, "backend"),

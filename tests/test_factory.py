@@ -194,7 +194,7 @@ def test_options_go_to_the_outermost_backend(stored):
         kd.load_dataset(stored / "x.npz", backend="in-memory", verify="never")
     with pytest.raises(SpecError, match=r"storage\.verfy: unknown key 'verfy'; did you mean 'verify'"):
         kd.load_dataset(stored / "x.npz", verfy="never")
-    with pytest.raises(SpecError, match=r"storage\.verify: Input should be 'first', 'always' or 'never'"):
+    with pytest.raises(SpecError, match=r"storage\.verify: must be 'first', 'always' or 'never'"):
         kd.load_dataset(stored / "x.npz", verify="sometimes")
 
 
@@ -639,3 +639,23 @@ def test_a_backend_object_takes_its_options_itself():
         kd.load_dataset({"storage": {"backend": "in-memory"}}, backend=Squares)
     with pytest.raises(SpecError, match="does not take data="):
         kd.load_dataset(Squares(count=4), data={"n": [1]}, X="n")
+
+
+def test_a_moved_file_is_named_with_the_spec_and_the_key(tmp_path):
+    (tmp_path / "s.yaml").write_text("X: X\nstorage: {backend: npz-lazy, path: moved.npz}\n")
+    with pytest.raises(StoreNotFoundError, match=r"s\.yaml: storage: .*moved\.npz"):
+        kd.load_dataset(tmp_path / "s.yaml")
+
+
+def test_ids_that_are_numbers_and_bits_that_are_not_packed_say_what_to_write():
+    spec = {"columns": {"x": {"dtype": "float64"}, "id": {"dtype": "str"}}, "X": "x", "meta": ["id"]}
+    with pytest.raises(SpecError, match=r"write `dtype: int64`, or in the backend csv `dtypes: \{id: str\}`"):
+        kd.load_dataset(spec | {"storage": {"backend": "in-memory"}}, data={"x": [1.0], "id": [5]})
+    spec = {"columns": {"x": {"dtype": "bool", "shape": [16], "packbits": True}}, "X": "x"}
+    with pytest.raises(SpecError, match=r"leave `packbits` out, .* `packed: true`"):
+        kd.load_dataset(spec | {"storage": {"backend": "in-memory"}}, data={"x": np.zeros((2, 16), np.uint8)})
+
+
+def test_a_misspelled_argument_of_the_loader_is_recognized(stored):
+    with pytest.raises(SpecError, match="unknown argument 'batchsize'; did you mean 'batch_size' of as_dataloader"):
+        kd.load_dataset(stored / "x.npz", batchsize=8)

@@ -243,7 +243,7 @@ def test_a_complete_spec_without_splits_says_so_in_a_file():
 def test_a_complete_spec_needs_columns_and_splits(missing):
     keys = {"columns": {"a": {}}, "X": "a", "splits": {}, "storage": STORAGE}
     del keys[missing]
-    with pytest.raises(SpecError, match=f"{missing}: Field required"):
+    with pytest.raises(SpecError, match=f"{missing}: this key is missing"):
         CompleteSpec.parse(keys)
 
 

@@ -197,7 +197,7 @@ def test_percent_displacement_requires_the_concentration():
     with pytest.raises(ValidationError, match="inhibitor_conc"):
         PercentDisplacement()
     for said in ("percent-displacement", {"name": "percent-displacement"}):
-        with pytest.raises(SpecError, match=r"observation_model\.inhibitor_conc: Field required"):
+        with pytest.raises(SpecError, match=r"observation_model\.inhibitor_conc: this key is missing"):
             load(said)
 
 

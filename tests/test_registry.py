@@ -87,7 +87,7 @@ def test_an_unknown_option_of_a_plugin_backend_is_refused(site):
     install(site, "kinoml-data-count", {"counting": "p_opt"}, p_opt=backend("counting"))
     with pytest.raises(SpecError, match=r"storage\.row: unknown key 'row'; did you mean 'rows'"):
         kd.load_dataset({"storage": {"backend": "counting", "row": 4}})
-    with pytest.raises(SpecError, match=r"storage\.rows: Input should be a valid integer"):
+    with pytest.raises(SpecError, match=r"storage\.rows: must be an integer"):
         kd.load_dataset({"storage": {"backend": "counting", "rows": "4"}})
 
 

@@ -150,7 +150,10 @@ class _FeaturizedStorage(Storage):
                 )
         if missing := [name for name in inputs if name not in raw]:
             known = list({**raw, **(backend._data or {})})
-            raise SpecError(f"featurizer {self._label!r} reads {unknown(missing[0], known, 'raw column')}")
+            problem = f"featurizer {self._label!r} reads {unknown(missing[0], known, 'raw column')}"
+            raise SpecError(
+                f"{problem}; name the columns to read in `inputs`, such as `inputs: [{next(iter(known), '')}]`"
+            )
         return tuple(inputs)
 
     def __len__(self) -> int:

@@ -160,10 +160,15 @@ def _difference(requested: Array, stored_as: Sequence[str], storage: Storage) ->
     if requested.packbits:
         bits = requested.shape[-1] or 0
         if stored.dtype != "uint8" or stored.shape[-1:] != (_packed_length(bits),):
-            return f"packbits of {bits} needs uint8 rows of {_packed_length(bits)}, but the store has {stored}"
+            text = f"packbits of {bits} needs uint8 rows of {_packed_length(bits)}, but the store has {stored}"
+            is_unpacked = stored.shape[-1:] == (bits,)
+            way = "; leave `packbits` out, or let the featurizer pack the bits, as those with `packed: true` do"
+            return text + (way if is_unpacked else "")
         stored = Array("bool", (*stored.shape[:-1], bits))
     if requested.is_string != stored.is_string or not _converts(stored, requested):
-        return both + _note_on_text(storage, stored_as[0], requested)
+        is_number = requested.is_string and not stored.is_string and not stored.shape
+        way = f"; write `dtype: {stored.dtype}`, or in the backend csv `dtypes: {{{stored_as[0]}: str}}`"
+        return both + (way if is_number else _note_on_text(storage, stored_as[0], requested))
     if len(requested.shape) != len(stored.shape):
         return both
     shapes = None

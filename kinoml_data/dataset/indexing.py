@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ def normalize_index(index: Any, length: int) -> tuple[NDArray[np.int64], bool]:
     """Translate an index as numpy does, without guessing.
 
     Args:
-        index: an int (of Python or numpy, or an integer tensor without axes), a slice, a list, range, array or tensor
-            of ints, or a boolean mask of `length` entries.
+        index: an int (of Python or numpy, or an integer tensor without axes), a slice, a list, range, array, tensor
+            or Series of ints, or a boolean mask of `length` entries.
         length: the number of rows.
 
     Returns:
@@ -35,6 +36,10 @@ def normalize_index(index: Any, length: int) -> tuple[NDArray[np.int64], bool]:
         return np.array([_position(index, length)]), True
     if isinstance(index, torch.Tensor):
         index = _from_tensor(index)
+    elif isinstance(index, Sequence) and not isinstance(index, (str, bytes, tuple, list, range)):
+        index = list(index)  # such as the lists of OmegaConf
+    elif hasattr(index, "__array__") and not isinstance(index, (np.ndarray, np.generic)):
+        index = np.asarray(index)  # such as a Series, whose own index plays no part
     if isinstance(index, np.ndarray) and index.dtype == object and all(type(i) is int for i in index.flat):
         return normalize_index(index.tolist(), length)
     if isinstance(index, (list, range)):

@@ -155,6 +155,8 @@ def _yaml(text: str) -> Any:
     try:
         return _Composer(yaml.parse(text, Loader=_PARSER)).document()
     except (yaml.YAMLError, ValueError) as error:  # a ValueError: a number of thousands of digits
+        if "'\\t' that cannot start any token" in str(error) or re.search(r"^ *\t", text, re.MULTILINE):
+            raise SpecError("the spec is not valid YAML: a line begins with a tab; indent it with spaces") from None
         raise SpecError(f"the spec is not valid YAML: {one_line(error)}") from None
 
 

@@ -46,9 +46,14 @@ class BackendRef(PluginRef):
 
 
 class NamedRef(PluginRef):
-    """A featurizer or an observation model and its options: `{name: pIC50, substrate_conc: 1.0e-6}`."""
+    """A featurizer or an observation model and its options: `{name: pIC50, substrate_conc: 1.0e-6}`, or its name."""
 
     name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
 class RangeSplit(Model):

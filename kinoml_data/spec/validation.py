@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,18 @@ from kinoml_data.spec.array import Array
 from kinoml_data.spec.parts import TAG_MARK
 
 MOST_PROBLEMS = 20  # that one error lists
+WORDS = (  # how messages of pydantic begin, and how they begin here
+    ("Input should be a valid list", "must be a list"),
+    ("Input should be a valid tuple", "must be a list"),
+    ("Input should be a valid array", "must be a list"),
+    ("Input should be a valid dictionary", "must be a mapping"),
+    ("Input should be an object", "must be a mapping"),
+    ("Input should be a valid integer", "must be an integer"),
+    ("Input should be a valid boolean", "must be true or false"),
+    ("Input should be a valid string", "must be text"),
+    ("Input should be a valid", "must be a"),
+    ("Input should be", "must be"),
+)
 
 
 def plain_json(data: Mapping[str, Any]) -> bytes:
@@ -56,6 +69,23 @@ def plain_json(data: Mapping[str, Any]) -> bytes:
     return text
 
 
+def _in_our_words(problem: Any, loc: tuple[str, ...]) -> str:
+    """The message of one error of pydantic, in the words of a spec and with the value."""
+    value, text = problem.get("input"), str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return "this key is missing"
+    if problem["type"] == "choice" and loc[:1] == ("splits",):
+        if difflib.get_close_matches(loc[-1], ["ratios"], 1, 0.8):
+            return f"unknown key {quoted(loc[-1])}; did you mean 'ratios'?"
+        if isinstance(value, (int, float)):
+            return f"{text}; for random splits, write `splits: {{ratios: {{{loc[-1]}: {value}, ...}}}}`"
+    for of_pydantic, ours in WORDS:
+        if text.startswith(of_pydantic):
+            shown = f", not {quoted(value, 60)}" if isinstance(value, (str, int, float, type(None))) else ""
+            return text.replace(of_pydantic, ours, 1) + shown
+    return text
+
+
 def dtype_name(value: Any) -> Any:
     """The name of a dtype of numpy or torch; any other value unchanged."""
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
@@ -74,10 +104,10 @@ def spec_error(error: ValidationError, model: type[BaseModel], where: str = "") 
         where: the path of the validated value itself.
     """
     problems: dict[str, None] = {}  # each once, in order: a union reports what its members share more than once
-    for problem in error.errors(include_url=False, include_input=False):
+    for problem in error.errors(include_url=False):
         loc = tuple(str(part) for part in problem["loc"] if not str(part).startswith(TAG_MARK))
         cause = problem.get("ctx", {}).get("error")
-        texts = cause.problems if isinstance(cause, SpecError) else (problem["msg"].removeprefix("Value error, "),)
+        texts = cause.problems if isinstance(cause, SpecError) else (_in_our_words(problem, loc),)
         if problem["type"] == "extra_forbidden":
             known = model.model_fields if len(loc) == 1 else Array.model_fields if loc[0] == "columns" else {}
             texts = (unknown(loc[-1], known),)

@@ -628,15 +628,24 @@ def test_a_spec_may_name_other_inputs_of_a_featurizer(named):
     storage = {"backend": "featurize-on-access", "featurizer": {"name": "codes"}, "inputs": ["canonical"]}
     dataset = kd.load_dataset({"X": ["X", "n"], "storage": storage}, data={"canonical": SMILES, "smiles": ["?"] * 6})
     assert dataset[:][0]["n"].tolist() == [len(s) for s in SMILES]
-    with pytest.raises(SpecError, match="featurizer 'codes' reads unknown raw column 'smiles'"):
+    with pytest.raises(SpecError, match=r"reads unknown raw column 'smiles'.*`inputs: \[canonical\]`"):
         kd.load_dataset({"X": ["X", "n"], "storage": storage | {"inputs": None}}, data={"canonical": SMILES})
+
+
+def test_a_featurizer_without_options_may_be_a_bare_name(named):
+    storage = {"backend": "featurize-on-access", "featurizer": "codes"}
+    dataset = kd.load_dataset({"X": ["X"], "storage": storage}, data={"smiles": SMILES})
+    assert torch.equal(dataset[1][0]["X"], torch.from_numpy(codes("CC")))
+    assert kd.load_dataset(dataset.spec, data={"smiles": SMILES}).spec.storage == dataset.spec.storage
+    with pytest.raises(SpecError, match=r"storage\.featurizer: must be a mapping, not 5"):
+        kd.load_dataset({"X": ["X"], "storage": storage | {"featurizer": 5}}, data={"smiles": SMILES})
 
 
 def test_options_of_a_featurizer_are_checked_and_reach_the_featurizer(named):
     storage = {"backend": "featurize-on-access", "featurizer": {"name": "codes", "scale": 3.0}}
     dataset = kd.load_dataset({"X": ["X"], "storage": storage}, data={"smiles": SMILES})
     assert torch.equal(dataset[1][0]["X"], torch.from_numpy(codes("CC") * 3))
-    for wrong, said in (({"scal": 1.0}, "did you mean 'scale'"), ({"scale": "3"}, "valid number")):
+    for wrong, said in (({"scal": 1.0}, "did you mean 'scale'"), ({"scale": "3"}, "must be a number")):
         storage = {"backend": "featurize-on-access", "featurizer": {"name": "codes"} | wrong}
         with pytest.raises(SpecError, match=said):
             kd.load_dataset({"X": ["X"], "storage": storage}, data={"smiles": SMILES})

@@ -149,7 +149,7 @@ WRONG_FORMS = [
     ({"a": ["pad"]}, r"collate.a: unknown form \['pad'\]"),
     ({"b": "pad"}, "collate: unknown column 'b'; known: a"),
     ({"a": {"form": "pad", "vlaue": 0}}, "collate.a: unknown key 'vlaue'; did you mean 'value'"),
-    ({"a": {"value": 0}}, "collate.a.form: Field required"),
+    ({"a": {"value": 0}}, "collate.a.form: this key is missing"),
     ({"a": {"form": 5}}, "collate.a.form"),
     ({"a": {"form": "pad", "value": "0"}}, "collate.a.value"),
     ({"a": {"form": "pad", "value": True}}, "collate.a.value"),

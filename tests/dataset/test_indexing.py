@@ -1,9 +1,13 @@
 """Indexing, against numpy on the same rows."""
 
 import operator
+from collections import deque
 from functools import reduce
 
 import numpy as np
+import omegaconf
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -365,3 +369,21 @@ def test_select_takes_several_rows_and_not_one():
     with pytest.raises(SampleIndexError, match="several rows"):
         dataset.select(2)
     assert dataset.select([2])[0][0] == 2
+
+
+def test_lists_of_OmegaConf_and_containers_of_other_libraries_are_indexes():
+    rows = [2, 0, -1]
+    for index in (
+        omegaconf.ListConfig(rows),
+        deque(rows),
+        pd.Series(rows, index=[7, 8, 9]),
+        pd.Index(rows),
+        pa.array(rows),
+    ):
+        positions, single = normalize_index(index, 4)
+        assert positions.tolist() == [2, 0, 3] and not single
+    mask = pd.Series([True, False, False, True], index=[3, 2, 1, 0])
+    assert normalize_index(mask, 4)[0].tolist() == [0, 3]
+    for index in (omegaconf.ListConfig(["a"]), pd.Series([0.5]), pd.Series(["a"])):
+        with pytest.raises(SampleIndexError):
+            normalize_index(index, 4)

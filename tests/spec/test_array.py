@@ -88,7 +88,7 @@ def test_the_default_array_is_one_float32_per_row():
     ("said", "expected"),
     [
         ({"shape": [-1]}, "cannot be negative"),
-        ({"shape": [3.0]}, "columns.a.shape.0: Input should be a valid integer"),
+        ({"shape": [3.0]}, "columns.a.shape.0: must be an integer"),
         ({"shape": [True]}, "columns.a.shape.0"),
         ({"shape": ["3"]}, "columns.a.shape.0"),
         ({"shape": ["**"]}, "columns.a.shape.0"),
@@ -102,7 +102,7 @@ def test_the_default_array_is_one_float32_per_row():
         ({"packbits": True, "shape": [3, "*"]}, "packbits needs a last axis of fixed length"),
         ({"packbits": 1, "shape": [3]}, "columns.a.packbits"),
         ({"packbits": "true", "shape": [3]}, "columns.a.packbits"),
-        ({"cast": "unsafe"}, "columns.a.cast: Input should be 'round' or 'exact'"),
+        ({"cast": "unsafe"}, "columns.a.cast: must be 'round' or 'exact'"),
         ({"stored_as": 3}, "columns.a.stored_as: give the name of one stored column, a list of names, or {glob"),
         ({"stored_as": []}, "columns.a.stored_as: give the name of one stored column"),
         ({"stored_as": ["a", 1]}, "columns.a.stored_as: give the name of one stored column"),

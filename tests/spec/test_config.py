@@ -390,3 +390,9 @@ def test_a_path_is_expanded_unless_it_exists_as_written(tmp_path, monkeypatch):
     for path in ("${UNKNOWN_HERE}/x", "a/$UNKNOWN_HERE"):
         with pytest.raises(SpecError, match="'UNKNOWN_HERE', which is not set"):
             config.expanded(path)
+
+
+@pytest.mark.parametrize("text", ["a:\n\tb: 1\n", "\ta: 1\n", "a:\n  b: 1\n \tc: 2\n"], ids=repr)
+def test_a_tab_in_YAML_is_called_a_tab(text):
+    with pytest.raises(SpecError, match="a line begins with a tab; indent it with spaces"):
+        config.parse(text.encode(), ".yaml")

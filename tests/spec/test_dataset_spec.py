@@ -168,7 +168,7 @@ def test_a_spec_that_contradicts_itself_is_refused(changes, expected):
 
 def test_keywords_in_python_make_the_spec_that_a_mapping_makes():
     assert DatasetSpec(**FULL) == DatasetSpec.parse(FULL)
-    with pytest.raises(SpecError, match=r"storage: Field required"):
+    with pytest.raises(SpecError, match=r"storage: this key is missing"):
         DatasetSpec()
 
 

@@ -63,11 +63,11 @@ def test_all_problems_are_listed_at_once_each_with_its_path():
         "X: give the name of one column",
         "y: give the name of one column",
         "meta: ",
-        "storage.backend: Field required",
+        "storage.backend: this key is missing",
         "splits.file.range.1: ",
         "splits.name.rows.0: ",
         "splits.two: a split is ",
-        "observation_model.name: Field required",
+        "observation_model.name: this key is missing",
         "collate.each.form: ",
         "collate.all.value: ",
     ]
@@ -220,3 +220,25 @@ def test_any_mapping_will_do_inside_a_spec():
     storage = MappingProxyType({"backend": "npz-lazy", "path": "a.npz", "more": MappingProxyType({"a": np.int8(1)})})
     spec = DatasetSpec(storage=storage)
     assert spec == DatasetSpec(storage={"backend": "npz-lazy", "path": "a.npz", "more": {"a": 1}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"splits": {"train": 0.8, "test": 0.2}}, "for random splits, write `splits: {ratios: {train: 0.8, ...}}`"),
+        ({"splits": {"ratio": {"train": 1.0}}}, "unknown key 'ratio'; did you mean 'ratios'?"),
+        ({"splits": {"a": {"rows": ["0"]}}}, "splits.a.rows.0: must be an integer, not '0'"),
+        ({"splits": {"a": {"range": 5}}}, "splits.a.range: must be a list, not 5"),
+        ({"name": 5}, "name: must be text, not 5"),
+        ({"columns": 5}, "columns: must be a mapping, not 5"),
+        ({"storage": "x.npz"}, "storage: must be a mapping, not 'x.npz'"),
+        ({"storage": None}, "storage: must be a mapping, not None"),
+        ({"observation_model": {}}, "observation_model.name: this key is missing"),
+        ({"splits": {"ratios": {"a": -1.0, "b": 2.0}}}, "must be greater than or equal to 0, not -1.0"),
+    ],
+    ids=str,
+)
+def test_messages_are_in_the_words_of_a_spec(changes, said):
+    message = refused(SMALL | changes)
+    assert said in message
+    assert "Input should" not in message and "Field required" not in message

@@ -89,7 +89,7 @@ def load_dataset(
     if data is not None and (data := table_of(values := data)) is None:
         raise SpecError(
             f"data: a value of type {type(values).__name__} is not a mapping of columns to values; give "
-            "`{'column': values}`, a DataFrame or an Arrow table"
+            "`{'column': values}`, a DataFrame, such as that of `.to_pandas()`, or an Arrow table"
         )
     options = options if device is None else options | {"device": device}
     given = next((value for value in (backend, spec) if isinstance(value, Backend)), None)

@@ -247,8 +247,10 @@ def _as_numpy(where: str, tensor: torch.Tensor) -> NDArray[Any]:
     import torch
 
     try:
-        array: NDArray[Any] = tensor.detach().cpu().numpy()
-    except TypeError:
+        array: NDArray[Any] = tensor.detach().cpu().resolve_conj().resolve_neg().numpy()
+    except (TypeError, NotImplementedError):
+        if tensor.is_meta:
+            raise SpecError(f"{where}: a tensor on the device meta has no values") from None
         remedy = "write `.to_dense()`" if tensor.layout != torch.strided else "write `.float()`"
         raise SpecError(
             f"{where}: a tensor of {tensor.dtype} and {tensor.layout} has no numpy form; {remedy}"

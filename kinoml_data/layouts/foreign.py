@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
@@ -13,11 +14,18 @@ REMEDIES = {  # what makes a value of this type, or of this package, a column of
     "bfloat16": 'write `.astype("float32")`, or `.float()` for a tensor',
     "bytes": "decode it to text with `.decode()`",
     "Decimal": 'convert it with `float()`, or `.astype("float64")`',
-    "date": 'convert it to a number, such as with `.astype("datetime64[s]").astype("int64")`',
-    "datetime": 'convert it to a number, such as with `.astype("datetime64[s]").astype("int64")`',
+    "date": "convert it to a number, such as with `.toordinal()`",
+    "datetime": "convert it to a number, such as with `.timestamp()`",
+    "Timestamp": 'write `.astype("int64")`',
+    "times": 'write `.astype("int64")`',
+    "date32": 'write `.cast("int32")`',
+    "date64": 'write `.cast("int64")`',
+    "time32": 'write `.cast("int32")`',
+    "time64": 'write `.cast("int64")`',
+    "struct": "give each of its fields as a column, such as `.field(name)`",
+    "dict": "make a table of the rows, such as with `pandas.DataFrame(rows)`, and give that",
     "decimal": 'write `.cast("float64")`',
     "timestamp": 'write `.cast("int64")`',
-    "time": 'write `.cast("int64")`',
     "duration": 'write `.cast("int64")`',
     "longdouble": 'write `.astype("float64")`',
     "records": "give each of its fields as a column, such as `{name: values[name] for name in values.dtype.names}`",
@@ -77,7 +85,14 @@ def rows_of(where: str, values: Any, *, gaps: bool) -> Any:
         raise SpecError(f"{where}: {quoted(values)} is not a sequence of rows; give a list or an array")
     if kind in ("DataFrame", "LazyFrame", "Table", "RecordBatch") and package in ("pandas", "polars", "pyarrow"):
         raise SpecError(f"{where} is a {kind} of {package}; {REMEDIES['table']}")
-    if package == "pandas":
+    if package == "torch" and not kind.endswith(("Tensor", "Parameter")):
+        raise SpecError(
+            f"{where} is a {kind}, whose iteration does not give the rows of one column; write "
+            "`torch.stack([dataset[i][0] for i in range(len(dataset))])`"
+        )
+    if hasattr(values, "readline") or isinstance(values, enumerate):
+        raise SpecError(f"{where}: {quoted(values)} is not a sequence of rows; give the path of a file to load_dataset")
+    if package == "pandas" and hasattr(values, "isna") and hasattr(values, "dtype"):
         return _from_pandas(where, values, gaps)
     if package == "polars":
         return _from_arrow(where, values.to_arrow(), gaps)
@@ -104,7 +119,7 @@ def rows_of(where: str, values: Any, *, gaps: bool) -> Any:
 def refusal(where: str, values: Any) -> SpecError:
     """The error for an array that no tensor can be made from, with the remedy for its dtype."""
     dtype = values.dtype
-    found, kind = f"dtype {dtype}", {"S": "bytes", "M": "datetime", "m": "datetime", "g": "longdouble"}.get(dtype.char)
+    found, kind = f"dtype {dtype}", {"S": "bytes", "M": "times", "m": "times", "g": "longdouble"}.get(dtype.char)
     if dtype.names:
         kind = "records"
     elif dtype.name.startswith(("bfloat", "float8", "float4", "float6")):
@@ -137,14 +152,17 @@ def _from_pandas(where: str, values: Any, gaps: bool) -> Any:
     if type(dtype).__name__ == "ArrowDtype":
         return _from_arrow(where, values.array.__arrow_array__(), gaps)
     missing = np.asarray(values.isna())
-    if type(dtype).__name__ in ("CategoricalDtype", "StringDtype") or not missing.any():
+    is_category = type(dtype).__name__ == "CategoricalDtype"
+    if is_category and missing.any() and dtype.categories.dtype.kind in "iufb" and not gaps:
+        raise missing_value(where, int(missing.argmax()))
+    if is_category or type(dtype).__name__ == "StringDtype" or not missing.any():
         number = getattr(dtype, "numpy_dtype", None)  # of a nullable dtype
         plain = np.asarray(values, object) if type(dtype).__name__ == "StringDtype" else values.to_numpy(dtype=number)
         return plain
     if isinstance(dtype, np.dtype) and dtype.kind != "M":
         return values.to_numpy()
     if getattr(dtype, "numpy_dtype", None) is None:
-        raise SpecError(f"{where} has dtype {dtype}, which no tensor can have; {REMEDIES['datetime']}")
+        raise SpecError(f"{where} has dtype {dtype}, which no tensor can have; {REMEDIES['times']}")
     if not gaps:
         raise missing_value(where, int(missing.argmax()))
     return values.to_numpy(dtype="float64", na_value=np.nan)
@@ -160,11 +178,11 @@ def _from_arrow(where: str, values: Any, gaps: bool) -> Any:
         return array.combine_chunks().to_numpy_ndarray() if len(array) else np.empty((0, *array.type.shape))
     if array.type in (pa.string_view(), pa.binary_view()):
         array = array.cast(pa.large_string())
-    kind = str(array.type).partition("[")[0].partition("(")[0]
-    kind = kind if kind == "timestamp" or kind == "duration" else kind.rstrip("0123456789")
+    kind = re.split(r"[\[(<]", str(array.type))[0]
+    kind = "decimal" if kind.startswith("decimal") else kind
     if kind in REMEDIES:
         raise SpecError(f"{where} has the type {array.type}, which no tensor can have; {REMEDIES[kind]}")
-    if array.null_count and not pa.types.is_null(array.type):
+    if array.null_count:
         row = int(np.argmax(array.is_null().to_numpy()))
         if pa.types.is_large_string(array.type) or pa.types.is_string(array.type):
             raise missing_text(where, row)

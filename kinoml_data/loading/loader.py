@@ -69,7 +69,10 @@ def _with_worker_defaults(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def _length_sampler(lengths: NDArray[np.int64], seed: int | None, kwargs: dict[str, Any]) -> LengthBatchSampler:
     if samplers := [name for name in ("sampler", "batch_sampler") if kwargs.pop(name, None) is not None]:
-        raise SpecError(f"group_by_length cannot be combined with {samplers[0]}; leave one of them out")
+        raise SpecError(
+            f"group_by_length cannot be combined with {samplers[0]}; leave one of them out. If a Lightning trainer put "
+            "it in, write `Trainer(use_distributed_sampler=False)`"
+        )
     return LengthBatchSampler(
         lengths,
         kwargs.pop("batch_size", 1),

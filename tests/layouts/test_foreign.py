@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import io
 from collections import deque
 from datetime import date
 from decimal import Decimal
@@ -51,6 +52,10 @@ BY_ROW = {
     "the values of a dict": ({"a": 1.0, "b": 2.0}.values(), "float64", [1, 2]),
     "zip": (zip([1, 2], [3, 4], strict=True), "int64", [[1, 3], [2, 4]]),
     "a generator": ((i * 0.5 for i in range(2)), "float64", [0, 0.5]),
+    "a conjugate": (torch.ones(2, dtype=torch.complex64).conj(), "complex64", [1, 1]),
+    "a sparse Series": (pd.Series(pd.arrays.SparseArray([0.0, 1.0])), "float64", [0, 1]),
+    "a polars array": (pl.Series([[1.0, 2.0]], dtype=pl.Array(pl.Float64, 2)), "float64", [[1, 2]]),
+    "a parameter": (torch.nn.Parameter(torch.ones(2)), "float32", [1, 1]),
     "a nested tensor of equal rows": (torch.nested.nested_tensor([torch.ones(2), torch.zeros(2)]), "float32", None),
 }
 
@@ -109,9 +114,24 @@ REFUSED = {
     "a list of bytes": ([b"C"], r"decode it to text"),
     "decimals": ([Decimal("1.5")], r"row 0 has dtype object, with a value of type Decimal.*`float\(\)`"),
     "decimals of Arrow": (pa.array([Decimal("1.5")]), r'write `.cast\("float64"\)`'),
-    "dates": ([date(2000, 1, 1)], "convert it to a number"),
-    "dates of numpy": (np.array(["2000-01-01"], "M8[D]"), "convert it to a number"),
-    "dates of pandas": (pd.Series(pd.to_datetime(["2000-01-01"])), "convert it to a number"),
+    "dates": ([date(2000, 1, 1)], r"such as with `.toordinal\(\)`"),
+    "dates of numpy": (np.array(["2000-01-01"], "M8[D]"), r'write `.astype\("int64"\)`'),
+    "differences of times": (pd.Series(pd.to_timedelta([1, 2])), r'write `.astype\("int64"\)`'),
+    "a missing date": (pd.Series(pd.to_datetime(["2000-01-01", None])), r'write `.astype\("int64"\)`'),
+    "times in a zone": (pd.Series(pd.to_datetime(["2000-01-01"], utc=True)), r'write `.astype\("int64"\)`'),
+    "dates of Arrow": (pa.array([1], pa.date32()), r'write `.cast\("int32"\)`'),
+    "hours of Arrow": (pa.array([1], pa.time64("us")), r'write `.cast\("int64"\)`'),
+    "records of Arrow": (pa.array([{"a": 1}]), r"such as `.field\(name\)`"),
+    "nulls of Arrow": (pa.nulls(2), "row 0: a value is missing"),
+    "rows as dicts": ([{"a": 1}, {"a": 2}], r"such as with `pandas.DataFrame\(rows\)`"),
+    "a missing category of numbers": (pd.Series([1, None], dtype="category"), "row 1: a value is missing"),
+    "a loader": (torch.utils.data.DataLoader([1, 2]), r"is a DataLoader, .*`torch.stack"),
+    "a dataset of tensors": (torch.utils.data.TensorDataset(torch.ones(2)), "is a TensorDataset"),
+    "numbered values": (enumerate([1.0]), "is not a sequence of rows"),
+    "an open file": (io.StringIO("1\n2\n"), "give the path of a file to load_dataset"),
+    "groups": (pd.DataFrame({"a": [1]}).groupby("a"), "column 'X'"),
+    "a tensor without values": (torch.ones(2, device="meta"), "on the device meta has no values"),
+    "dates of pandas": (pd.Series(pd.to_datetime(["2000-01-01"])), r'write `.astype\("int64"\)`'),
     "times of Arrow": (pa.array([1], pa.timestamp("s")), r'write `.cast\("int64"\)`'),
     "long doubles": (np.zeros(2, np.longdouble), r'write `.astype\("float64"\)`'),
     "a set": ({1, 2}, "give a list or an array"),

@@ -59,7 +59,9 @@ def test_grouping_by_length_works_on_a_view_and_with_short_last_batches(dataset:
 def test_grouping_needs_a_ragged_column(dataset: kd.XyDataset) -> None:
     with pytest.raises(kd.errors.SpecError, match="ragged column"):
         dataset.as_dataloader(group_by_length="y")
-    with pytest.raises(kd.errors.SpecError, match="group_by_length cannot be combined with sampler"):
+    with pytest.raises(
+        kd.errors.SpecError, match=r"group_by_length cannot be combined with sampler; .*use_distributed_sampler=False"
+    ):
         dataset.as_dataloader(group_by_length="X", sampler=[1, 2])
 
 

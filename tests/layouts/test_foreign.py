@@ -157,6 +157,16 @@ def test_other_containers_are_refused_with_what_to_write(values, said):
         kd.from_arrays(values)
 
 
+def test_a_dataset_of_datasets_is_refused_with_the_way_to_a_table():
+    class Dataset(list):
+        def to_pandas(self):
+            return pd.DataFrame({"a": self})
+
+    Dataset.__module__ = "datasets.arrow_dataset"
+    with pytest.raises(SpecError, match=r"is a Dataset of datasets; write `.to_pandas\(\)`"):
+        kd.from_arrays(Dataset([1.0]))
+
+
 def test_a_torch_dataset_is_refused_with_how_to_list_its_rows():
     class Rows(torch.utils.data.Dataset):
         def __getitem__(self, index):

@@ -264,7 +264,7 @@ def test_files_that_are_not_row_numbers_are_errors(tmp_path):
 
 
 def test_an_empty_split_of_a_store_may_have_any_dtype(tmp_path):
-    for name, empty in {"float": np.array([]), "bool": np.array([], bool)}.items():
+    for name, empty in {"float": np.array([]), "bool": np.array([], bool), "text": np.array([], "U3")}.items():
         np.savez(tmp_path / f"{name}.npz", X=np.zeros((9, 2)), y=np.zeros(9), idx_train=np.arange(9), idx_val=empty)
         dataset = kd.load_dataset(tmp_path / f"{name}.npz")
         assert as_lists(dataset.indices) == {"train": list(range(9)), "val": []} and len(dataset.split("val")) == 0
@@ -274,11 +274,12 @@ def test_an_empty_split_of_a_store_may_have_any_dtype(tmp_path):
     ("rows", "said"),
     [
         (np.array([0.0, 1.5]), "these are float64, such as 1.5"),
+        (np.array(["0"]), "these are <U1, such as '0'"),
         (np.array([[0, 1]]), "must have one axis, but these have 2"),
         (np.array(3), "must have one axis, but these have 0"),
         (np.array([True]), "the mask has 1 entries, but there are 9 rows"),
     ],
-    ids=["fraction", "two axes", "no axis", "short mask"],
+    ids=["fraction", "text", "two axes", "no axis", "short mask"],
 )
 def test_a_split_of_a_store_that_is_not_valid_is_an_error_unless_the_spec_has_its_own(tmp_path, rows, said):
     np.savez(tmp_path / "x.npz", X=np.zeros((9, 2)), y=np.zeros(9), idx_train=np.arange(9), idx_val=rows)

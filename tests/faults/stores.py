@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import threading
 import zipfile
 from collections.abc import Mapping
@@ -100,6 +101,7 @@ def npz_seeds(folder: Path) -> list[Seed]:
         Seed("several members per row", ".npz", _npz(several), {"X0": RAGGED, "X1": EDGES, "y": _rows(Y)}, {}),
         Seed("without zip64", ".npz", _npz(per_row, zip64=False), ragged, SPLITS),
         Seed("written to a pipe", ".npz", _piped(per_row), ragged, SPLITS),
+        _by_another_tool(),
         *(_ours(folder, ".npz", name, options) for name, options in (("packed", {}), ("deflated", {"compress": True}))),
     ]
 
@@ -139,6 +141,22 @@ def _npz(arrays: Mapping[str, Any], *, compressed: bool = False, zip64: bool = T
             with file.open(f"{name}.npy", "w", force_zip64=False) as member:
                 np.lib.format.write_array(member, array)
     return out.getvalue()
+
+
+def _by_another_tool() -> Seed:
+    """As Info-ZIP and 7-Zip write: extra fields, comments, and members that are no arrays. There is text, too."""
+    out, texts = io.BytesIO(), np.array(TEXTS)
+    with zipfile.ZipFile(out, "w") as file:
+        file.comment = b"a comment of the file"
+        for number, (name, array) in enumerate({"X": FIXED, "name": texts, "y": Y, **SPLITS}.items()):
+            content = io.BytesIO()
+            np.lib.format.write_array(content, array)
+            info = zipfile.ZipInfo(f"{name}.npy", (2020, 2, 2, 2, 2, 2))
+            info.extra, info.comment = struct.pack("<HHBI", 0x5455, 5, 1, number), b"a comment"
+            file.writestr(info, content.getvalue(), (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[number % 2])
+        file.writestr("README.txt", "no array")
+    rows = [np.frombuffer(text.encode(), np.uint8) for text in TEXTS]
+    return Seed("by another tool", ".npz", out.getvalue(), {"X": _rows(FIXED), "name": rows, "y": _rows(Y)}, SPLITS)
 
 
 def _piped(arrays: Mapping[str, Any]) -> bytes:

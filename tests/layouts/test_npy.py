@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 import warnings
 
 import numpy as np
@@ -95,3 +96,48 @@ def test_a_missing_npy_file_a_folder_and_a_pipe_are_not_found(tmp_path):
     for path in (tmp_path / "none.npy", tmp_path, tmp_path / "pipe"):
         with pytest.raises(StoreNotFoundError):
             npy.read(path)
+
+
+HEADERS = {
+    "another order": "{'shape': (2, 3), 'descr': '<i2', 'fortran_order': False}",
+    "double quotes": '{"descr": "<i2", "fortran_order": False, "shape": (2, 3)}',
+    "no spaces": "{'descr':'<i2','fortran_order':False,'shape':(2,3)}",
+    "many spaces": "  { 'descr' : '<i2' ,\n\t'fortran_order' : False , 'shape' : ( 2 , 3 , ) , }  ",
+    "no padding": "{'descr': '<i2', 'fortran_order': False, 'shape': (2, 3), }",
+    "Python 2": "{u'descr': u'<i2', u'fortran_order': False, u'shape': (2L, 3L)}",
+    "a name of the type": "{'descr': 'int16', 'fortran_order': False, 'shape': (2, 3)}",
+    "a native type": "{'descr': '=i2', 'fortran_order': False, 'shape': (2, 3)}",
+}
+
+
+@pytest.mark.parametrize("end", ["", "\n", "   \n", "\n\n"])
+@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("text", HEADERS.values(), ids=HEADERS)
+def test_a_header_that_numpy_reads_is_read(tmp_path, text, version, end):
+    header = (text + end).encode()
+    size = len(header).to_bytes(2 if version == 1 else 4, "little")
+    path, array = tmp_path / "a.npy", np.arange(6, dtype=np.int16).reshape(2, 3)
+    path.write_bytes(b"\x93NUMPY" + bytes([version, 0]) + size + header + array.tobytes())
+    if "2L" not in text or version < 3:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python 2
+            assert np.load(path).tolist() == array.tolist()
+    found = npy.read(path)
+    assert found.dtype == np.int16 and found.tolist() == array.tolist()
+
+
+@pytest.mark.parametrize("digits", [20, 300, 900, 5000])
+def test_a_header_that_nearly_matches_is_refused_at_once(tmp_path, digits):
+    for shape in (
+        "(" + "9" * digits,
+        "(" + "9," * digits + "x)",
+        "(" + " " * digits + "L)",
+        "(" + ",".join("9" * digits),
+    ):
+        header = f"{{'descr': '<i2', 'fortran_order': False, 'shape': {shape}".encode()[:9000]
+        path = tmp_path / "a.npy"
+        path.write_bytes(b"\x93NUMPY\2\0" + len(header).to_bytes(4, "little") + header)
+        start = time.process_time()
+        with pytest.raises(CorruptStoreError, match="has a broken npy header"):
+            npy.read(path)
+        assert time.process_time() - start < 5

@@ -6,7 +6,8 @@ there may be one member per row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.backends.npz.zip_directory import Directory, Io
-from kinoml_data.errors import CorruptStoreError, UnsupportedStoreError, quoted
+from kinoml_data.errors import CorruptStoreError, UnsafeStoreError, UnsupportedStoreError, quoted
 from kinoml_data.files import PositionedFile
 from kinoml_data.layouts import npy
 from kinoml_data.layouts.checksums import zlib
@@ -35,15 +36,12 @@ class Archive(Directory):
             does not compare.
 
     Raises:
-        CorruptStoreError: a member is not an npy array. The errors of `Directory` are raised as well.
+        CorruptStoreError, UnsafeStoreError, UnsupportedStoreError, StoreNotFoundError, StoreReadError: see `Directory`.
     """
 
     def __init__(self, path: Path, *, io: Io = "keep-open", verify: str = "first") -> None:
         super().__init__(path, io=io)
         self.verify = verify
-        if other := [name for name in self.names if not name.endswith(".npy")]:
-            self.close()
-            raise self.corrupt(f"member {quoted(other[0])} is not an npy array")
         # Where each array begins: in the file if its member is stored, in the inflated content if it is compressed.
         self._payload = np.full(len(self), -1, np.int64)
         self._kind = np.full(len(self), -1, np.int32)
@@ -63,7 +61,14 @@ class Archive(Directory):
     # -- headers
 
     def resolve(self, members: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Read and compare the headers of some members; returns the position of each npy header in `headers`."""
+        """Read and compare the headers of some members; returns the position of each npy header in `headers`.
+
+        An array whose header has a `problem` cannot be read.
+
+        Raises:
+            CorruptStoreError: a member is not an npy array, or its headers disagree.
+            UnsupportedStoreError, UnsafeStoreError: see `Directory.check_supported`.
+        """
         kinds = self._kind[members]
         if (kinds < 0).any():
             todo = np.array(sorted(set(members[kinds < 0].tolist())), np.int64)
@@ -72,26 +77,23 @@ class Archive(Directory):
             kinds = self._kind[members]
         return kinds
 
-    def forget_names(self) -> None:
-        """Read the headers of all members, then drop the names from memory; see `Directory.forget_names`."""
-        self.resolve(np.arange(len(self)))
-        super().forget_names()
-
     def compare_rest(self) -> None:
-        """Compare the local headers of members that were not resolved, so that all bytes of the file are covered."""
+        """Compare the local headers of members that were not resolved, so that no damaged name hides a member."""
         todo = np.flatnonzero(self._kind < 0)
         for a in range(0, len(todo), 1 << 15):
             self.compare_headers(todo[a : a + (1 << 15)], 0)
 
     def _resolve(self, members: NDArray[np.int64]) -> None:
         blob, width, at = self.compare_headers(members, NPY_WIDTH)
+        self.check_supported(members)
         heads = np.frombuffer(blob, np.uint8).reshape(len(members), width)
         kinds = np.full(len(members), -1, np.int32)
         stored = self._method[members] == 0
         # Most headers have version 1.0 and one of a few lengths. Each distinct header is parsed once.
         lengths = np.zeros(len(members), np.int64)
-        for begin in set(at[stored].tolist()):
-            same = np.flatnonzero(stored & (at == begin))
+        read = stored & (at + NPY_WIDTH <= width)
+        for begin in set(at[read].tolist()):
+            same = np.flatnonzero(read & (at == begin))
             head = heads[same, begin : begin + 10]
             plain = (head[:, :8] == np.frombuffer(b"\x93NUMPY\1\0", np.uint8)).all(axis=1)
             lengths[same] = np.where(plain, 10 + head[:, 8].astype(np.int64) + 256 * head[:, 9].astype(np.int64), 0)
@@ -104,11 +106,13 @@ class Archive(Directory):
                 known[i] = self._header_number(texts[i * length : (i + 1) * length], int(members[same[i]]))
             kinds[same] = known
         for i in np.flatnonzero(kinds < 0).tolist():
-            begun = blob[i * width + int(at[i]) : (i + 1) * width]
+            begun = blob[i * width + int(at[i]) : (i + 1) * width] if read[i] else b""
             kinds[i] = self._header_number(self._whole_header(begun, int(members[i])), int(members[i]))
-        self._sizes = np.array([(h.length, h.nbytes) for h in self.headers], np.int64).reshape(-1, 2)
+        # The size of an array that is not read may not be known.
+        shown = [(header.length, -1 if header.problem else header.nbytes) for header in self.headers]
+        self._sizes = np.array(shown, np.int64).reshape(-1, 2)
         sizes = self._sizes[kinds]
-        if (wrong := sizes.sum(axis=1) != self._usize[members]).any():
+        if (wrong := (sizes.sum(axis=1) != self._usize[members]) & (sizes[:, 1] >= 0)).any():
             i = int(wrong.argmax())
             size = int(self._usize[members[i]]) - int(sizes[i, 0])
             name = quoted(self.name(int(members[i])))
@@ -122,6 +126,8 @@ class Archive(Directory):
         size, start = int(self._usize[member]), int(self.start(member))
         if compressed:
             head = self._inflated(start, min(int(self._csize[member]), 4096), member)
+        elif not head:
+            head = bytes(self.file.read(start, min(size, NPY_WIDTH)))
         head = head[:size]
         try:
             length = npy.header_length(head)
@@ -145,19 +151,55 @@ class Archive(Directory):
         if kind is None:
             try:
                 self.headers.append(npy.parse(text))
-            except (CorruptStoreError, UnsupportedStoreError) as error:
+            except CorruptStoreError as error:
                 raise self._named_error(member, error) from None
             kind = self._known[text] = len(self.headers) - 1
         return kind
 
-    def _named_error(self, member: int, error: CorruptStoreError | UnsupportedStoreError) -> Exception:
-        return type(error)(f"{self.path}: member {quoted(self.name(member))} {error}")
+    def _named_error(self, member: int, error: CorruptStoreError) -> Exception:
+        return type(error)(f"{self.where(member)} {error}")
+
+    def where(self, member: int) -> str:
+        """The file and the name of a member, for messages."""
+        return f"{self.path}: member {quoted(self.name(member))}"
+
+    def are_resolved(self, members: NDArray[np.int64]) -> bool:
+        """True if the headers of all these members are known."""
+        return bool((self._kind[members] >= 0).all())
 
     # -- content
 
     def header(self, member: int) -> NpyHeader:
-        """The npy header of one member."""
-        return self.headers[int(self.resolve(np.array([member]))[0])]
+        """The npy header of one member, whose array can be read; raises the errors of `resolve`.
+
+        Raises:
+            UnsupportedStoreError: the array cannot be read, see `NpyHeader.problem`.
+            UnsafeStoreError: the array contains Python objects.
+        """
+        header = self.headers[int(self.resolve(np.array([member]))[0])]
+        if header.problem:
+            raise header.refusal(self.where(member))
+        return header
+
+    @contextmanager
+    def unless_damaged(self, members: NDArray[np.int64]) -> Iterator[None]:
+        """Let the block raise that members cannot be read only if their CRC-32 shows that they are not damaged.
+
+        Of several members with the same npy header, one is compared.
+
+        Raises:
+            CorruptStoreError: the content of a member does not match its checksum.
+        """
+        try:
+            yield
+        except (UnsupportedStoreError, UnsafeStoreError):
+            known = members[self._kind[members] >= 0]
+            for member in known[np.unique(self._kind[known], return_index=True)[1]]:
+                if self.is_stored(member):
+                    self.checked(np.array([member]), lambda: None)
+                else:
+                    self._content(member)
+            raise
 
     def array(self, member: int) -> NDArray[Any]:
         """The array of one member, in native byte order and C order, compared with its CRC-32 according to `verify`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 
 from kinoml_data.backends.npz.archive import Archive
 from kinoml_data.columns import Column, Ragged, offsets_of
-from kinoml_data.errors import UnsupportedStoreError, error_prefix, quoted
+from kinoml_data.errors import UnsupportedStoreError, error_prefix, one_line, quoted
 from kinoml_data.layouts.checksums import row_difference
 from kinoml_data.layouts.flat_arrays import ragged_array, ragged_layout, to_native_order
-from kinoml_data.spec.array import Array
+from kinoml_data.layouts.npy import NpyHeader
+from kinoml_data.spec.array import STRING, Array
 
 _NO_VALUES = np.empty(0, np.uint8)
 SMALL_ROW = 16  # bytes; a column with rows of up to this size is kept in memory when it is first read
@@ -139,13 +141,19 @@ class _RowBytes:
         checked[rows] = self._archive.verify == "first"
 
 
+def _require_rows(archive: Archive, member: int, header: NpyHeader) -> None:
+    if not header.shape:
+        raise UnsupportedStoreError(
+            f"{archive.where(member)} is a single value, not a sequence of rows; store it with one entry per row"
+        )
+
+
 class _WholeColumn(_Column):
     """A fixed column in one member, `(rows, *shape)`."""
 
     def __init__(self, archive: Archive, member: int, crc: NDArray[np.uint32] | None, name: str) -> None:
         header = archive.header(member)
-        if not header.shape:
-            raise archive.corrupt(f"member {quoted(name)} is a single value, not a sequence of rows")
+        _require_rows(archive, member, header)
         self.array = Array(header.dtype, header.shape[1:])
         self._shape, self._length = header.shape[1:], header.shape[0]
         self._row_bytes = header.nbytes // max(1, self._length)
@@ -176,6 +184,58 @@ class _WholeColumn(_Column):
         column = to_native_order(data.view(self._rows.dtype).reshape(len(rows), *self._shape))
         self._rows.check(rows, column, checked, is_string=False)
         return column
+
+
+class _TextColumn(_Column):
+    """Text of fixed width in one member, `(rows,)`: numpy's `<U`, or the UTF-8 bytes of `|S`."""
+
+    array = Array(STRING)
+
+    def __init__(self, archive: Archive, member: int, name: str) -> None:
+        header = archive.header(member)
+        _require_rows(archive, member, header)
+        if len(header.shape) > 1:
+            raise UnsupportedStoreError(
+                f"{archive.where(member)} contains text with {len(header.shape)} axes; store one text per row"
+            )
+        self._where, self._length = archive.where(member), header.shape[0]
+        self._rows = _RowBytes(archive, member, None, name, length=self._length)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def row(self, row: int) -> NDArray[Any]:
+        return self.read(np.array([row])).values
+
+    def read(self, rows: NDArray[np.int64]) -> Ragged:
+        size = self._rows.dtype.itemsize
+        data = self._rows.read(rows * size, np.full(len(rows), size, np.int64)).view(self._rows.dtype)
+        try:
+            return _utf8(data)
+        except ValueError:
+            for row, text in zip(rows.tolist(), data[:, None], strict=True):
+                try:
+                    _utf8(text)
+                except ValueError as error:
+                    raise UnsupportedStoreError(
+                        f"{self._where}, row {row} is not valid text: {one_line(error)}; store it as valid Unicode, "
+                        'or decode bytes first, as with np.char.decode(values, "latin-1")'
+                    ) from None
+            raise
+
+
+def _utf8(texts: NDArray[Any]) -> Ragged:
+    """The UTF-8 bytes of an array of text `(n,)`.
+
+    Raises:
+        ValueError: a text is not valid UTF-8 or Unicode.
+    """
+    if texts.dtype.kind == "S":
+        return Ragged.from_strings([item.decode() for item in texts.tolist()])
+    texts = np.ascontiguousarray(to_native_order(texts))
+    if texts.view(np.uint32).max(initial=0) > sys.maxunicode:
+        raise ValueError("it contains a number beyond Unicode")
+    return Ragged.from_strings(texts.tolist())  # numpy leaves out the NULs that fill an item
 
 
 class _FlatColumn(_Column):
@@ -237,6 +297,14 @@ class _MembersColumn(_Column):
         kinds = archive.resolve(self._members)
         used = np.flatnonzero(np.bincount(kinds))
         headers = [archive.headers[kind] for kind in used.tolist()]
+        for kind, header in zip(used.tolist(), headers, strict=True):
+            first = int(self._members[int((kinds == kind).argmax())])
+            if header.problem:
+                raise header.refusal(archive.where(first))
+            if header.is_text:
+                raise UnsupportedStoreError(
+                    f"{archive.where(first)} contains text; store the texts of all rows in one array"
+                )
         dtypes = {header.dtype for header in headers}
         ranks = {len(header.shape) for header in headers}
         if len(dtypes) > 1 or len(ranks) > 1:

@@ -13,7 +13,10 @@ KinoML's layouts also have `y` and, if there are splits, `idx_train`, `idx_test`
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +24,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.backends.npz.archive import Archive
-from kinoml_data.backends.npz.columns import _Column, _FlatColumn, _MembersColumn, _WholeColumn
+from kinoml_data.backends.npz.columns import _Column, _FlatColumn, _MembersColumn, _TextColumn, _WholeColumn
 from kinoml_data.backends.npz.zip_directory import Io
 from kinoml_data.columns import Columns
 from kinoml_data.contracts.backend import Storage
-from kinoml_data.errors import SpecError, UnsupportedStoreError, error_prefix, quoted, unknown
+from kinoml_data.errors import (
+    SpecError,
+    UnsafeStoreError,
+    UnsupportedStoreError,
+    error_prefix,
+    one_line,
+    quoted,
+    unknown,
+)
 from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC_KEY, UTF8, VALUES, common_length
 from kinoml_data.spec.array import Array
 
@@ -33,6 +44,12 @@ _PER_ROW = re.compile(r"X_s([0-9]{1,18})(?:_a([0-9]{1,9}))?_?")
 
 
 _PER_ROW_LINES = re.compile(rf"^{_PER_ROW.pattern}\.npy$", re.MULTILINE)
+
+
+_KNOWN = re.compile("X[0-9]*|y")  # names of columns in KinoML's layouts
+
+
+_SPARSE = {"format", "shape", "data"}  # members of scipy.sparse.save_npz, besides those of the format
 
 
 MAX_ARRAYS = 1024  # per row; each is a column, and opening takes time in proportion to the square of their number
@@ -47,12 +64,23 @@ def row_and_array(key: str) -> tuple[int, int | None] | None:
     return int(row), None if array is None else int(array)
 
 
+@dataclass(frozen=True)
+class _Maker:
+    """A column that is not made yet: a function that looks at the members of the column and makes it."""
+
+    members: NDArray[np.int64]
+    make: Callable[[], _Column]
+
+
 class NpzStorage(Storage):
     """An NPZ file opened for reading.
 
+    Only the requested columns are looked at: of any other member, nothing is used but its name. Members that are not
+    called `*.npy` are ignored.
+
     Args:
         path: the file.
-        columns: the columns that the spec asks for; None to infer them.
+        columns: the columns that the spec asks for; None for all.
         io: see `Io`.
         verify: "first", "always" or "never", see `Archive`.
 
@@ -60,8 +88,9 @@ class NpzStorage(Storage):
         StoreNotFoundError: there is no such regular file.
         CorruptStoreError: the file is damaged, or its arrays do not fit together.
         UnsafeStoreError: reading the file would run code or take unbounded memory.
-        UnsupportedStoreError: a member contains neither numbers nor booleans, or there are too many arrays per row.
-        SpecError: `columns` is None and a member does not belong to a known layout.
+        UnsupportedStoreError: a requested column cannot be read, there are too many arrays per row, or the file is of a
+            kind that is not read.
+        SpecError: the file contains none of the columns, or the columns differ in their number of rows.
     """
 
     has_checksums = True
@@ -71,7 +100,7 @@ class NpzStorage(Storage):
     ) -> None:
         self._archive = archive = Archive(path, io=io, verify=verify)
         try:
-            self._open(columns)
+            self._open(columns or None)
         except BaseException:
             archive.close()
             raise
@@ -79,84 +108,154 @@ class NpzStorage(Storage):
 
     def _open(self, columns: Mapping[str, Array | None] | None) -> None:
         archive = self._archive
-        self._columns: dict[str, _Column] = {}
-        arrays: dict[str, NDArray[Any]] = {}
-        plain: dict[str, int] = {}
-        names = archive.names
+        per_row, row_keys = self._per_row_members()
+        members = self._members = self._other_members(per_row)
         # A column that this library wrote has checksums, and may have any name.
-        own = {name.removesuffix(f"{CRC}.npy") for name in names if name.endswith(f"{CRC}.npy")}
+        own = {key.removesuffix(CRC) for key in members if key.endswith(CRC)}
+        if SPEC_KEY in members:
+            self.spec = archive.array(members[SPEC_KEY]).tobytes().decode("utf-8", "replace")
+        makers = self._makers(per_row, row_keys, own, columns or ())
+        if columns is None and members.keys() >= _SPARSE:
+            raise UnsupportedStoreError(
+                f"{archive.path} contains a sparse matrix of SciPy, which is not supported; store the matrix that "
+                "scipy.sparse.load_npz reads with numpy.savez(path, X=matrix.toarray())"
+            )
+        if columns and not makers.keys() & columns.keys():
+            raise SpecError(f"{archive.path}: {unknown(next(iter(columns)), makers, 'stored column')}")
+        self._columns: dict[str, _Column] = {}
+        self.unreadable: dict[str, str] = {}
+        for name in makers if columns is None else [name for name in makers if name in columns]:
+            try:
+                with archive.unless_damaged(makers[name].members):
+                    self._columns[name] = makers[name].make()
+            except (UnsupportedStoreError, UnsafeStoreError) as error:  # the latter for Python objects
+                objects = archive.are_resolved(makers[name].members)
+                if columns is not None or (isinstance(error, UnsafeStoreError) and not objects):
+                    raise
+                self.unreadable[name] = str(error)
+        archive.compare_rest()
+        if per_row:
+            archive.forget_names()
+        if columns is None and self.spec is None:
+            self._leave_out_other_lengths()
+        self._length = self._common_length(own)
+        self.columns = {name: column.array for name, column in self._columns.items()}
+        self.arrays = _Arrays(archive, members, {*self._columns, *own})
+
+    def _per_row_members(self) -> tuple[list[int], list[tuple[str, str]]]:
+        """The members that are one row each, and the row and array numbers in their names."""
+        names = self._archive.names
         per_row = [member for member, name in enumerate(names) if name.startswith("X_s")]
         row_keys = _PER_ROW_LINES.findall("\n".join([names[member] for member in per_row]))
         if len(row_keys) < len(per_row):  # others begin with X_s too: columns of ours, or members of an unknown layout
-            per_row = [m for m in per_row if _PER_ROW.fullmatch(names[m][:-4]) and names[m][:-4] not in own]
+            own = {name.removesuffix(f"{CRC}.npy") for name in names if name.endswith(f"{CRC}.npy")}
+            per_row = [m for m in per_row if _PER_ROW_LINES.fullmatch(names[m]) and names[m][:-4] not in own]
             row_keys = _PER_ROW_LINES.findall("\n".join([names[member] for member in per_row]))
-        other = np.ones(len(names), bool)
+        return per_row, row_keys
+
+    def _other_members(self, per_row: list[int]) -> dict[str, int]:
+        """All other members that are arrays, by their names without `.npy`."""
+        other = np.ones(len(self._archive), bool)
         other[per_row] = False
-        others = np.flatnonzero(other).tolist()
-        members = {names[member][:-4]: member for member in others}
-        for key, member in members.items():
-            if key in own:
-                plain[key] = member
-            elif key == SPEC_KEY:
-                self.spec = archive.array(member).tobytes().decode("utf-8", "replace")
-            elif key.endswith(INDEX):
-                arrays[key.removesuffix(INDEX)] = archive.array(member)
-            elif key.startswith("idx_"):
-                arrays[key] = archive.array(member)
+        named = ((self._archive.names[member], member) for member in np.flatnonzero(other).tolist())
+        # macOS adds a file `._name` for each file when it makes a zip file.
+        arrays = ((n, m) for n, m in named if n.endswith(".npy") and not n.rpartition("/")[2].startswith("._"))
+        return {name.removesuffix(".npy"): member for name, member in arrays}
+
+    def _makers(
+        self, per_row: list[int], row_keys: list[tuple[str, str]], own: Collection[str], requested: Collection[str]
+    ) -> dict[str, _Maker]:
+        """What makes each column that the names of the members show."""
+        flat: dict[str, _Maker] = {}
+        plain: dict[str, _Maker] = {}
+        for key, member in self._members.items():
+            if key in own or not (key == SPEC_KEY or key.endswith((INDEX, SHAPES, CRC, VALUES, UTF8))):
+                if key in own or key in requested or not key.startswith("idx_"):
+                    plain[key] = _Maker(self._members_of(key, member), partial(self._plain_column, key, member))
             elif key.endswith((VALUES, UTF8)):
                 name = key.removesuffix(VALUES).removesuffix(UTF8)
-                if name + SHAPES not in members:
-                    raise archive.corrupt(f"{quoted(key)} is stored without {quoted(name + SHAPES)}")
-                crc = self._row_checks(members, name)
-                self._columns[name] = _FlatColumn(
-                    archive, member, archive.array(members[name + SHAPES]), crc, name, is_string=key.endswith(UTF8)
-                )
-            elif not key.endswith((SHAPES, CRC)):
-                plain[key] = member
-        self._open_per_row(per_row, row_keys)
-        foreign = columns is None and self.spec is None
-        if foreign and (unrecognized := sorted(set(plain) - {"X", "y"} - own)):
-            raise SpecError(
-                f"{archive.path}: the members {', '.join(map(quoted, unrecognized[:8]))} do not belong to a known "
-                "layout; if their names are not damaged, list them with dtype and shape under `columns` in a spec"
-            )
-        for name in sorted(plain, key=lambda n: n == "y"):
-            if columns is not None and name not in columns and name not in own:
-                if len(archive.header(plain[name]).shape) == 1:
-                    arrays.setdefault(name, archive.array(plain[name]))
-                continue
-            self._columns[name] = _WholeColumn(archive, plain[name], self._row_checks(members, name), name)
-        if columns and plain and not self._columns:
-            raise SpecError(f"{archive.path}: {unknown(next(iter(columns)), plain, 'stored column')}")
-        self.columns = {name: column.array for name, column in self._columns.items()}
-        self.arrays = arrays
-        if per_row:
-            archive.forget_names()
-        else:
-            archive.compare_rest()
-        with error_prefix(f"{archive.path}: "):
-            self._length = common_length({name: len(column) for name, column in self._columns.items()})
+                flat[name] = _Maker(self._members_of(name, member), partial(self._flat_column, name, key, member))
+        y = {"y": plain.pop("y")} if "y" in plain else {}
+        return flat | self._per_row_makers(per_row, row_keys) | plain | y
 
-    def _open_per_row(self, members: list[int], row_keys: list[tuple[str, str]]) -> None:
+    def _members_of(self, name: str, member: int) -> NDArray[np.int64]:
+        """The member with the values of a column, and those with its shapes and checksums."""
+        others = [self._members[name + suffix] for suffix in (SHAPES, CRC) if name + suffix in self._members]
+        return np.array([member, *others])
+
+    def _per_row_makers(self, members: list[int], row_keys: list[tuple[str, str]]) -> dict[str, _Maker]:
         archive = self._archive
         rows = np.array([int(row) for row, _ in row_keys], np.int64)
         arrays = np.array([int(array or -1) for _, array in row_keys], np.int64)
         numbers = sorted(set(arrays.tolist()))
-        if -1 in numbers and len(numbers) > 1:
-            raise archive.corrupt("members are named X_s{row} as well as X_s{row}_a{array}, which cannot be mixed")
-        if len(numbers) > MAX_ARRAYS:
+
+        def refused() -> _Column:
+            if -1 in numbers:
+                raise archive.corrupt("members are named X_s{row} as well as X_s{row}_a{array}, which cannot be mixed")
             raise UnsupportedStoreError(
                 f"{archive.path}: there are {len(numbers)} arrays per row; the limit is {MAX_ARRAYS}"
             )
-        for number in numbers:
-            name = "X" if len(numbers) == 1 else f"X{number}"
-            column_members = np.array(members, np.int64)[arrays == number]
-            self._columns[name] = _MembersColumn(archive, name, rows[arrays == number], column_members)
 
-    def _row_checks(self, members: Mapping[str, int], name: str) -> NDArray[np.uint32] | None:
-        if name + CRC not in members:
+        if (-1 in numbers and len(numbers) > 1) or len(numbers) > MAX_ARRAYS:
+            return {"X": _Maker(np.empty(0, np.int64), refused)}
+        makers = {}
+        for number in numbers:
+            name, chosen = "X" if len(numbers) == 1 else f"X{number}", arrays == number
+            own_members = np.array(members, np.int64)[chosen]
+            makers[name] = _Maker(own_members, partial(_MembersColumn, archive, name, rows[chosen], own_members))
+        return makers
+
+    def _plain_column(self, name: str, member: int) -> _Column:
+        if self._archive.header(member).is_text:
+            return _TextColumn(self._archive, member, name)
+        return _WholeColumn(self._archive, member, self._row_checks(name), name)
+
+    def _flat_column(self, name: str, key: str, member: int) -> _Column:
+        if name + SHAPES not in self._members:
+            raise self._archive.corrupt(f"{quoted(key)} is stored without {quoted(name + SHAPES)}")
+        shapes = self._archive.array(self._members[name + SHAPES])
+        crc = self._row_checks(name)
+        return _FlatColumn(self._archive, member, shapes, crc, name, is_string=key.endswith(UTF8))
+
+    def _leave_out_other_lengths(self) -> None:
+        """Leave out the members of a foreign file whose number of rows is not that of the table."""
+        lengths = {name: len(column) for name, column in self._columns.items()}
+        known = [name for name in lengths if _KNOWN.fullmatch(name) or name not in self._members]
+        counts = Counter(lengths[name] for name in known or lengths).most_common(2)
+        if len(counts) > 1 and counts[0][1] == counts[1][1]:
+            return  # no number is that of most columns
+        for name, length in lengths.items():
+            if name not in known and length != counts[0][0]:
+                member = self._members[name]
+                problem = f"{self._archive.where(member)} has {length} rows, but the others have {counts[0][0]}"
+                try:
+                    with self._archive.unless_damaged(np.array([member])):
+                        raise UnsupportedStoreError(problem)
+                except UnsupportedStoreError as error:
+                    self.unreadable[name] = str(error)
+                del self._columns[name]
+
+    def _common_length(self, own: Collection[str]) -> int:
+        lengths = {name: len(column) for name, column in self._columns.items()}
+        path = self._archive.path
+        if not lengths:
+            reasons = "; ".join(list(self.unreadable.values())[:3]) or f"{path} contains no array of rows"
+            raise UnsupportedStoreError(reasons)
+        if own:
+            with error_prefix(f"{path}: "):
+                return common_length(lengths)
+        if len(set(lengths.values())) > 1:
+            counts = ", ".join(f"{name} has {count}" for name, count in list(lengths.items())[:8])
+            raise SpecError(
+                f"{path}: the columns differ in their number of rows: {one_line(counts)}; "
+                "name columns of one table, as with X=... and y=..."
+            )
+        return next(iter(lengths.values()))
+
+    def _row_checks(self, name: str) -> NDArray[np.uint32] | None:
+        if name + CRC not in self._members:
             return None
-        checks = self._archive.array(members[name + CRC])
+        checks = self._archive.array(self._members[name + CRC])
         if checks.dtype != np.uint32 or checks.ndim != 1:
             raise self._archive.corrupt(
                 f"{quoted(name + CRC)} is {checks.dtype} of shape {checks.shape}; it must be uint32 with one axis"
@@ -177,3 +276,37 @@ class NpzStorage(Storage):
 
     def close(self) -> None:
         self._archive.close()
+
+
+class _Arrays(Mapping[str, NDArray[Any]]):
+    """The arrays that are not per row, each read when it is asked for.
+
+    Those that are meant for splits are listed: `idx_...` and `....index`. Any other member that is not a column can be
+    asked for by its name.
+    """
+
+    def __init__(self, archive: Archive, members: Mapping[str, int], columns: Collection[str]) -> None:
+        self._archive = archive
+        self._read: dict[str, NDArray[Any]] = {}
+        self._others = {key: m for key, m in members.items() if key not in columns}
+        self._listed = {
+            key.removesuffix(INDEX): member
+            for key, member in self._others.items()
+            if key.endswith(INDEX) or (key.startswith("idx_") and not key.endswith((SHAPES, CRC, VALUES, UTF8)))
+        }
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._read:
+            member = self._listed[name] if name in self._listed else self._others[name]
+            with self._archive.unless_damaged(np.array([member])):
+                self._read[name] = self._archive.array(member)
+        return self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._listed or name in self._others
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._listed)
+
+    def __len__(self) -> int:
+        return len(self._listed)

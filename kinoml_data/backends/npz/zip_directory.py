@@ -1,7 +1,8 @@
 """Reading the directory of a zip file strictly: every inconsistency is an error, and none is repaired by a guess.
 
-Format: PKWARE's APPNOTE 6.3.10, with zip64 and data descriptors. The directory is parsed once, into numpy arrays with
-one entry per member.
+Format: PKWARE's APPNOTE 6.3.10, with zip64, data descriptors, extra fields and comments. The directory is parsed once,
+into numpy arrays with one entry per member. What does not concern the place, the size, the checksum or the name of a
+member is ignored, such as times and attributes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ MAX_MEMBER = 1 << 34  # bytes of a compressed member after decompression, becaus
 MAX_RATIO = 1032  # the highest ratio that deflate can reach
 MAX_DIRECTORY = 1 << 30  # bytes; enough for about ten million members
 MAX_NAME = 1024  # bytes
+MAX_COMMENT = 0xFFFF  # bytes
+LOCAL_EXTRA = 64  # bytes in which the extra fields of most local headers fit
 
 Io = Literal["keep-open", "reopen", "mmap"]
 """How a file is read: from one open file, from a file that is opened for each read, or mapped into memory."""
@@ -37,8 +40,9 @@ _LOCAL.names = (
     *("name_length", "extra_length"),
 )
 _ZIP64 = np.dtype("<u2,<u2,<u8,<u8")
-_DESCRIPTOR, _UTF8 = 0x0008, 0x0800
+_ENCRYPTED, _DEFLATE, _DESCRIPTOR, _UTF8 = 0x0001, 0x0006, 0x0008, 0x0800  # flags
 _FULL = 0xFFFFFFFF
+_ZIP64_KIND = 1
 
 
 class Directory:
@@ -55,8 +59,8 @@ class Directory:
     Raises:
         StoreNotFoundError: there is no such regular file.
         CorruptStoreError: the directory is inconsistent or truncated.
-        UnsafeStoreError: members overlap, two have the same name, or a name or the directory is too long.
-        UnsupportedStoreError: a member is encrypted, or is compressed with a method other than deflate.
+        UnsafeStoreError: members overlap, or a name or the directory is too long.
+        UnsupportedStoreError: two members have the same name, or there are bytes before the first member.
         StoreReadError: the operating system failed to read.
     """
 
@@ -105,25 +109,26 @@ class Directory:
         self.names = []
         self._raw, self._name_at = np.empty(0, np.uint8), np.empty(0, np.int64)
 
+    def again(self, text: str) -> str:
+        """The text of an error about this file, which is not damaged; `text` describes what is not read."""
+        return f"{self.path}: {text}; write it again with numpy.savez"
+
     def _read_directory(self) -> None:
         size = self.file.size
         if size < 22:
             raise self.corrupt(f"a file of {size} bytes is too short for an NPZ file")
-        tail = bytes(self.file.read(max(0, size - 98), min(size, 98)))
-        end = tail[-22:]
-        if end[:4] != b"PK\5\6" or end[20:] != b"\0\0":
-            raise self.corrupt(
-                "it does not end with a zip directory: "
-                "it is not an NPZ file, is truncated, or is followed by other bytes"
-            )
-        disk, first_disk, here, count, length, start = struct.unpack("<4xHHHHII2x", end)
-        directory_end = size - 22
-        if tail[-42:-38] == b"PK\6\7" and len(tail) == 98:
-            disk, first_disk, here, count, length, start = self._zip64(
-                tail, (disk, first_disk, here, count, length, start)
-            )
-            directory_end = size - 98
-        if disk or first_disk or here != count or start + length != directory_end:
+        directory_end = self._end_record()
+        tail = bytes(self.file.read(max(0, directory_end - 76), size - max(0, directory_end - 76)))
+        at = min(directory_end, 76)
+        numbers = struct.unpack_from("<4xHHHHII", tail, at)
+        if at == 76 and tail[56:60] == b"PK\6\7":
+            numbers, directory_end = self._zip64(tail, numbers, directory_end), directory_end - 76
+        disk, first_disk, here, count, length, start = numbers
+        if disk or first_disk or here != count or start + length > directory_end:
+            raise self.corrupt("the end record of its directory does not match the position of the directory")
+        if before := directory_end - start - length:
+            if self.file.read(before, 4) == b"PK\3\4":  # where the first member is, if all is moved by as much
+                raise UnsupportedStoreError(self.again(f"there are {before} bytes before the zip file"))
             raise self.corrupt("the end record of its directory does not match the position of the directory")
         if length > MAX_DIRECTORY:
             raise UnsafeStoreError(f"{self.path}: its directory has {length} bytes; the limit is {MAX_DIRECTORY}")
@@ -131,35 +136,53 @@ class Directory:
         self.identity = f"npz:{size}:{hashlib.blake2b(raw.tobytes() + tail, digest_size=16).hexdigest()}"
         entry = self._entries(raw, count)
         head = raw[entry[:, None] + np.arange(46)].view(_ENTRY).reshape(-1) if count else np.empty(0, _ENTRY)
-        self._check_entries(head)
-        self._flags, self._method = head["flags"].astype(np.uint16), head["method"].astype(np.uint8)
+        if (head["name_length"] > MAX_NAME).any():
+            raise UnsafeStoreError(f"{self.path}: the name of a member is longer than {MAX_NAME} bytes")
+        self._flags, self._method = head["flags"].astype(np.uint16), head["method"].astype(np.uint16)
         self._crc = head["crc"].astype(np.uint32)
         self._csize, self._usize, self._offset = (head[n].astype(np.int64) for n in ("csize", "usize", "offset"))
         self._long_sizes(raw, entry, head)
         self._name_length = head["name_length"].astype(np.uint16)
+        self._extra_length = np.zeros(count, np.uint16)  # of the local headers
         self._raw, self._name_at = raw, entry + 46
         self.names = self._decode_names((head["flags"] & _UTF8) != 0)
         order = np.argsort(self._offset, kind="stable")
         ordered = self._offset[order]
-        if count and (ordered[0] != 0 or (np.diff(ordered) < 30).any() or ordered[-1] >= start):
-            raise UnsafeStoreError(f"{self.path}: members overlap, or the first one is not at the start of the file")
         if not count and start:
             raise self.corrupt("there are bytes before its directory")
-        # Every member must end where the next member or the directory begins.
+        if count and ordered[0]:
+            raise UnsupportedStoreError(self.again(f"there are {ordered[0]} bytes before its first member"))
+        # Every member must end before the next member or the directory begins.
         self._next = np.empty(count, np.int64)
         self._next[order] = np.r_[ordered[1:], start]
         if (self._csize > self._next - self._offset - 30).any():
             raise UnsafeStoreError(f"{self.path}: members overlap")
 
-    def _zip64(self, tail: bytes, short: tuple[int, ...]) -> tuple[int, ...]:
-        disk, where, disks = struct.unpack("<4xIQI", tail[-42:-22])
-        signature, size, _, _, this, first, here, count, length, start = struct.unpack("<IQHHIIQQQQ", tail[:56])
-        if signature != 0x06064B50 or size != 44 or disk or disks != 1 or this or first or where != self.file.size - 98:
+    def _end_record(self) -> int:
+        """Where the end record of the directory begins: 22 bytes, and a comment that ends with the file."""
+        size = self.file.size
+        for width in (22, 22 + MAX_COMMENT):  # a comment is rare
+            tail = bytes(self.file.read(max(0, size - width), min(size, width)))
+            at = tail.rfind(b"PK\5\6")
+            while at >= 0:
+                if at + 22 <= len(tail) and at + 22 + int.from_bytes(tail[at + 20 : at + 22], "little") == len(tail):
+                    return size - len(tail) + at
+                at = tail.rfind(b"PK\5\6", 0, at + 3)
+        raise self.corrupt(
+            "it does not end with a zip directory: it is not an NPZ file, is truncated, or is followed by other bytes"
+        )
+
+    def _zip64(self, tail: bytes, short: tuple[int, ...], end: int) -> tuple[int, ...]:
+        """The numbers of the end record from those of zip64, which `tail` begins with; `short` are its own."""
+        disk, where, disks = struct.unpack_from("<4xIQI", tail, 56)
+        signature, size, _, _, this, first, here, count, length, start = struct.unpack_from("<IQHHIIQQQQ", tail)
+        if signature != 0x06064B50 or size != 44 or disk or disks > 1 or this or first or where != end - 76:
             raise self.corrupt("the zip64 directory record is broken, or is not where its locator specifies")
-        expected = (0, 0, min(here, 0xFFFF), min(count, 0xFFFF), min(length, _FULL), min(start, _FULL))
-        if short != expected:
+        full = (0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, _FULL, _FULL)
+        numbers = (this, first, here, count, length, start)
+        if any(own not in (number, most) for own, number, most in zip(short, numbers, full, strict=True)):
             raise self.corrupt("its two directory records disagree")
-        return this, first, here, count, length, start
+        return numbers
 
     def _entries(self, raw: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
         """int64 `(count,)`: where each entry begins in `raw`, the bytes of the directory.
@@ -191,41 +214,27 @@ class Directory:
             raise self.corrupt(f"its directory specifies {count} members, but contains {len(entries)}")
         return np.array(entries, np.int64)
 
-    def _check_entries(self, head: NDArray[Any]) -> None:
-        if (head["comment_length"] != 0).any() or (head["disk"] != 0).any():
-            raise self.corrupt("a directory entry has a comment, or refers to another disk")
-        if (head["name_length"] > MAX_NAME).any():
-            raise UnsafeStoreError(f"{self.path}: the name of a member is longer than {MAX_NAME} bytes")
-        if (head["flags"] & 1).any():
-            raise UnsupportedStoreError(
-                f"{self.path}: a member is encrypted, which is not supported; store it without encryption"
-            )
-        if (head["flags"] & ~np.uint16(_DESCRIPTOR | _UTF8)).any():
-            raise UnsupportedStoreError(
-                f"{self.path}: a member has flags that numpy never sets; save the file with numpy"
-            )
-        if (unknown := ~np.isin(head["method"], (0, 8))).any():
-            raise UnsupportedStoreError(
-                f"{self.path}: a member has compression method {head['method'][unknown][0]}, which is not supported; "
-                "use deflate, or no compression"
-            )
-
     def _long_sizes(self, raw: NDArray[np.uint8], entry: NDArray[np.int64], head: NDArray[Any]) -> None:
-        """Replace the placeholders of zip64 with the values in its extra field, and refuse any other extra field."""
+        """Replace the placeholders of zip64 with the values in its extra field."""
         fields = [self._usize, self._csize, self._offset]
-        marked = np.stack([field == _FULL for field in fields]) if len(head) else np.zeros((3, 0), bool)
-        if (head["extra_length"] != np.where(marked.any(axis=0), 4 + 8 * marked.sum(axis=0), 0)).any():
-            raise self.corrupt("a directory entry has an extra field other than zip64's")
+        marked = np.stack([field == _FULL for field in fields])
+        at, lengths = entry + 46 + head["name_length"], head["extra_length"].astype(np.int64)
         for combination in range(1, 8):
             marks = [i for i in range(3) if combination >> i & 1]
             members = np.flatnonzero((marked == [[i in marks] for i in range(3)]).all(axis=0))
             if not len(members):
                 continue
-            at = entry[members] + 46 + head["name_length"][members]
-            extra = raw[at[:, None] + np.arange(4 + 8 * len(marks))]
-            if (extra[:, :4].copy().view("<u2") != [1, 8 * len(marks)]).any():
-                raise self.corrupt("a directory entry has an extra field other than zip64's")
-            values = extra[:, 4:].copy().view("<u8")
+            values = np.empty((len(members), len(marks)), "<u8")
+            plain = lengths[members] == 4 + 8 * len(marks)  # the only extra field is zip64's
+            extra = raw[at[members[plain]][:, None] + np.arange(4 + 8 * len(marks))]
+            values[plain] = extra[:, 4:].copy().view("<u8")
+            plain[plain] = (extra[:, :4].copy().view("<u2") == [_ZIP64_KIND, 8 * len(marks)]).all(axis=1)
+            for i in np.flatnonzero(~plain).tolist():
+                begin = int(at[members[i]])
+                found = _zip64_values(raw[begin : begin + int(lengths[members[i]])].tobytes(), len(marks))
+                if found is None:
+                    raise self.corrupt("a directory entry lacks the extra field of zip64 with the size of its member")
+                values[i] = found
             if (values >= np.uint64(1 << 62)).any():
                 raise self.corrupt("the size of a member is larger than any file")
             for column, i in enumerate(marks):
@@ -237,17 +246,17 @@ class Directory:
         blob = b"\n".join([data[a:b] for a, b in zip(self._name_at.tolist(), ends.tolist(), strict=True)])
         if b"\0" in blob or blob.count(b"\n") != max(0, len(ends) - 1):
             raise UnsafeStoreError(f"{self.path}: the name of a member contains a control character")
-        try:
-            if not blob.isascii() and not all(
-                flag or name.isascii() for name, flag in zip(blob.split(b"\n"), utf8.tolist(), strict=True)
-            ):
-                raise self.corrupt("the name of a member is not UTF-8")
+        if blob.isascii():
             names = blob.decode().split("\n") if len(ends) else []
-        except UnicodeDecodeError:
-            raise self.corrupt("the name of a member is not UTF-8") from None
+        else:
+            encodings = ["utf-8" if flag else "cp437" for flag in utf8.tolist()]  # cp437 is what numpy takes them for
+            try:
+                names = [name.decode(encoding) for name, encoding in zip(blob.split(b"\n"), encodings, strict=True)]
+            except UnicodeDecodeError:
+                raise self.corrupt("the name of a member is not UTF-8") from None
         if len(set(names)) != len(names):
             duplicate = Counter(names).most_common(1)[0][0]
-            raise UnsafeStoreError(f"{self.path}: the member {quoted(duplicate)} occurs more than once")
+            raise UnsupportedStoreError(self.again(f"the member {quoted(duplicate)} occurs more than once"))
         return names
 
     def is_stored(self, member: int) -> bool:
@@ -256,10 +265,31 @@ class Directory:
 
     def start(self, members: Any) -> Any:
         """Where the content of some members begins in the file; call `compare_headers` for these members first."""
-        gap = self._next[members] - self._offset[members] - 30 - self._name_length[members] - self._csize[members]
-        # A data descriptor takes 16 bytes after a plain header, and 24 after one with the 20 bytes of zip64.
-        streamed = (self._flags[members] & _DESCRIPTOR) != 0
-        return self._next[members] - self._csize[members] - np.where(streamed, np.where(gap == 16, 16, 24), 0)
+        return self._offset[members] + 30 + self._name_length[members] + self._extra_length[members]
+
+    def check_supported(self, members: NDArray[np.int64]) -> None:
+        """Check that the content of some members can be read.
+
+        Raises:
+            UnsupportedStoreError: a member is encrypted, or is compressed with a method other than deflate.
+            UnsafeStoreError: a member would decompress to more than `MAX_MEMBER` bytes, or further than deflate can
+                compress.
+        """
+        flags, method = self._flags[members], self._method[members]
+        other_flags = (flags & ~np.uint16(_DEFLATE | _DESCRIPTOR | _UTF8)) != 0
+        if (refused := other_flags | ~np.isin(method, (0, 8))).any():
+            i = int(refused.argmax())
+            problem = f"has compression method {method[i]}"
+            if flags[i] & _ENCRYPTED:
+                problem = "is encrypted"
+            elif other_flags[i]:
+                problem = "has flags that numpy never sets"
+            name = quoted(self.name(int(members[i])))
+            raise UnsupportedStoreError(self.again(f"member {name} {problem}, which is not supported"))
+        csize, usize = self._csize[members], self._usize[members]
+        if (large := (usize > MAX_RATIO * csize + 64) | ((method != 0) & (usize > MAX_MEMBER))).any():
+            name, size = quoted(self.name(int(members[large][0]))), int(usize[large][0])
+            raise UnsafeStoreError(f"{self.path}: member {name} would expand to {size} bytes, which is not allowed")
 
     def compare_headers(self, members: NDArray[np.int64], extra_width: int) -> tuple[bytes, int, NDArray[np.int64]]:
         """Read the local headers of some members and compare them with the directory.
@@ -270,60 +300,101 @@ class Directory:
 
         Returns:
             The bytes that were read, `len(members)` parts of the same size; the size of a part; and int64
-            `(len(members),)`, where the content of each member begins in its part.
+            `(len(members),)`, where the content of each member begins in its part. If a local header has extra fields
+            of more than `LOCAL_EXTRA` bytes, the content begins beyond its part, or less of it was read.
 
         Raises:
             CorruptStoreError: a header disagrees with the directory.
-            UnsafeStoreError: a member would decompress to more than `MAX_MEMBER` bytes, or further than deflate can
-                compress.
         """
         offset, names = self._offset[members], self._name_length[members].astype(np.int64)
-        width = 30 + int(names.max()) + 20 + extra_width
+        width = 30 + int(names.max()) + LOCAL_EXTRA + extra_width
         blob = self.file.read_prefixes(offset, width)
         heads = np.frombuffer(blob, np.uint8).reshape(len(members), width)
         local = heads[:, :30].copy().view(_LOCAL).reshape(-1)
         extra = local["extra_length"].astype(np.int64)
-        streamed = (self._flags[members] & _DESCRIPTOR) != 0
-        length = 30 + names + extra + self._csize[members] + np.where(streamed, np.where(extra > 0, 24, 16), 0)
+        end = offset + 30 + names + extra + self._csize[members]
+        differing = local["flags"] ^ self._flags[members]
         wrong = (
             (local["signature"] != 0x04034B50)
-            | (local["flags"] != self._flags[members])
+            | ((differing & ~np.uint16(_DEFLATE | _DESCRIPTOR | _UTF8)) != 0)
             | (local["method"] != self._method[members])
             | (local["name_length"] != names)
-            | ~np.isin(extra, (0, 20))
-            | (offset + length != self._next[members])
+            | (end > self._next[members])
         )
         fields = np.stack([local[name].astype(np.uint64) for name in ("crc", "csize", "usize")])
-        for key in set((names * 32 + extra).tolist()):
-            same = np.flatnonzero((names * 32 + extra == key) & ~wrong)
-            if not len(same):
-                continue
-            size, more = divmod(key, 32)
-            stored_name = self._raw[self._name_at[members[same]][:, None] + np.arange(size)]
-            wrong[same] |= (heads[same, 30 : 30 + size] != stored_name).any(axis=1)
-            if more:
-                zip64 = heads[same, 30 + size : 50 + size].copy().view(_ZIP64).reshape(-1)
-                wrong[same] |= (zip64["f0"] != 1) | (zip64["f1"] != 16) | (fields[1:, same] != _FULL).any(axis=0)
-                fields[1, same], fields[2, same] = zip64["f3"], zip64["f2"]
-        for i in np.flatnonzero(streamed & ~wrong).tolist():
-            wrong[i] = fields[:, i].any()
-            fields[:, i] = self._descriptor(int(self._next[members[i]]), bool(extra[i]))
-        csize, usize = self._csize[members], self._usize[members]
-        wrong |= (fields != np.stack([self._crc[members], csize, usize]).astype(np.uint64)).any(axis=0)
-        stored = self._method[members] == 0
-        wrong |= stored & (csize != usize)
+        for size in np.unique(names[~wrong]).tolist():
+            same = np.flatnonzero((names == size) & ~wrong)
+            if self.names:  # otherwise, they were compared before they were forgotten
+                stored_name = self._raw[self._name_at[members[same]][:, None] + np.arange(size)]
+                encoded = ((differing[same] & _UTF8) != 0) & (stored_name >= 0x80).any(axis=1)
+                wrong[same] |= (heads[same, 30 : 30 + size] != stored_name).any(axis=1) | encoded
+            long = same[(fields[1:, same] == _FULL).any(axis=0)]
+            self._local_sizes(fields, long, heads[:, 30 + size :], extra, members)
+        true = np.stack([self._crc[members], self._csize[members], self._usize[members]]).astype(np.uint64)
+        # A header that was written before its content contains zeros, and a data descriptor follows the content.
+        streamed = (local["flags"] & _DESCRIPTOR) != 0
+        unknown = fields != true
+        wrong |= (unknown & ~(streamed & (fields == 0))).any(axis=0)
+        wrong |= (self._method[members] == 0) & (true[1] != true[2])
+        streamed &= unknown.any(axis=0) & ~wrong
+        if streamed.any():
+            self._compare_descriptors(members[streamed], end[streamed])
         if wrong.any():
             name = quoted(self.name(int(members[wrong][0])))
             raise self.corrupt(f"member {name}: its header disagrees with the directory")
-        if (large := (usize > MAX_RATIO * csize + 64) | (~stored & (usize > MAX_MEMBER))).any():
-            name, size = quoted(self.name(int(members[large][0]))), int(usize[large][0])
-            raise UnsafeStoreError(f"{self.path}: member {name} would expand to {size} bytes, which is not allowed")
+        self._extra_length[members] = extra
         return blob, width, 30 + names + extra
 
-    def _descriptor(self, end: int, long: bool) -> tuple[int, int, int]:
-        form = "<4sIQQ" if long else "<4sIII"
-        size = struct.calcsize(form)
-        mark, crc, csize, usize = struct.unpack(form, self.file.read(end - size, size))
-        if mark != b"PK\7\x08":
-            raise self.corrupt("a data descriptor is broken")
-        return crc, csize, usize
+    def _local_sizes(
+        self,
+        fields: NDArray[np.uint64],
+        long: NDArray[np.int64],
+        heads: NDArray[np.uint8],
+        extra: NDArray[np.int64],
+        members: NDArray[np.int64],
+    ) -> None:
+        """Replace the placeholders of zip64 in the local headers `long` with the values in its extra field.
+
+        Args:
+            fields: uint64 `(3, n)`: the CRC-32, the compressed and the uncompressed size in each header.
+            long: which of the headers have a placeholder.
+            heads: uint8 `(n, ...)`: the bytes after the name in each header.
+            extra: int64 `(n,)`: the length of the extra fields.
+            members: int64 `(n,)`: the members.
+        """
+        zip64 = heads[long, :20].copy().view(_ZIP64).reshape(-1)
+        plain = (extra[long] == 20) & (zip64["f0"] == _ZIP64_KIND) & (zip64["f1"] == 16)
+        plain &= (fields[1:, long] == _FULL).all(axis=0)
+        fields[1, long[plain]], fields[2, long[plain]] = zip64["f3"][plain], zip64["f2"][plain]
+        for i in long[~plain].tolist():
+            begin = int(self._offset[members[i]] + 30 + self._name_length[members[i]])
+            sizes = [field for field in (2, 1) if fields[field, i] == _FULL]
+            values = _zip64_values(bytes(self.file.read(begin, int(extra[i]))), len(sizes))
+            for field, value in zip(sizes, values or (), strict=False):
+                fields[field, i] = value
+
+    def _compare_descriptors(self, members: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        """Compare the data descriptors of some members, whose content ends at `ends`, with the directory."""
+        blob = self.file.read_prefixes(ends, 24)
+        room = self._next[members] - ends
+        for i, member in enumerate(members.tolist()):
+            data = blob[24 * i : 24 * i + min(24, int(room[i]))]
+            sizes = int(self._crc[member]), int(self._csize[member]), int(self._usize[member])
+            # The signature is optional, and the sizes may have 4 or 8 bytes.
+            forms = ["<IQQ"] if max(sizes) > _FULL else ["<III", "<IQQ"]
+            packed = [mark + struct.pack(form, *sizes) for mark in (b"PK\7\x08", b"") for form in forms]
+            if not data.startswith(tuple(packed)):
+                name = quoted(self.name(member))
+                raise self.corrupt(f"member {name}: its data descriptor disagrees with the directory")
+
+
+def _zip64_values(extra: bytes, count: int) -> tuple[int, ...] | None:
+    """The first `count` values of zip64's among the extra fields of a header; None if they are not there."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, size = struct.unpack_from("<HH", extra, at)
+        if kind == _ZIP64_KIND:
+            enough = 8 * count <= size <= len(extra) - at - 4
+            return struct.unpack_from(f"<{count}Q", extra, at + 4) if enough else None
+        at += 4 + size
+    return None

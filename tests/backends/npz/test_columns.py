@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zipfile
 from contextlib import closing
 
@@ -11,7 +12,7 @@ import pytest
 import kinoml_data as kd
 from kinoml_data.backends.npz.backend import NpzLazy, NpzReopen
 from kinoml_data.backends.npz.storage import NpzStorage
-from kinoml_data.errors import CorruptStoreError
+from kinoml_data.errors import CorruptStoreError, UnsupportedStoreError
 from tests.backends.npz.files import EXAMPLE, flip, written
 from tests.faults.attack_corpus import Member, described, headed, npy, zipped
 
@@ -125,3 +126,79 @@ def test_single_values_marked_as_fortran_order_are_rows_without_axes(tmp_path):
     with NpzLazy(path=tmp_path / "a.npz").open(None) as storage:
         assert storage.read(np.array([0, 1]), ["X"])["X"].shape == (2,)
         assert storage.read_row(1, ["X"])["X"].shape == ()
+
+
+# -- text
+
+TEXTS = ["CCO", "", "c1ccccc1", "N\u2192O", "\U0001f600", " a", "b "]
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("dtype", ["<U", ">U", "S", "<U50"])
+def test_text_of_fixed_width_is_a_column_of_strings(tmp_path, dtype, save):
+    texts = np.array([t.encode() for t in TEXTS]) if dtype == "S" else np.array(TEXTS).astype(dtype)
+    save(tmp_path / "a.npz", X=np.arange(7.0), name=texts)
+    for io in ("pread", "mmap"):
+        with NpzLazy(path=tmp_path / "a.npz", io=io).open({"name": kd.Array("str")}) as storage:
+            assert storage.columns == {"name": kd.Array("str")} and len(storage) == 7
+            assert storage.read(np.array([4, 0, 1, 3]), ["name"])["name"].strings() == [TEXTS[i] for i in (4, 0, 1, 3)]
+            assert storage.read(np.array([], np.int64), ["name"])["name"].strings() == []
+            for row, text in enumerate(TEXTS):
+                assert storage.read_row(row, ["name"])["name"].tobytes() == text.encode()
+    with kd.load_dataset(tmp_path / "a.npz", X="X", meta="name") as dataset:
+        assert dataset.column("name") == TEXTS
+        kd.save_dataset(dataset, tmp_path / "b.npz")
+    with kd.load_dataset(tmp_path / "b.npz") as dataset:
+        assert dataset.column("name") == TEXTS
+
+
+def test_trailing_nuls_of_text_are_what_numpy_takes_them_for(tmp_path):
+    held = {"a": np.array(["a\0b\0", "\0"]), "b": np.array([b"a\0b\0", b"\0"])}
+    np.savez(tmp_path / "a.npz", **held)
+    with NpzLazy(path=tmp_path / "a.npz").open(None) as storage:
+        for name in held:
+            assert storage.read(np.arange(2), [name])[name].strings() == ["a\0b", ""]
+
+
+def test_no_rows_of_text_are_no_strings(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.zeros((0, 2)), name=np.array([], "U5"))
+    with NpzLazy(path=tmp_path / "a.npz").open(None) as storage:
+        assert len(storage) == 0 and storage.read(np.array([], np.int64), ["name"])["name"].strings() == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (np.array([b"a", b"\xff"]), "can't decode byte 0xff.*latin-1"),
+        (np.array(["a", "\ud800"]), "surrogates not allowed"),
+        (np.array([97, 0x110000], "<u4"), "beyond Unicode; store it as valid Unicode"),
+    ],
+    ids=["latin-1", "surrogate", "beyond Unicode"],
+)
+def test_text_that_is_not_unicode_is_named_by_row_and_is_no_damage(tmp_path, texts, said):
+    texts = texts.view("<U1") if texts.dtype == "u4" else texts  # which pytest could not show
+    np.savez(tmp_path / "a.npz", X=np.arange(2.0), name=texts)
+    with NpzLazy(path=tmp_path / "a.npz").open({"name": None}) as storage:
+        assert storage.read(np.array([0]), ["name"])["name"].strings() == ["a"]
+        with pytest.raises(UnsupportedStoreError, match=rf"'name\.npy', row 1 is not valid text: .*{said}"):
+            storage.read(np.array([0, 1]), ["name"])
+
+
+def test_damaged_text_is_an_error(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.arange(7.0), name=np.array(TEXTS))
+    flip(tmp_path / "a.npz", "name", 5)
+    storage = NpzLazy(path=tmp_path / "a.npz").open({"name": None})
+    with closing(storage), pytest.raises(CorruptStoreError, match=r"'name\.npy': its CRC-32"):
+        storage.read(np.array([3]), ["name"])
+
+
+def test_a_row_of_wide_text_takes_memory_for_that_row(tmp_path):
+    # One long text makes every row wide: 40 MB here.
+    np.savez(tmp_path / "a.npz", X=np.arange(100.0), name=np.array(["x" * 100_000, *["y"] * 99]))
+    with NpzLazy(path=tmp_path / "a.npz").open({"name": None}) as storage:
+        storage.read(np.array([0]), ["name"])
+        tracemalloc.start()
+        assert storage.read(np.array([5, 6]), ["name"])["name"].strings() == ["y", "y"]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 4_000_000

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import warnings
+import zipfile
 from contextlib import closing
 
 import numpy as np
@@ -11,8 +14,17 @@ import pytest
 
 import kinoml_data as kd
 from kinoml_data import Array, load_dataset
+from kinoml_data.backends.npz.backend import NpzLazy
 from kinoml_data.backends.npz.storage import NpzStorage
-from kinoml_data.errors import CorruptStoreError, KinomlDataError, SpecError, StoreChangedError, UnsafeStoreError
+from kinoml_data.errors import (
+    CorruptStoreError,
+    KinomlDataError,
+    SpecError,
+    SplitError,
+    StoreChangedError,
+    UnsafeStoreError,
+    UnsupportedStoreError,
+)
 from tests.backends.npz.files import flip
 from tests.builders import Canary
 from tests.graphs import store_graphs
@@ -67,10 +79,15 @@ def test_an_object_array_is_never_unpickled(tmp_path, key):
     arrays = {"X": np.zeros(1), "y": np.zeros(1)} if not key.startswith("X_s") else {"y": np.zeros(1)}
     arrays[key] = np.array([Canary(tmp_path / "ran")], object)
     np.savez(tmp_path / "x.npz", **arrays)
-    with pytest.raises(UnsafeStoreError, match="object array"):
-        kd.load_dataset(tmp_path / "x.npz")
-    with pytest.raises(UnsafeStoreError):
-        kd.load_dataset(tmp_path / "x.npz", backend="in-memory")
+    for options in ({}, {"backend": "in-memory"}):
+        if key != "idx_train":
+            with pytest.raises(UnsafeStoreError, match=rf"'{key}.npy' is an object array, .* store it as numbers"):
+                kd.load_dataset(tmp_path / "x.npz", X=key[0], **options)
+            with NpzLazy(path=tmp_path / "x.npz").open(None) as storage:
+                assert list(storage.unreadable) == [key[0]] and set(storage.columns) == {"X", "y"} - {key[0]}
+        else:
+            with pytest.raises(UnsafeStoreError, match=r"'idx_train\.npy' is an object array"):
+                kd.load_dataset(tmp_path / "x.npz", **options)
     assert not (tmp_path / "ran").exists()
 
 
@@ -110,9 +127,140 @@ def test_a_changed_byte_is_never_a_wrong_number(tmp_path):
             pass
 
 
-# -- time stamps
+# -- only what is asked for is looked at
 
 ROWS = np.arange(600.0).reshape(20, 30)
+
+ODD = {
+    "objects": (np.array([{}, 1, "a"], object), "is an object array, which would need unpickling; store it as numbers"),
+    "dates": (np.array(["2020-01-01"] * 3, "M8[D]"), r'contains datetime64\[D\].*store it as \.astype\("int64"\)'),
+    "spans": (np.zeros(3, "m8[s]"), r'contains timedelta64\[s\].*store it as \.astype\("int64"\)'),
+    "records": (np.zeros(3, [("a", "i4"), ("b", "f8")]), "is a structured array; store each field"),
+    "objects in records": (np.zeros(3, [("a", "O")]), "is an object array"),
+    "bfloat16": (np.zeros(3, "V2"), r'2 bytes without a type, as numpy stores bfloat16.*\.astype\("float32"\)'),
+    "float8": (np.zeros(3, "V1"), r'\.astype\("float32"\)'),
+    "voids": (np.zeros(3, "V5"), "has dtype .V5"),
+    "long doubles": (np.zeros(3, np.longdouble), r'contains float128.*\.astype\("float64"\)'),
+    "long complex": (np.zeros(3, np.clongdouble), r'contains complex256.*\.astype\("complex128"\)'),
+    "texts of two axes": (np.array([["a"], ["b"], ["c"]]), "contains text with 2 axes; store one text per row"),
+    "a single value": (np.float64(3), "is a single value, not a sequence of rows"),
+    "another length": (np.zeros(7), "has 7 rows, but the others have 3"),
+}
+SPEC = {"columns": {"X": {"dtype": "float64", "shape": [2]}, "y": {"dtype": "float64"}}, "X": "X", "y": "y"}
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize(("odd", "said"), ODD.values(), ids=ODD)
+def test_a_member_that_cannot_be_read_matters_only_if_it_is_asked_for(tmp_path, odd, said, save):
+    path = tmp_path / "odd.npz"
+    save(path, X=np.ones((3, 2)), y=np.arange(3.0), odd=odd, idx_train=np.array([0, 2]))
+    storage = {"backend": "npz-lazy", "path": str(path)}
+    for source in (path, SPEC | {"storage": storage}, SPEC | {"storage": {"backend": "in-memory", "source": storage}}):
+        with kd.load_dataset(source) as dataset:
+            assert dataset[:][1].tolist() == [0, 1, 2] and "odd" not in dataset.spec.columns
+    with kd.load_dataset(path, X=["X"], y="y") as dataset:
+        assert dataset.split("train")[:][1].tolist() == [0, 2]
+    with NpzLazy(path=path).open(None) as opened:
+        assert list(opened.columns) == ["X", "y"] and list(opened.unreadable) == ["odd"]
+        assert re.search(said, opened.unreadable["odd"]) and "odd.npz: member 'odd.npy'" in opened.unreadable["odd"]
+    if odd.shape != (7,):
+        with pytest.raises((UnsupportedStoreError, UnsafeStoreError), match=said):
+            NpzLazy(path=path).open({"X": None, "odd": None})
+        with pytest.raises(UnsupportedStoreError, match=said):
+            np.savez(path, odd=odd)
+            kd.load_dataset(path)
+    else:
+        with pytest.raises(SpecError, match="X has 3, odd has 7; name columns of one table"):
+            NpzLazy(path=path).open({"X": None, "odd": None})
+
+
+def test_a_bfloat16_array_says_how_to_store_it(tmp_path):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy may warn that the type is lost
+        np.savez(tmp_path / "b.npz", X=np.zeros((3, 2)).astype(ml_dtypes.bfloat16), y=np.zeros(3))
+    with pytest.raises(UnsupportedStoreError, match=r'bfloat16.*store it as \.astype\("float32"\)'):
+        kd.load_dataset(tmp_path / "b.npz", X="X", y="y")
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "bsr", "dia"])
+def test_a_sparse_matrix_of_scipy_says_how_to_store_it(tmp_path, form):
+    sparse = pytest.importorskip("scipy.sparse")
+    sparse.save_npz(tmp_path / "s.npz", sparse.random(6, 4, 0.5, form))
+    with pytest.raises(
+        UnsupportedStoreError, match=r"sparse matrix of SciPy.*numpy\.savez\(path, X=matrix\.toarray\(\)\)"
+    ):
+        kd.load_dataset(tmp_path / "s.npz")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("layout", ["whole", "rows", "flat"])
+def test_damage_matters_only_in_what_is_read(tmp_path, layout, save):
+    path = tmp_path / "a.npz"
+    other = {"whole": {"z": ROWS}, "rows": {f"X_s{i}": row for i, row in enumerate(ROWS)}}.get(layout)
+    other = other or {"z.values": ROWS.reshape(-1), "z.shapes": np.full((20, 1), 30)}
+    save(path, y=np.arange(20.0), **other)
+    name = next(iter(other))
+    data = path.read_bytes()
+    at = data.index(f"{name}.npy".encode()) + len(name) + 4 + 20 + 20
+    path.write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])  # in the npy header, or near it
+    column = "X" if layout == "rows" else "z"
+    with NpzLazy(path=path).open({"y": None}) as storage:
+        assert storage.read(np.array([3]), ["y"])["y"] == 3
+    for columns in ({"y": None, column: None}, None):  # what is damaged is never left out as something that is not read
+        with pytest.raises(CorruptStoreError), NpzLazy(path=path).open(columns) as storage:
+            storage.read(np.arange(20), [column])
+
+
+def test_splits_are_read_only_if_they_are_needed(tmp_path):
+    path, text = tmp_path / "a.npz", np.array(["a", "b", "c"])
+    np.savez(path, X=np.ones((3, 2)), idx_train=np.array([0]), idx_names=text, mine=np.array([1, 2]), text=text)
+    spec = {"columns": {"X": {"dtype": "float64", "shape": [2]}}, "X": "X"}
+    spec |= {"storage": {"backend": "npz-lazy", "path": str(path)}}
+    with kd.load_dataset(spec | {"splits": {"a": "mine", "b": "idx_train"}}) as dataset:
+        assert {name: rows.tolist() for name, rows in dataset.indices.items()} == {"a": [1, 2], "b": [0]}
+    with pytest.raises(SplitError, match=r"split 'a': row numbers must be integers, but these are <U1, such as 'a'"):
+        kd.load_dataset(spec | {"splits": {"a": "text"}})
+    with pytest.raises(SplitError, match="unknown array of the store 'nine'"):
+        kd.load_dataset(spec | {"splits": {"a": "nine"}})
+    with pytest.raises(SplitError, match=r"split 'names': row numbers must be integers, but these are <U1"):
+        kd.load_dataset(path)
+    with NpzLazy(path=path).open({"X": None}) as storage:
+        assert list(storage.arrays) == ["idx_train", "idx_names"] and len(storage.arrays) == 2
+        assert "mine" in storage.arrays and "nine" not in storage.arrays
+
+
+def test_members_of_any_name_are_columns_and_others_than_arrays_are_ignored(tmp_path):
+    path = tmp_path / "a.npz"
+    held = {
+        "ids": np.array(["a", "b", "c"]),
+        "IC50 (nM)": np.arange(3.0),
+        "sub/f": np.ones((3, 4)),
+        "gr\u00f6\u00dfe": np.arange(3),
+    }
+    np.savez(path, **held, classes=np.array(["x", "y"]))
+    with zipfile.ZipFile(path, "a") as file:
+        for name in ("README.txt", "sub/", "__MACOSX/._ids.npy", "sub/._f.npy", ".DS_Store", "Thumbs.db", "z.npy.bak"):
+            file.writestr(name, b"no array" if not name.endswith("/") else b"")
+    with NpzLazy(path=path).open(None) as storage:
+        assert set(storage.columns) == set(held) and set(storage.unreadable) == {"classes"} and len(storage) == 3
+    with kd.load_dataset(path, X="sub/f", y="IC50 (nM)", meta="ids") as dataset:
+        assert dataset[2][1] == 2 and dataset[2][0].tolist() == [1] * 4
+    with pytest.raises(
+        SpecError, match=r"(?s)does not say which columns are X.*ids +str.*classes +not readable: .*has 2 rows"
+    ):
+        kd.load_dataset(path)
+
+
+def test_members_of_as_many_lengths_as_there_are_members_are_no_table(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.arange(3), b=np.arange(5))
+    with pytest.raises(SpecError, match="a has 3, b has 5; name columns of one table"):
+        kd.load_dataset(tmp_path / "a.npz")
+    with kd.load_dataset(tmp_path / "a.npz", X="b") as dataset:
+        assert len(dataset) == 5
+
+
+# -- time stamps
 
 
 def write_own(path):

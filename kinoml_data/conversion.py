@@ -136,7 +136,7 @@ def _target(target: Any) -> tuple[BackendRef, Path]:
     if not isinstance(target, (str, os.PathLike)):
         raise SpecError(f"{quoted(target)} is not a target; give a path, or {{backend: name, ...options}}")
     path = config.expanded(target)
-    name = registry.backend_for(path.suffix.lower())
+    name = registry.backend_for(path.name)
     if name is None:
         how = "name one: {backend: name, path: ...} (--backend NAME on the command line)"
         plugin = BACKEND_OF.get(path.suffix.lower())

@@ -263,7 +263,7 @@ CSV = """write `load_dataset({path}, backend="csv", delimiter="\\t")`, with the 
 HDF5, ZARR, LANCE, PARQUET = "hdf5", "zarr", "lance", "parquet-awkward"
 BACKEND_OF = {".h5": HDF5, ".hdf5": HDF5, ".h5ad": HDF5, ".nc": HDF5, ".zarr": ZARR, ".lance": LANCE, ".parq": PARQUET}
 WAYS = {
-    **dict.fromkeys((".tsv", ".txt", ".smi", ".tab", ".dat"), CSV),
+    **dict.fromkeys((".txt", ".smi", ".dat"), CSV),
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip"), "decompress it first"),
     **dict.fromkeys((".xlsx", ".xls"), "convert it with `pandas.read_excel({path}).to_parquet('data.parquet')`"),
     **dict.fromkeys(
@@ -290,7 +290,7 @@ def backend_for_file(path: Path, named: str | None = None) -> str:
         StoreNotFoundError: the file does not exist.
     """
     suffix = path.suffix.lower()
-    if name := registry.backend_for(suffix):
+    if name := registry.backend_for(path.name):
         return name
     if named is not None and "path" in registry.backend(named).model_fields:
         return named

@@ -245,8 +245,11 @@ def list_backends() -> dict[str, type[Backend]]:
     return {name: cls for name, (cls, _) in registry().all("backend").items()}
 
 
-def backend_for(suffix: str) -> str | None:
-    """The name of the backend that opens bare files with this suffix, built-ins first; None if there is none."""
-    built_in = (cls.name for cls in BUILT_IN_BACKENDS if suffix in cls.suffixes)
+def backend_for(file: str) -> str | None:
+    """The name of the backend that opens a bare file of this name, built-ins first; None if there is none."""
     # Plugins are imported only if no built-in opens the file.
-    return next(built_in, None) or next((n for n, cls in list_backends().items() if suffix in cls.suffixes), None)
+    return _by_suffix(file, BUILT_IN_BACKENDS) or _by_suffix(file, list_backends().values())
+
+
+def _by_suffix(file: str, backends: Iterable[type[Backend]]) -> str | None:
+    return next((cls.name for cls in backends if file.lower().endswith(cls.suffixes)), None)

@@ -142,9 +142,9 @@ def test_no_exported_name_hides_a_module_of_its_package(name: str) -> None:
 
 
 def test_a_built_in_backend_can_be_imported_by_its_module() -> None:
-    import kinoml_data.backends.csv
+    import kinoml_data.backends.csv.backend
 
-    assert kinoml_data.backends.csv.Csv.name == "csv"
+    assert kinoml_data.backends.csv.backend.Csv.name == "csv"
 
 
 # -- tests

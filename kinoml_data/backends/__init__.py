@@ -1,6 +1,6 @@
 """The built-in backends."""
 
-from kinoml_data.backends.csv import Csv
+from kinoml_data.backends.csv.backend import Csv
 from kinoml_data.backends.featurize_on_access import FeaturizeOnAccess
 from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.backends.joined import Joined

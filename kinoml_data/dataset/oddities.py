@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from kinoml_data.columns import Ragged
@@ -9,10 +11,19 @@ from kinoml_data.contracts.backend import Storage
 from kinoml_data.errors import KinomlDataError, one_line, quoted
 
 ROWS = 10_000  # that are looked at
+# How pandas calls an index that it writes into a table, and how it calls a column without a name.
+INDEX = r"Unnamed: \d+|__index_level_\d+__"
+
+
+def is_index(name: str) -> bool:
+    """True if the name is one that pandas gives to an index, which is neither X nor y."""
+    return re.fullmatch(INDEX, name) is not None
 
 
 def oddity(storage: Storage, name: str) -> str | None:
     """What is odd about the first 10,000 rows of a column; None if nothing is."""
+    if is_index(name):
+        return "probably an index that pandas stored"
     if storage.columns[name].is_string:
         return text_among_numbers(storage, name)
     try:
@@ -44,8 +55,9 @@ def text_among_numbers(storage: Storage, name: str, least: float = 0.5) -> str |
     count = len(texts) - len(others)
     if not others or count < least * len(texts):
         return None
+    numbers = f"{count:,} number{'' if count == 1 else 's'}" if count else "no numbers"
     more = f" and {len(others) - 1:,} more texts" if len(others) > 1 else ""
-    return f"{f'{count:,}' if count else 'no'} numbers, and {quoted(texts[others[0]], 40)} in row {others[0]}{more}"
+    return f"{numbers}, and {quoted(texts[others[0]], 40)} in row {others[0]}{more}"
 
 
 def _is_number(text: str) -> bool:

@@ -44,3 +44,10 @@ def test_a_column_of_numbers_is_odd_if_it_cannot_be_read():
 
     assert oddity(ArrayStorage({"a": np.zeros(3)}), "a") is None
     assert "column 'a', row 4 (line 6): a value is missing" in str(oddity(Gaps({"a": np.zeros(3)}), "a"))
+
+
+@pytest.mark.parametrize("name", ["Unnamed: 0", "__index_level_0__"])
+def test_an_index_that_pandas_stored_is_known_for_what_it_is(name):
+    storage = ArrayStorage({name: np.arange(3), "mw": np.ones(3)})
+    assert oddity(storage, name) == "probably an index that pandas stored"
+    assert oddity(storage, "mw") is None

@@ -1,0 +1,1 @@
+"""Text tables: the backend `csv`."""

@@ -63,6 +63,12 @@ def convert(
     if isinstance(source, XyDataset):
         return _copy(source, target, overwrite, progress)
     with open_to_copy(source) as dataset:
+        unreadable = dataset._session.binding.storage.unreadable
+        if unreadable and dataset.spec.X is None:  # all columns are copied
+            name, reason = next(iter(unreadable.items()))
+            raise UnsupportedStoreError(
+                f"column {quoted(name)} cannot be copied: {reason}; to copy the others, name them in a spec"
+            )
         return _copy(dataset, target, overwrite, progress)
 
 

@@ -106,11 +106,7 @@ def load_dataset(
             if isinstance(spec, (str, os.PathLike)) and Path(spec).suffix.lower() in config.SUFFIXES:
                 raise StoreNotFoundError(f"{os.fspath(spec)}: storage: {error}") from error
             raise
-        stored_names = complete_spec.stored_names
-        if (loaded := storage.loaded(stored_names)) is not storage:
-            opened.callback(loaded.close)
-            # Only the loaded rows show which axes are fixed.
-            complete_spec, storage = complete(described, loaded, dtype), loaded
+        complete_spec, storage = _loaded(described, complete_spec, storage, dtype, opened)
         if data is not None or featurizer is not None or given is not None:
             complete_spec = complete_spec.over_objects()
         session, collater = Session(complete_spec, opener, storage), Collater(complete_spec, collate)
@@ -130,12 +126,13 @@ def open_to_copy(
     """Open a dataset to look at it or to copy it, which needs no roles.
 
     The arguments and the errors are those of `load_dataset`. If nothing says which columns are X, X is None and all
-    columns of the store are in the dataset. Nothing is loaded into memory in advance.
+    columns of the store are in the dataset.
     """
     described = _with_storage(as_spec(spec, None if base is None else Path(base), backend), backend, options)
     opener = make_backend(described)
     with ExitStack() as opened:
         complete_spec, storage = _open(described, opener, None, opened, needs_X=False)
+        complete_spec, storage = _loaded(described, complete_spec, storage, None, opened, needs_X=False)
         session, collater = Session(complete_spec, opener, storage), Collater(complete_spec)
         dataset = XyDataset(session, collater, _observation_model(complete_spec))
         opened.pop_all()
@@ -154,6 +151,24 @@ def _open(
         storage = backend.open(None)
         opened.callback(storage.close)
     return complete(spec, storage, dtype, needs_X=needs_X), storage
+
+
+def _loaded(
+    spec: DatasetSpec,
+    complete_spec: CompleteSpec,
+    storage: Storage,
+    dtype: Any,
+    opened: ExitStack,
+    *,
+    needs_X: bool = True,
+) -> tuple[CompleteSpec, Storage]:
+    """The storage made ready for its columns, which `opened` closes, and the spec that the loaded rows complete."""
+    loaded = storage.loaded([name for name in complete_spec.stored_names if name in storage.columns])
+    if loaded is storage:
+        return complete_spec, storage
+    opened.callback(loaded.close)
+    # Only the loaded rows show which axes are fixed.
+    return complete(spec, loaded, dtype, needs_X=needs_X), loaded
 
 
 def _with_roles(spec: DatasetSpec, **roles: str | Sequence[str] | None) -> DatasetSpec:

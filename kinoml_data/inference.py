@@ -89,6 +89,7 @@ def _over_columns(spec: DatasetSpec, storage: Storage, *, needs_X: bool) -> Comp
     if X is None:
         # To copy a table, a column that is called X but contains text needs no role.
         known = [name for name, array in storage.columns.items() if needs_X or not array.is_string]
+        known += storage.unreadable if needs_X else ()  # such a column is an error if its name says that it is X or y
         X = named_X(known)
         y = named_y(known) if y is None and (X is not None or not needs_X) else y
     names = (*names_of(X), *names_of(y), *spec.meta)

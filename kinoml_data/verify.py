@@ -22,7 +22,7 @@ from kinoml_data.spec.dataset_spec import DatasetSpec
 
 ROWS_PER_READ = 1024
 MAX_PLACES = 1000  # damaged places after which reading stops
-WITH_CHECKS = {"verify": "first", "memory_budget": 0}
+WITH_CHECKS = {"verify": "first"}
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def verify(
 
 
 def with_checks(option: Any) -> Any:
-    """A backend, and every backend in it, with the options `verify` and `memory_budget` as `Backend` describes them."""
+    """A backend, and every backend in it, with the option `verify` as `Backend` describes it."""
     if isinstance(option, InMemory) and option.source is not None:
         return with_checks(option.source)  # it has the same rows, and they need not fit into memory
     if isinstance(option, Mapping):

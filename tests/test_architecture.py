@@ -22,7 +22,7 @@ PLUGINS = sorted((ROOT / "plugins").iterdir())
 
 # From the bottom to the top; a module imports modules of its own layer and of the layers below it.
 LAYERS = (
-    ("errors", "columns", "files", "lru"),
+    ("errors", "columns", "files", "lru", "memory"),
     ("spec",),
     ("contracts",),
     ("layouts",),

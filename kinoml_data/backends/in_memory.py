@@ -80,7 +80,9 @@ class _Source(Storage):
         return self._source.shapes(column)
 
     def loaded(self, columns: Sequence[str]) -> Storage:
-        with self._source as source:
+        with self._source.loaded(columns) as source:
+            if isinstance(source, MemoryStorage) and self._device is None:
+                return source
             arrays = {name: source.columns[name] for name in source.columns if name in columns}
             batches: Iterable[Columns] = source.batches(list(arrays), ROWS_PER_READ)
             if self._progress:

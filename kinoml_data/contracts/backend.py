@@ -125,9 +125,8 @@ class Backend(Model, ABC):
     The class variables declare what the backend can do. `convert` reads them before it reads any row, `kinoml-data
     backends` prints them, and the conformance suite tests the backend accordingly.
 
-    `kinoml-data verify` opens a backend with two options changed, if it has fields of these names: `verify` becomes
-    "first", so that every checksum is compared, and `memory_budget` becomes 0, so that nothing is decoded before it
-    is read. It does the same to every backend among the fields.
+    `kinoml-data verify` opens a backend with the option `verify` set to "first", if it has such a field, so that every
+    checksum is compared. It does the same to every backend among the fields.
 
     Attributes:
         name: the name that a spec uses.

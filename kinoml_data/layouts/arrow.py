@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kinoml_data.columns import Column, Ragged
+from kinoml_data.columns import Column, Ragged, cast
 from kinoml_data.errors import (
     CorruptStoreError,
     KinomlDataError,
     SpecError,
-    UnsafeStoreError,
+    StoreReadError,
     UnsupportedStoreError,
+    missing_value,
     one_line,
     unknown,
 )
@@ -40,8 +41,8 @@ def arrow_errors(path: Path | str) -> Iterator[None]:
         raise
     except pa.ArrowNotImplementedError as error:
         raise UnsupportedStoreError(f"{path}: {one_line(error)}") from None
-    except pa.ArrowMemoryError as error:
-        raise UnsafeStoreError(f"{path} needs more memory than is available: {one_line(error)}") from None
+    except (pa.ArrowMemoryError, MemoryError) as error:
+        raise StoreReadError(f"{path} needs more memory than is available: {one_line(error)}") from None
     except (pa.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:
         raise CorruptStoreError(f"{path}: {one_line(error)}") from None
 
@@ -71,13 +72,25 @@ def dtype_of(type_: Any, where: str) -> tuple[int, str]:
     depth, value_type = 0, type_
     while is_list(value_type):
         depth, value_type = depth + 1, value_type.value_type
-    dtype = DTYPE_OF.get(str(value_type))
+    if pa.types.is_dictionary(value_type):
+        value_type = value_type.value_type
+    dtype = "float64" if pa.types.is_decimal(value_type) else DTYPE_OF.get(str(value_type))
     if dtype is None or (dtype == STRING and depth):
         raise UnsupportedStoreError(
-            f"{where} has the type {one_line(type_, 120)}, which is not supported; list the other columns in the "
-            "spec's `columns` to leave this one out"
+            f"{where} has the type {one_line(type_, 120)}, which is not supported; {_way(type_)}"
         )
     return depth, dtype
+
+
+def _way(type_: Any) -> str:
+    """What to do about a column of a type that is not supported."""
+    while is_list(type_):
+        type_ = type_.value_type
+    if pa.types.is_struct(type_):
+        return "write each of its fields as a column of its own, with awkward by `ak.unzip`"
+    if pa.types.is_temporal(type_):
+        return "leave it out, or write it as a number, such as the days since a date"
+    return "leave it out, or write it as numbers or strings"
 
 
 def is_list(type_: Any) -> bool:
@@ -98,17 +111,21 @@ class ArrowRows:
     shapes: NDArray[np.int64]
 
 
-def rows_of(array: Any, where: str, first: int = 0) -> ArrowRows:
+def rows_of(array: Any, where: str, first: int = 0, declared: Array | None = None) -> ArrowRows:
     """The rows of an Arrow array of numbers, of strings, or of lists of numbers of any depth.
+
+    Decimals become the nearest float64. If `declared` has `missing: nan`, numbers become float64 unless they are
+    floating-point numbers of another dtype, and a null is NaN.
 
     Args:
         array: a `pyarrow.Array`, sliced or not. The values are a view of it if possible.
         where: the file and the column, for errors.
         first: the number of the array's first row, for errors.
+        declared: the column as the spec declares it.
 
     Raises:
-        CorruptStoreError: a value is null, or the lists of a row do not form a rectangular array.
-        UnsupportedStoreError: the Arrow type is not supported.
+        SpecError: a value is null, and `declared` does not have `missing: nan`; or a whole list or a string is null.
+        UnsupportedStoreError: the Arrow type is not supported, or the lists of a row do not form a rectangular array.
     """
     depth, dtype = dtype_of(array.type, where)
     count = len(array)
@@ -122,26 +139,54 @@ def rows_of(array: Any, where: str, first: int = 0) -> ArrowRows:
         shapes[items > 0, axis] = lengths[bounds[:-1][items > 0]]
         if axis and (uneven := lengths != np.repeat(shapes[:, axis], items)).any():
             row = first + _row_of_item(uneven, bounds)
-            raise CorruptStoreError(f"{where}, row {row}: its lists on axis {axis} differ in length")
+            raise UnsupportedStoreError(
+                f"{where}, row {row}: its lists on axis {axis} differ in length, but a row has to be a rectangular "
+                "array; write the values as one list per row, and the lengths as another column"
+            )
         bounds = offsets[bounds]
-    _refuse_nulls(array, bounds, where, first)
+    fills = declared is not None and declared.missing is not None and dtype != STRING
+    if not fills:
+        _refuse_nulls(array, bounds, where, first, is_number=dtype != STRING)
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
     if dtype == STRING:
         return _strings(array)
+    if pa.types.is_decimal(array.type):  # by way of text: Arrow's own conversion is not always the nearest
+        array = array.cast(pa.string()).cast(pa.float64())
+    if fills:
+        return ArrowRows(_filled(array, bounds, where, first, declared), shapes)
     if dtype == NULL:
         return ArrowRows(np.empty(0, np.uint8), shapes)
     return ArrowRows(array.to_numpy(zero_copy_only=False), shapes)
 
 
-def rows_of_chunks(chunks: Sequence[Any], where: str, first: int = 0) -> list[ArrowRows]:
-    """The rows of several chunks of one column; `first` is the number of the first row.
+def _filled(
+    array: Any, bounds: NDArray[np.int64], where: str, first: int, declared: Array | None
+) -> NDArray[np.floating[Any]]:
+    """Numbers with NaN for nulls, as floating-point numbers.
 
     Raises:
-        CorruptStoreError: a value is null, or the lists of a row do not form a rectangular array.
-        UnsupportedStoreError: the Arrow type of the column is not supported.
+        SpecError: an integer is not exact in the dtype that the spec declares.
     """
+    if pa.types.is_floating(array.type):  # a view of Arrow's memory, unless there are nulls
+        numbers: NDArray[np.floating[Any]] = array.to_numpy(zero_copy_only=False)
+        return numbers
+    absent = array.is_null().to_numpy(zero_copy_only=False)
+    if pa.types.is_null(array.type):
+        return np.full(len(array), np.nan)
+    values = array.fill_null(False if pa.types.is_boolean(array.type) else 0).to_numpy(zero_copy_only=False)
+    lost = None if declared is None else cast(values, declared.numpy)[1]
+    if lost is not None:
+        row = first + int(np.searchsorted(bounds, lost, side="right")) - 1
+        raise SpecError(f"{where}, row {row}: {values[lost]} does not fit {declared and declared.dtype}")
+    return np.where(absent, np.nan, values)
+
+
+def rows_of_chunks(chunks: Sequence[Any], where: str, first: int = 0, declared: Array | None = None) -> list[ArrowRows]:
+    """The rows of several chunks of one column; see `rows_of`, whose errors it raises."""
     parts = []
     for chunk in chunks:
-        parts.append(rows_of(chunk, where, first))
+        parts.append(rows_of(chunk, where, first, declared))
         first += len(chunk)
     return parts
 
@@ -155,10 +200,16 @@ def _list_items(array: Any) -> tuple[NDArray[np.int64], Any]:
     return offsets - offsets[0], array.values.slice(offsets[0], offsets[-1] - offsets[0])
 
 
-def _refuse_nulls(array: Any, bounds: NDArray[np.int64], where: str, first: int) -> None:
-    if array.null_count:
-        row = first + _row_of_item(array.is_null().to_numpy(zero_copy_only=False), bounds)
-        raise CorruptStoreError(f"{where}, row {row}: a value is missing (null)")
+def _refuse_nulls(array: Any, bounds: NDArray[np.int64], where: str, first: int, *, is_number: bool = False) -> None:
+    """Raise if a value is null; the message names `missing: nan` only for a number.
+
+    Raises:
+        SpecError: a value is null.
+    """
+    absent = array.is_null()
+    if absent.true_count:
+        row = first + _row_of_item(absent.to_numpy(zero_copy_only=False), bounds)
+        raise missing_value(where, row, is_number=is_number)
 
 
 def _row_of_item(marked: NDArray[np.bool_], bounds: NDArray[np.int64]) -> int:
@@ -203,6 +254,8 @@ def infer_array(
         axes = declared.shape
         if declared.packbits and axes[-1] is not None:
             axes = (*axes[:-1], -(-axes[-1] // 8))
+    if declared is not None and declared.missing is not None and (dtype == NULL or np.dtype(dtype).kind in "iub"):
+        dtype = "float64"
     if dtype == NULL:
         if declared is None or len(declared.shape) < depth:
             raise SpecError(f"{where}: no row shows its type; specify its dtype and shape in `columns`")
@@ -251,29 +304,42 @@ def column_from_arrow(
         name, type_, where, declared: as for `infer_array`.
 
     Raises:
-        CorruptStoreError: a value is null, or the lists of a row do not form a rectangular array.
-        SpecError: the rows do not show the type of the values, and `declared` does not specify it.
-        UnsupportedStoreError: the Arrow type is not supported, or the name is reserved.
+        SpecError: a value is missing, or the rows do not show the type of the values, and `declared` does not specify
+            it.
+        UnsupportedStoreError: the Arrow type is not supported, the name is reserved, or the lists of a row do not form
+            a rectangular array.
     """
-    parts = rows_of_chunks(chunks, where)
+    parts = rows_of_chunks(chunks, where, declared=declared)
     array = infer_array(name, type_, [part.shapes for part in parts], where, declared)
     return array, column_of(array, parts)
 
 
-def arrow_array(type_: Any, where: str) -> Array:
+def arrow_array(type_: Any, where: str, declared: Array | None = None) -> Array:
     """The `Array` of an Arrow type: a fixed-size list is a fixed axis, any other list a ragged one.
+
+    Args:
+        type_: a `pyarrow.DataType`.
+        where: the file and the column, for the error.
+        declared: the column as the spec declares it; with `missing: nan`, integers and bools become float64.
 
     Raises:
         UnsupportedStoreError: the Arrow type is not supported; the message begins with `where`.
     """
     _, dtype = dtype_of(type_, where)
+    if declared is not None and declared.missing is not None and (dtype == NULL or np.dtype(dtype).kind in "iub"):
+        dtype = "float64"
     if dtype == NULL:
-        raise UnsupportedStoreError(f"{where} contains only nulls, which are not supported")
+        raise UnsupportedStoreError(f"{where} contains only nulls; leave it out, or declare it with `missing: nan`")
+    return Array(dtype, type_axes(type_))
+
+
+def type_axes(type_: Any) -> tuple[int | None, ...]:
+    """The axes of a row as its Arrow type describes them: the length of a fixed-size list, None for any other list."""
     axes: list[int | None] = []
     while is_list(type_):
         axes.append(type_.list_size if pa.types.is_fixed_size_list(type_) else None)
         type_ = type_.value_type
-    return Array(dtype, tuple(axes))
+    return tuple(axes)
 
 
 def arrow_column(
@@ -289,6 +355,8 @@ def arrow_column(
         declared: the column as the spec declares it; it provides the length of an axis that a row does not show.
 
     Raises:
-        CorruptStoreError: a value is null, or the lists of a row do not form a rectangular array.
+        SpecError: a value is missing.
+        UnsupportedStoreError: the lists of a row do not form a rectangular array.
     """
-    return column_of(array, rows_of_chunks(chunks, where, first), declared)
+    shown = declared if declared is not None and len(declared.axes) == len(array.axes) else None
+    return column_of(array, rows_of_chunks(chunks, where, first, declared), shown)

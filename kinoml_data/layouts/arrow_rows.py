@@ -290,7 +290,10 @@ def _flat(
     """
     if any(dtype_of(chunk.type, where) != (depth, dtype) for chunk in chunks):
         raise CorruptStoreError(f"{where}: its type differs from what was written; the data is damaged")
-    parts = rows_of_chunks(chunks, where, first)
+    try:
+        parts = rows_of_chunks(chunks, where, first)
+    except (SpecError, UnsupportedStoreError) as error:  # nothing like that was written
+        raise CorruptStoreError(f"{error}; the data is damaged") from None
     lengths = [part.shapes.prod(axis=1) for part in parts]  # 1 for a value without lists
     if len(parts) == 1:
         return parts[0].values, lengths[0]

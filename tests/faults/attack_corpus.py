@@ -772,7 +772,7 @@ def parquet_files() -> Iterator[Attack]:
     pickled = pickle.dumps(Payload(Path(f"/{TEXT}")))
     for name in ("arrow.py_extension_type", "ray.data.arrow_tensor", TEXT):
         make = extension(name.encode(), pickled)
-        yield Attack(f"Parquet: the extension type {name}", make, unsafe, f"extension type '{name}' is not allowed")
+        yield Attack(f"Parquet: the extension type {name}", make, unsupported, f"has the extension type '{name}'")
     yield Attack(
         "Parquet: a pickle", file(lambda folder: pickle.dumps(Payload(folder)), "a.parquet"), corrupt, "Parquet file"
     )
@@ -817,8 +817,13 @@ def parquet_files() -> Iterator[Attack]:
         return config(spec)(folder)
 
     yield Attack("Parquet: a column that is not there", without, SpecError, "unknown stored column 'Z'")
-    yield of("a name that paints", corrupt, r"a\x1b[31m", lambda: parquet({"a\x1b[31m": [None, 1.0], "y": [1.0, 2.0]}))
-    yield of("values that are missing", corrupt, "row 1", lambda: parquet({"X": [1.0, None]}))
+
+    def painted(folder: Path) -> Source:
+        (folder / "a.parquet").write_bytes(parquet({"a\x1b[31m": [None, 1.0]}))
+        return config('X: "a\\e[31m"\nstorage: {backend: parquet-awkward, path: a.parquet}')(folder)
+
+    yield Attack("Parquet: a name that paints", painted, SpecError, r"a\x1b[31m")
+    yield of("values that are missing", SpecError, "row 1", lambda: parquet({"X": [1.0, None]}))
 
 
 # -- what is no file

@@ -46,6 +46,7 @@ class Seed:
     def mismatch(self, backend: Backend) -> str | None:
         """How what the backend reads differs from what was stored, None where it does not; its errors pass."""
         with closing(backend.open(None)) as storage:
+            storage.read(np.arange(len(storage)), list(storage.columns))  # the file may be another one until here
             if set(storage.columns) != set(self.columns):
                 return f"columns {sorted(storage.columns)}"
             if set(storage.arrays) != set(self.arrays):

@@ -6,13 +6,14 @@ import base64
 import hashlib
 import io
 import multiprocessing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kinoml_data.backends.parquet.tensors import Tensor
 from kinoml_data.errors import CorruptStoreError, UnsafeStoreError, UnsupportedStoreError, quoted
 from kinoml_data.files import PositionedFile
 from kinoml_data.layouts.arrow import arrow_errors
@@ -20,18 +21,25 @@ from kinoml_data.layouts.arrow import arrow_errors
 MAGIC, ENCRYPTED = b"PAR1", b"PARE"
 DIGEST_BYTES = 16
 MAX_FOOTER_BYTES = 64 << 20
-MAX_GROUP_BYTES = 1 << 34  # a row group is decoded whole
+MAX_GROUP_BYTES = 1 << 36
+WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
+SLICE_BUFFER = 1 << 20  # bytes of a column chunk that are read at once if a row group is decoded in slices
 # Arrow builds every registered extension type that the values of these two keys name. With one letter changed, the keys
 # mean nothing to Arrow, which then uses Parquet's own types. These suffice for everything that is read here.
 SCHEMA, HIDDEN_SCHEMA = b"ARROW:schema", b"_RROW:schema"
 EXTENSION, HIDDEN_EXTENSION = b"ARROW:extension:name", b"_RROW:extension:name"
+TENSOR = b"arrow.fixed_shape_tensor"
+# The arrays of the package `datasets` are stored as nested lists, which are read as such.
+PLAIN_EXTENSIONS = {f"datasets.features.features.Array{ndim}DExtensionType".encode() for ndim in range(2, 6)}
 
 
 class ParquetContainer:
     """A Parquet file: its columns, its metadata and its row groups as Arrow arrays.
 
     Attributes:
-        types: the Arrow type of every column. If the root is a single struct, its fields are the columns.
+        types: the Arrow type of every column. If the root is a single struct, its fields are the columns. A fixed-shape
+            tensor is nested fixed-size lists.
+        refused: why some of the columns cannot be read, as the end of a sentence about the column.
         metadata: the key-value metadata.
         groups: the number of rows in each row group.
         sealed: True if the footer has the digest that `seal` wrote. Reading rows with a damaged footer may crash Arrow
@@ -41,7 +49,7 @@ class ParquetContainer:
     Raises:
         StoreNotFoundError: there is no such regular file.
         CorruptStoreError: the file is not a Parquet file, or is damaged.
-        UnsafeStoreError: the file contains an extension type, or a footer of more than 64 MiB.
+        UnsafeStoreError: the footer has more than 64 MiB.
         UnsupportedStoreError: the file is encrypted.
         StoreReadError: the operating system failed to read.
     """
@@ -62,15 +70,9 @@ class ParquetContainer:
         self.identity = f"{self._file.size}-{digest(footer).hex()}"
         if self.sealed:  # only files of this library; their rows are compared with checksums whenever they are decoded
             self._file.recheck_with(self.same_content)
-        self._parquet = pq.ParquetFile(
-            _FooterOverride(self._file, start, footer.replace(SCHEMA, HIDDEN_SCHEMA)),
-            memory_map=False,
-            pre_buffer=False,
-            page_checksum_verification=True,
-            arrow_extensions_enabled=False,
-            list_type=pa.LargeListType,  # 64-bit offsets: a row group may contain more than 2**31 values
-            binary_type=pa.large_binary(),
-        )
+        self._footer = start, footer.replace(SCHEMA, HIDDEN_SCHEMA)
+        self._parquet = self._parquet_file()
+        self._slices: dict[tuple[str, ...], tuple[int, int, Iterator[Any]]] = {}
         footer_metadata = self._parquet.metadata
         self.metadata: Mapping[bytes, bytes] = footer_metadata.metadata or {}
         self.groups = [footer_metadata.row_group(i).num_rows for i in range(footer_metadata.num_row_groups)]
@@ -82,16 +84,61 @@ class ParquetContainer:
         self.types = {field.name: field.type for field in fields}
         if len(self.types) != len(fields):
             raise CorruptStoreError(f"{self.path}: two of its columns have the same name")
-        self._leaves: dict[str, list[str]] = {}
+        self._leaves: dict[str, range] = {}
         leaf = 0
         for field in fields:
             count = _leaves(field.type)
-            self._leaves[field.name] = [self._parquet.schema.column(i).path for i in range(leaf, leaf + count)]
+            self._leaves[field.name] = range(leaf, leaf + count)
             leaf += count
-        self.types |= _declared(self.metadata.get(HIDDEN_SCHEMA), self.path, self.types)
+        self.refused: dict[str, str] = {}
+        self._tensors: dict[str, Tensor] = {}
+        self._read_arrow_schema()
 
-    def read(self, group: int, columns: Iterable[str]) -> dict[str, list[Any]]:
+    def _parquet_file(self, **options: Any) -> Any:
+        return pq.ParquetFile(
+            _FooterOverride(self._file, *self._footer),
+            memory_map=False,
+            pre_buffer=False,
+            page_checksum_verification=True,
+            arrow_extensions_enabled=False,
+            list_type=pa.LargeListType,  # 64-bit offsets: a row group may contain more than 2**31 values
+            binary_type=pa.large_binary(),
+            **options,
+        )
+
+    def _read_arrow_schema(self) -> None:
+        """Take from the Arrow schema what Parquet's own types do not express: durations and extension types."""
+        encoded = self.metadata.get(HIDDEN_SCHEMA)
+        if encoded is None:
+            return
+        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(encoded).replace(EXTENSION, HIDDEN_EXTENSION)))
+        for field in _columns(schema):
+            if field.name not in self.types:
+                continue
+            if pa.types.is_duration(_leaf(field.type)):
+                self.types[field.name] = field.type
+            names = {_extension(inner) for inner in _all_fields([field])} - {b"", *PLAIN_EXTENSIONS}
+            if (
+                _extension(field) == TENSOR
+                and names == {TENSOR}
+                and (tensor := Tensor.of(field, self.types[field.name]))
+            ):
+                self._tensors[field.name] = tensor
+                self.types[field.name] = tensor.type
+            elif names:
+                shown = quoted(min(names).decode("utf-8", "replace"))
+                self.refused[field.name] = (
+                    f"has the extension type {shown}, which is not supported; write it as numbers, lists or strings"
+                )
+
+    def read(self, group: int, columns: Iterable[str], start: int = 0, stop: int | None = None) -> dict[str, list[Any]]:
         """The chunks of the given columns in one row group, as valid `pyarrow.Array`s.
+
+        Args:
+            group: the number of the row group.
+            columns: the names of columns.
+            start, stop: the rows of the row group. If they are not all of them, memory is needed for these rows only;
+                calls for neighbouring slices of one length continue where the last one ended.
 
         Raises:
             CorruptStoreError: the file is damaged.
@@ -99,11 +146,15 @@ class ParquetContainer:
             StoreReadError: the operating system failed to read.
         """
         names = list(columns)
-        paths = [path for name in names for path in self._leaves[name]]
+        stop = self.groups[group] if stop is None else stop
+        paths = [self._parquet.schema.column(leaf).path for name in names for leaf in self._leaves[name]]
         with arrow_errors(self.path):
             # In a forked worker, the threads of the parent process do not exist.
             threads = multiprocessing.parent_process() is None
-            table = self._parquet.read_row_group(group, columns=paths, use_threads=threads)
+            if (start, stop) == (0, self.groups[group]):
+                table = self._parquet.read_row_group(group, columns=paths, use_threads=threads)
+            else:
+                table = self._slice(group, paths, start, stop)
             self._file.check()
             arrays = {}
             for name in names:
@@ -113,33 +164,45 @@ class ParquetContainer:
                     chunks = [chunk.flatten()[chunk.type.get_field_index(name)] for chunk in chunks]
                 for chunk in chunks:
                     chunk.validate(full=True)
-                if sum(map(len, chunks)) != self.groups[group]:
+                if sum(map(len, chunks)) != stop - start:
                     raise CorruptStoreError(f"{self.path}: column {quoted(name)} lacks rows in row group {group}")
-                arrays[name] = chunks
+                tensor = self._tensors.get(name)
+                arrays[name] = [tensor.nested(chunk) for chunk in chunks] if tensor else chunks
         return arrays
+
+    def _slice(self, group: int, paths: list[str], start: int, stop: int) -> Any:
+        """Some rows of a row group, as a `pyarrow.Table`."""
+        at_group, at, rows = self._slices.pop(tuple(paths), (-1, 0, iter(())))
+        if (at_group, at) != (group, start):
+            rows = _rows_of(self._parquet_file(buffer_size=SLICE_BUFFER), group, paths, start, stop - start)
+        table = next(rows)
+        self._slices[tuple(paths)] = group, stop, rows
+        return table
 
     def same_content(self, file: PositionedFile) -> bool:
         """See `PositionedFile.recheck_with`."""
         return f"{file.size}-{digest(read_footer(file)[1]).hex()}" == self.identity
 
-    def decoded_size(self, columns: Iterable[str]) -> int:
-        """The number of bytes that some columns take in memory, according to the footer; 16 for each string.
+    def group_sizes(self, columns: Iterable[str]) -> list[int]:
+        """For each row group, the least number of bytes that some columns take in memory, according to the footer.
 
         Raises:
-            UnsafeStoreError: a row group would take more than 16 GiB.
+            UnsafeStoreError: a row group would take more than 64 GiB.
         """
-        footer, size = self._parquet.metadata, 0
-        leaves = {path for name in columns for path in self._leaves[name]}
-        widths = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
-        for group in range(footer.num_row_groups):
-            chunks = (footer.row_group(group).column(i) for i in range(footer.num_columns))
-            nbytes = sum(c.num_values * widths.get(c.physical_type, 16) for c in chunks if c.path_in_schema in leaves)
-            if nbytes > MAX_GROUP_BYTES:
-                raise UnsafeStoreError(
-                    f"{self.path}: row group {group} takes {nbytes} bytes decoded; the limit is {MAX_GROUP_BYTES}"
-                )
-            size += nbytes
-        return size
+        footer = self._parquet.metadata
+        leaves = [leaf for name in columns for leaf in self._leaves[name]]
+        groups = map(footer.row_group, range(footer.num_row_groups))
+        sizes = [sum(_decoded_size(group.column(leaf)) for leaf in leaves) for group in groups]
+        if max(sizes, default=0) > MAX_GROUP_BYTES:
+            group = sizes.index(max(sizes))
+            raise UnsafeStoreError(
+                f"{self.path}: row group {group} takes {sizes[group]} bytes decoded; the limit is {MAX_GROUP_BYTES}"
+            )
+        return sizes
+
+    def decoded_size(self, columns: Iterable[str]) -> int:
+        """The least number of bytes that some columns take in memory, according to the footer."""
+        return sum(self.group_sizes(columns))
 
     def close(self) -> None:
         self._file.close()
@@ -184,6 +247,29 @@ def digest(footer: bytes) -> bytes:
     return hashlib.blake2b(footer, digest_size=DIGEST_BYTES).digest()
 
 
+def _rows_of(file: Any, group: int, paths: list[str], start: int, count: int) -> Iterator[Any]:
+    """Tables of `count` rows of a row group, from row `start` on."""
+    held: list[Any] = []
+    rows = skipped = 0
+    for batch in file.iter_batches(count, row_groups=[group], columns=paths, use_threads=False):
+        if (skip := min(start - skipped, len(batch))) > 0:
+            skipped += skip
+            batch = batch.slice(skip)
+        held, rows = [*held, batch], rows + len(batch)
+        while rows >= count:
+            table = pa.Table.from_batches(held)
+            yield table.slice(0, count)
+            held, rows = table.slice(count).to_batches(), rows - count
+    yield pa.Table.from_batches(held, file.schema_arrow if not held else None)
+
+
+def _decoded_size(chunk: Any) -> int:
+    """The least number of bytes of the values of a column chunk in memory."""
+    width = WIDTHS.get(chunk.physical_type)
+    least: int = chunk.num_values * (width or 16)
+    return least if width else max(least, chunk.total_uncompressed_size)
+
+
 class _FooterOverride(io.RawIOBase):
     """The file as Arrow sees it, with another footer of the same length."""
 
@@ -225,21 +311,9 @@ def _leaves(type_: Any) -> int:
     return sum(_leaves(type_.field(i).type) for i in range(type_.num_fields)) if type_.num_fields else 1
 
 
-def _declared(schema: bytes | None, path: Path, types: Mapping[str, Any]) -> dict[str, Any]:
-    """The types that the Arrow schema specifies and Parquet cannot express, such as a duration.
-
-    Raises:
-        UnsafeStoreError: the schema names an extension type.
-    """
-    if schema is None:
-        return {}
-    declared = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(schema).replace(EXTENSION, HIDDEN_EXTENSION)))
-    for field in _all_fields(list(declared)):
-        if name := (field.metadata or {}).get(HIDDEN_EXTENSION):
-            raise UnsafeStoreError(
-                f"{path}: the extension type {quoted(name.decode('utf-8', 'replace'))} is not allowed"
-            )
-    return {f.name: f.type for f in _columns(declared) if f.name in types and pa.types.is_duration(_leaf(f.type))}
+def _extension(field: Any) -> bytes:
+    """The name of the extension type of a field; empty if it has none."""
+    return bytes((field.metadata or {}).get(HIDDEN_EXTENSION, b""))
 
 
 def _all_fields(fields: Iterable[Any]) -> Iterable[Any]:

@@ -9,80 +9,124 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.backends.parquet.container import ParquetContainer
+from kinoml_data.backends.parquet.row_groups import Table
 from kinoml_data.columns import Column
-from kinoml_data.errors import quoted
+from kinoml_data.errors import SpecError, UnsupportedStoreError, quoted
 from kinoml_data.layouts.arrow import (
+    NOT_SHOWN,
     ArrowRows,
-    column_from_arrow,
     column_of,
-    dtype_of,
     infer_array,
     rows_of_chunks,
     select_columns,
+    type_axes,
 )
 from kinoml_data.spec.array import Array
 
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")
+LEAST_PART = 1 << 20  # bytes
 
 
-class ForeignTable:
-    """A file of another program. It has no arrays, no spec and no checksums of rows.
+class ForeignTable(Table):
+    """A file of another program. It has no arrays, no spec and no checksums of rows; see `Table`.
 
     Args:
         file: the open file.
         requested: the columns that the spec asks for, None for all; they provide dtypes and axes that no row shows.
-
-    Attributes:
-        names: the columns to read. The index of a pandas table is one of them only if it is requested.
+            The index of a pandas table is a column only if it is requested.
+        budget: the number of bytes that may be held. A row group of more than half of them is decoded in slices.
 
     Raises:
-        SpecError: columns are requested, and none of them is stored.
-        UnsupportedStoreError: a column has an Arrow type that is not supported.
+        SpecError: columns are requested, and none of them is stored; or the type of a column is not known.
+        UnsupportedStoreError: a column that is requested has an Arrow type that is not supported.
     """
 
-    def __init__(self, file: ParquetContainer, requested: Mapping[str, Array | None] | None) -> None:
+    def __init__(self, file: ParquetContainer, requested: Mapping[str, Array | None] | None, budget: int) -> None:
         self._file, self._requested = file, requested or {}
-        self._columns: dict[str, Array] = {}
+        self.columns: dict[str, Array] = {}
+        unreadable: dict[str, str] = {}
         stored = [name for name in file.types if requested is not None or not PANDAS_INDEX.fullmatch(name)]
-        self.names = select_columns(file.path, stored, requested)
-        for name in self.names:
-            dtype_of(file.types[name], self._where(name))
+        for name in select_columns(file.path, stored, requested):
+            try:
+                if name in file.refused:
+                    raise UnsupportedStoreError(f"{self._where(name)} {file.refused[name]}")
+                self.columns[name] = self._undecoded(name)
+            except (SpecError, UnsupportedStoreError) as error:
+                if requested is not None:
+                    raise
+                unreadable[name] = str(error)
+        self.unreadable = unreadable
+        self._slices: list[tuple[int, int, int]] = []  # the row group, and the first and the last row in it
+        self._firsts = np.cumsum([0, *file.groups])
+        for group, (rows, size) in enumerate(zip(file.groups, file.group_sizes(self.columns), strict=True)):
+            count = min(rows, -(-size // max(budget // 2, LEAST_PART))) or 1
+            step = -(-rows // count)
+            self._slices += [(group, start, min(start + step, rows)) for start in range(0, max(rows, 1), step or 1)]
+        self.parts = [stop - start for _, start, stop in self._slices]
 
-    def read_all(self) -> tuple[dict[str, Array], dict[str, Column]]:
-        """All rows of all columns.
+    def read(self, part: int, names: Sequence[str]) -> dict[str, Column]:
+        """Some columns of one part.
 
         Raises:
-            CorruptStoreError: the file is damaged, a value is null, or the lists of a row are not rectangular.
-            SpecError: no row shows the type of a column, and the spec does not specify it.
+            CorruptStoreError: the file is damaged.
+            SpecError: a value is missing.
+            UnsupportedStoreError: the lists of a row are not rectangular.
         """
-        groups = [self._file.read(group, self.names) for group in range(len(self._file.groups))]
-        data = {}
-        for name in self.names:
-            chunks = [chunk for group in groups for chunk in group.pop(name)]
-            type_, where = self._file.types[name], self._where(name)
-            declared = self._requested.get(name)
-            self._columns[name], data[name] = column_from_arrow(name, type_, chunks, where, declared)
-        return self._columns, data
+        return {
+            name: column_of(self.columns[name], rows, self._with_declared_axes(name))
+            for name, rows in self._rows(part, names).items()
+        }
 
-    def infer_columns(self) -> dict[str, Array]:
-        """Find the columns that `read` needs, by decoding every row group once. Raises the errors of `read_all`."""
-        shapes: dict[str, list[NDArray[np.int64]]] = {name: [] for name in self.names}
-        for group in range(len(self._file.groups)):
-            for name, parts in self._rows(group, self.names).items():
-                shapes[name] += [part.shapes for part in parts]
-        for name in self.names:
-            type_, where = self._file.types[name], self._where(name)
-            self._columns[name] = infer_array(name, type_, shapes[name], where, self._requested.get(name))
-        return self._columns
+    def load(self, name: str, budget: int) -> Column | None:
+        """See `Table`; raises the errors of `read`."""
+        found: list[ArrowRows] = []
+        size = 0
+        for part in range(len(self.parts)):
+            for rows in self._rows(part, [name])[name]:
+                found.append(rows)
+                size += rows.values.nbytes + rows.shapes.nbytes + 8 * len(rows.shapes)
+            if size * (2 if part else 1) > budget:  # the parts, and the whole that is made of them
+                return None
+        self.columns[name] = self._inferred(name, [rows.shapes for rows in found])
+        return column_of(self.columns[name], found)
 
-    def read(self, group: int, names: Sequence[str]) -> dict[str, Column]:
-        """Some columns of one row group; raises the errors of `read_all`."""
-        return {name: column_of(self._columns[name], parts) for name, parts in self._rows(group, names).items()}
+    def settle(self, name: str) -> None:
+        """See `Table`; raises the errors of `read`. A column that the spec declares needs nothing."""
+        if self._requested.get(name) is None and self.columns[name].ragged:
+            parts = (self._rows(part, [name])[name] for part in range(len(self.parts)))
+            self.columns[name] = self._inferred(name, [_extremes(rows.shapes) for part in parts for rows in part])
 
-    def _rows(self, group: int, names: Sequence[str]) -> dict[str, list[ArrowRows]]:
-        first = sum(self._file.groups[:group])
-        chunks = self._file.read(group, names)
-        return {name: rows_of_chunks(chunks[name], self._where(name), first) for name in names}
+    def _with_declared_axes(self, name: str) -> Array:
+        """The column with the lengths that the spec declares for ragged axes, for rows that do not show them."""
+        array, declared = self.columns[name], self._inferred(name, [])
+        axes = (a if a is not None else b for a, b in zip(array.shape, declared.shape, strict=True))
+        return array.model_copy(update={"shape": tuple(axes)})
+
+    def _undecoded(self, name: str) -> Array:
+        """The column as its Arrow type describes it."""
+        array = self._inferred(name, [])
+        axes = type_axes(self._file.types[name])
+        return array if len(axes) != len(array.shape) else array.model_copy(update={"shape": axes})
+
+    def _inferred(self, name: str, shapes: Sequence[NDArray[np.int64]]) -> Array:
+        return infer_array(name, self._file.types[name], shapes, self._where(name), self._requested.get(name))
+
+    def _rows(self, part: int, names: Sequence[str]) -> dict[str, list[ArrowRows]]:
+        group, start, stop = self._slices[part]
+        chunks = self._file.read(group, names, start, stop)
+        first = int(self._firsts[group]) + start
+        return {
+            name: rows_of_chunks(chunks[name], self._where(name), first, self._requested.get(name)) for name in names
+        }
 
     def _where(self, name: str) -> str:
         return f"{self._file.path}: column {quoted(name)}"
+
+
+def _extremes(shapes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Two shapes that show the same axes as fixed as all of them do: the least and the greatest length of each axis."""
+    extremes = np.full((2, shapes.shape[1]), NOT_SHOWN, np.int64)
+    for axis, lengths in enumerate(shapes.T):
+        if len(shown := lengths[lengths != NOT_SHOWN]):
+            extremes[:, axis] = shown.min(), shown.max()
+    return extremes

@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from kinoml_data.backends.parquet.container import ParquetContainer, seal
-from kinoml_data.columns import Column, Columns
+from kinoml_data.backends.parquet.row_groups import Table, held
+from kinoml_data.columns import Column, Columns, concatenate
 from kinoml_data.errors import CorruptStoreError, quoted
-from kinoml_data.layouts.arrow import arrow_errors
+from kinoml_data.layouts.arrow import arrow_errors, select_columns
 from kinoml_data.layouts.arrow_rows import CRC, ArrowLayout
 from kinoml_data.layouts.checksums import zlib
 from kinoml_data.spec.array import Array
@@ -27,20 +28,22 @@ from kinoml_data.spec.array import Array
 ROW_GROUPS = "row_groups"
 
 
-class ParquetTable:
-    """A file that this library wrote.
+class ParquetTable(Table):
+    """A file that this library wrote; see `Table`. Each row group is a part.
 
-    Attributes:
-        columns: the columns of the dataset, by name.
-        arrays: the arrays that are not per row.
-        spec: the embedded spec, as JSON.
+    Args:
+        file: the open file.
+        requested: the columns that the spec asks for, None for all.
 
     Raises:
         CorruptStoreError: the footer differs from what was written.
         UnsupportedStoreError: a later version of the library wrote the file.
+        SpecError: columns are requested, and none of them is stored.
     """
 
-    def __init__(self, file: ParquetContainer) -> None:
+    has_checksums = True
+
+    def __init__(self, file: ParquetContainer, requested: Mapping[str, Array | None] | None) -> None:
         self._file = file
         self._layout = ArrowLayout.parse(file.metadata, file.types, str(file.path))
         if not file.sealed:
@@ -49,8 +52,10 @@ class ParquetTable:
                 "rewrote it"
             )
         self._checksums: Mapping[str, list[int]] = json.loads(self._layout.extra[ROW_GROUPS])
-        self.columns: Mapping[str, Array] = self._layout.columns
+        names = select_columns(file.path, list(self._layout.columns), requested)
+        self.columns = {name: self._layout.columns[name] for name in names}
         self.arrays, self.spec = self._layout.arrays, self._layout.spec
+        self.parts, self._firsts = file.groups, np.cumsum([0, *file.groups])
 
     def read(self, group: int, columns: Sequence[str]) -> dict[str, Column]:
         """Read some columns of one row group, and compare every row with its checksum.
@@ -60,7 +65,7 @@ class ParquetTable:
             StoreChangedError: the file was altered or replaced after it was opened.
             StoreReadError: the operating system failed to read.
         """
-        path, first = self._file.path, sum(self._file.groups[:group])
+        path, first = self._file.path, int(self._firsts[group])
         rows = np.arange(first, first + self._file.groups[group])
         chunks = self._file.read(group, self._layout.stored_names(columns))
         with arrow_errors(path):
@@ -72,6 +77,16 @@ class ParquetTable:
                         "their checksums; the file is damaged"
                     )
         return data
+
+    def load(self, name: str, budget: int) -> Column | None:
+        """See `Table`; raises the errors of `read`."""
+        parts, size = [self.columns[name].empty()], 0
+        for group in range(len(self.parts)):
+            parts.append(self.read(group, [name])[name])
+            size += held(parts[-1])
+            if size * (2 if group else 1) > budget:  # the parts, and the whole that is made of them
+                return None
+        return concatenate(parts)
 
 
 def write_table(path: Path, layout: ArrowLayout, batches: Iterable[Columns]) -> None:

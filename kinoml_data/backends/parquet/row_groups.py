@@ -1,79 +1,152 @@
-"""A Parquet file that exceeds the memory budget: row groups are decoded as rows are read, and some stay in memory."""
+"""A Parquet file whose rows are decoded in parts: a row group, or a slice of one that is too large."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from kinoml_data.backends.parquet.container import ParquetContainer
 from kinoml_data.columns import Column, Columns, Ragged, concatenate
 from kinoml_data.contracts.backend import Storage
+from kinoml_data.layouts.flat_arrays import flatten
+from kinoml_data.layouts.memory_storage import MemoryStorage
 from kinoml_data.lru import LruCache
 from kinoml_data.spec.array import Array
 
-Decode = Callable[[int, Sequence[str]], Mapping[str, Column]]
+
+class Table(ABC):
+    """How the columns of a file are decoded.
+
+    Attributes:
+        columns: the columns, by name. An axis that only decoded rows show is ragged until `load` or `settle`.
+        parts: the number of rows in each part.
+        unreadable, arrays, spec, has_checksums: see `Storage`.
+    """
+
+    columns: dict[str, Array]
+    parts: Sequence[int]
+    unreadable: Mapping[str, str] = {}
+    arrays: Mapping[str, NDArray[Any]] = {}
+    spec: str | None = None
+    has_checksums: bool = False
+
+    @abstractmethod
+    def read(self, part: int, names: Sequence[str]) -> Mapping[str, Column]:
+        """Some columns of one part."""
+
+    @abstractmethod
+    def load(self, name: str, budget: int) -> Column | None:
+        """All rows of a column; None as soon as they take more than `budget` bytes while they are put together."""
+
+    def settle(self, name: str) -> None:  # noqa: B027 - a table that describes its columns does nothing
+        """Find out which axes of a column are fixed, by decoding each part once."""
 
 
 class RowGroups(Storage):
-    """Reads rows through a bounded cache of decoded row groups.
+    """Reads rows through a bounded cache of decoded parts.
 
-    Reading rows in order decodes each row group once. Reading shuffled rows decodes a whole row group for a few rows.
+    Reading rows in order decodes each part once. Reading shuffled rows decodes a whole part for a few rows.
 
     Args:
         file: the open file, which is closed with this storage.
-        decode: returns some columns of the row group with the given number.
-        columns: the columns, by name.
-        budget: bytes of decoded row groups to keep; at least one row group is kept.
-        arrays, spec: see `Storage`.
+        table: decodes its columns.
+        names: the columns of this storage.
+        budget: the number of bytes that may be held.
+        cached: the number of bytes of decoded parts to keep; the last part is kept in any case.
     """
 
     def __init__(
-        self,
-        file: ParquetContainer,
-        decode: Decode,
-        columns: Mapping[str, Array],
-        *,
-        budget: int,
-        arrays: Mapping[str, NDArray[Any]] | None = None,
-        spec: str | None = None,
+        self, file: ParquetContainer, table: Table, names: Sequence[str], *, budget: int, cached: int = 0
     ) -> None:
-        self._file, self._decode = file, decode
-        self.columns, self.arrays, self.spec, self.identity = columns, arrays or {}, spec, file.identity
-        self._ends = np.cumsum(file.groups, dtype=np.int64)
-        self._cache: LruCache[tuple[int, str], Column] = LruCache(budget, keep=len(columns))
+        self._file, self._table, self._budget = file, table, budget
+        self.columns = {name: table.columns[name] for name in names}
+        self.arrays, self.spec, self.identity = table.arrays, table.spec, file.identity
+        self.unreadable, self.has_checksums = table.unreadable, table.has_checksums
+        self._ends = np.cumsum(table.parts, dtype=np.int64)
+        self._cache: LruCache[tuple[int, str], Column] = LruCache(cached, keep=len(names))
         self._lock = threading.Lock()  # Arrow reads the file through a single file position
 
     def __len__(self) -> int:
-        return sum(self._file.groups)
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def read(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Columns:
-        groups = np.searchsorted(self._ends, rows, side="right")
-        order = np.argsort(groups, kind="stable")
+        parts = np.searchsorted(self._ends, rows, side="right")
+        order = np.argsort(parts, kind="stable")
         inverse = np.empty(len(rows), np.int64)
         inverse[order] = np.arange(len(rows))
-        parts: dict[str, list[Column]] = {name: [self.columns[name].empty()] for name in columns}
-        for group in np.unique(groups).tolist():
-            first = int(self._ends[group]) - self._file.groups[group]
-            in_group = rows[order][groups[order] == group] - first
-            for name, column in self._group(group, columns).items():
-                parts[name].append(_take(column, in_group))
-        return {name: _take(concatenate(taken), inverse) for name, taken in parts.items()}
+        taken: dict[str, list[Column]] = {name: [self.columns[name].empty()] for name in columns}
+        for part in np.unique(parts).tolist():
+            first = int(self._ends[part]) - self._table.parts[part]
+            in_part = rows[order][parts[order] == part] - first
+            for name, column in self._part(part, columns).items():
+                taken[name].append(_take(column, in_part))
+        return {name: _take(concatenate(pieces), inverse) for name, pieces in taken.items()}
+
+    def loaded(self, columns: Sequence[str]) -> Storage:
+        """The columns in memory if they fit into the budget, and otherwise through a cache of that size."""
+        if not columns:
+            return self
+        table, data = self._table, self._loaded(columns)
+        pa.default_memory_pool().release_unused()
+        if data is not None:
+            self.close()
+            storage = MemoryStorage(
+                flatten({name: table.columns[name] for name in columns}, data),
+                arrays=self.arrays,
+                spec=self.spec,
+                identity=self.identity,
+            )
+            storage.unreadable, storage.has_checksums = self.unreadable, self.has_checksums
+            return storage
+        warnings.warn(
+            f"{self._file.path} is larger than its memory_budget of {self._budget} bytes when decoded. Its row groups "
+            "are decoded as rows are read, which is slow for shuffled rows. Convert the file to npz-lazy, or raise the "
+            "budget.",
+            stacklevel=3,
+        )
+        for name in columns:
+            table.settle(name)
+        return RowGroups(self._file, table, columns, budget=self._budget, cached=self._budget)
 
     def close(self) -> None:
         self._file.close()
 
-    def _group(self, group: int, columns: Sequence[str]) -> dict[str, Column]:
+    def _loaded(self, columns: Sequence[str]) -> dict[str, Column] | None:
+        """All rows of some columns; None if they exceed the budget."""
+        data: dict[str, Column] = {}
+        left = self._budget
+        if self._file.decoded_size(columns) > left:
+            return None
+        for name in columns:
+            column = self._table.load(name, left)
+            if column is None:
+                return None
+            data[name] = column
+            left -= held(column)
+        return data
+
+    def _part(self, part: int, columns: Sequence[str]) -> dict[str, Column]:
         with self._lock:
-            cached = self._cache.get_all((group, name) for name in columns)
-            missing = [name for name in columns if (group, name) not in cached]
-            decoded = dict(self._decode(group, missing)) if missing else {}
+            cached = self._cache.get_all((part, name) for name in columns)
+            missing = [name for name in columns if (part, name) not in cached]
+            decoded = dict(self._table.read(part, missing)) if missing else {}
             for name, column in decoded.items():
-                self._cache.put((group, name), column, column.nbytes)
+                self._cache.put((part, name), column, held(column))
+            if decoded:
+                pa.default_memory_pool().release_unused()
             return decoded | {name: column for (_, name), column in cached.items()}
+
+
+def held(column: Column) -> int:
+    """The number of bytes that a decoded column takes, its offsets included."""
+    return column.nbytes + (8 * (len(column) + 1) if isinstance(column, Ragged) else 0)
 
 
 def _take(column: Column, rows: NDArray[np.int64]) -> Column:

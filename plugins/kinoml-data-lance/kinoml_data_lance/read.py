@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kinoml_data.errors import CorruptStoreError, quoted
+from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted
 from kinoml_data.plugin import (
     Array,
     ArrowLayout,
@@ -63,16 +63,28 @@ class LanceStorage(Storage):
         if self._layout is not None:
             self.columns = {name: self._layout.columns[name] for name in names}
         else:
-            self.columns = {name: arrow_array(schema.field(name).type, self._column(name)) for name in names}
+            self.columns, self.unreadable = self._columns(schema, names, columns)
             warnings.warn(f"{where} has no checksums of its rows: its integrity is unknown", stacklevel=3)
-        requested = {name: array for name, array in (columns or {}).items() if name in self.columns}
-        self._declared = {
-            n: a for n, a in requested.items() if a is not None and len(a.axes) == len(self.columns[n].axes)
-        }
+        self._declared = {name: array for name, array in (columns or {}).items() if name in self.columns}
         state = [dataset.version, [(field.name, str(field.type)) for field in schema]]
         state += [sorted((repr(key), repr(value)) for key, value in metadata.items())]
         state += [fragment.metadata.to_json() for fragment in dataset.get_fragments()]
         self.identity = hashlib.blake2b(json.dumps(state, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def _columns(
+        self, schema: Any, names: Sequence[str], requested: Mapping[str, Array | None] | None
+    ) -> tuple[dict[str, Array], dict[str, str]]:
+        """The columns of another program, and if none is requested, why others cannot be read."""
+        found, unreadable = {}, {}
+        for name in names:
+            try:
+                declared = None if requested is None else requested[name]
+                found[name] = arrow_array(schema.field(name).type, self._column(name), declared)
+            except UnsupportedStoreError as error:
+                if requested is not None:
+                    raise
+                unreadable[name] = str(error)
+        return found, unreadable
 
     def _check_files(self, extra: Mapping[str, str], folder: Path | None) -> None:
         if int(extra[ROWS]) != self._length:
@@ -94,7 +106,7 @@ class LanceStorage(Storage):
     def read(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Columns:
         try:
             return self._read(rows, columns)
-        except CorruptStoreError as error:
+        except (CorruptStoreError, SpecError, UnsupportedStoreError) as error:
             if "CRC-32" not in str(error):  # an error about a checksum names its row; for others, find the row
                 for row in rows if len(rows) > 1 else ():
                     self._read(np.array([row]), columns)

@@ -318,8 +318,9 @@ def test_a_dataset_of_another_program_is_read(tmp_path: Path) -> None:
         max_rows_per_file=4,
     )
     lance.dataset(str(path)).delete("id = 'bb'")
+    assert "column 'when' has the type timestamp[s]" in Lance(path=path).open(None).unreadable["when"]
     with pytest.raises(UnsupportedStoreError, match=r"column 'when' has the type timestamp\[s\]"):
-        Lance(path=path).open(None)
+        Lance(path=path).open({"when": None})
     columns = {
         "id": "str", "embedding": ("float32", 4), "half": ("float16", 2), "pairs": ("int64", 2, 2),
         "tokens": ("int64", None), "matrix": ("float64", None, 2), "good": "bool",
@@ -349,10 +350,33 @@ def test_what_a_tensor_cannot_hold_is_named(tmp_path: Path) -> None:
     }
     for name, values in columns.items():
         path = foreign(tmp_path / f"{name}.lance", {name: values})
-        with pytest.raises((CorruptStoreError, UnsupportedStoreError), match=f"column '{name}'") as caught:
-            opened(path)
+        error = SpecError if name in ("missing", "hole") else UnsupportedStoreError
+        with (
+            pytest.raises(error, match=f"column '{name}'") as caught,
+            closing(Lance(path=path).open({name: None})) as storage,
+        ):
+            content(storage)
         expected = {"missing": "row 2", "hole": "row 1", "uneven": "row 1"}.get(name, "column")
         assert expected in str(caught.value), name
+
+
+def test_a_null_is_nan_if_the_spec_says_so_and_a_decimal_is_the_nearest_float64(tmp_path: Path) -> None:
+    values = {"gap": [1, 2, None, 4], "half": pa.array([0.5, None, None, 1.5], pa.float32())}
+    path = foreign(tmp_path / "t.lance", {**values, "price": pa.array(["0.10"] * 4).cast(pa.decimal128(5, 2))})
+    columns = {name: {"dtype": "float32", "missing": "nan"} for name in values} | {"price": {"dtype": "float64"}}
+    storage = {"backend": "lance", "path": str(path)}
+    with kd.load_dataset({"columns": columns, "X": [*columns], "storage": storage}) as ds:
+        X = ds[[3, 2, 0]][0]
+    assert np.array_equal(X["gap"], np.array([4, np.nan, 1], "f4"), equal_nan=True)
+    assert np.array_equal(X["half"], np.array([1.5, np.nan, 0.5], "f4"), equal_nan=True)
+    assert X["price"].tolist() == [0.1] * 3
+
+
+def test_a_missing_value_is_named_by_its_row_in_any_order_of_rows(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "t.lance", {"x": [*range(9), None]})
+    storage = Lance(path=path).open({"x": None})
+    with storage, pytest.raises(SpecError, match="column 'x', row 9: a value is missing"):
+        storage.read(np.array([3, 9, 1]), ["x"])
 
 
 def test_a_spec_that_does_not_fit_is_refused(tmp_path: Path) -> None:

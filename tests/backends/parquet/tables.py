@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 from kinoml_data.backends.parquet.backend import ParquetAwkward
 from kinoml_data.backends.parquet.container import seal
 from kinoml_data.columns import Column, Columns, Ragged
+from kinoml_data.contracts.backend import Storage
 from kinoml_data.spec.array import DTYPES, Array
 
 NUMBERS = [name for name in DTYPES if name != "str" and not name.startswith("complex")]
@@ -44,8 +46,14 @@ def content(column: Column) -> tuple[Any, ...]:
     return column.dtype, column.shape, column.tobytes()
 
 
+def opened(path: Path, columns: Mapping[str, Array | None] | None = None, **options: Any) -> Storage:
+    """All columns of a file, or those of `columns`, in memory."""
+    storage = ParquetAwkward(path=path, **options).open(columns)
+    return storage.loaded(list(storage.columns))
+
+
 def read_all(path: Path, columns: dict[str, Array] | None = None) -> dict[str, Column]:
-    storage = ParquetAwkward(path=path).open(columns)
+    storage = opened(path, columns)
     return dict(storage.read(np.arange(len(storage)), list(storage.columns)))
 
 

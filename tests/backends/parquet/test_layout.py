@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kinoml_data.backends.parquet.backend import ParquetAwkward
 from kinoml_data.columns import Ragged
 from kinoml_data.errors import CorruptStoreError, KinomlDataError, UnsupportedStoreError
 from kinoml_data.layouts import arrow_rows
@@ -22,6 +21,7 @@ from tests.backends.parquet.tables import (
     column_of,
     content,
     joined,
+    opened,
     read_all,
     rewritten,
     write,
@@ -49,7 +49,7 @@ def test_no_rows_come_back_with_dtype_and_rank(path: Path, axes: tuple[int | Non
     array = Array("float32", axes)
     empty = column_of(array, 0, np.random.default_rng(0))
     write(path, {"x": array, "id": Array("str")}, [{"x": empty, "id": Ragged.from_strings([])}] * batches)
-    storage = ParquetAwkward(path=path).open(None)
+    storage = opened(path, None)
     assert len(storage) == 0
     assert len(storage.columns["x"].shape) == len(axes)
     assert content(storage.read(np.arange(0), ["x"])["x"])[0] == np.float32
@@ -104,7 +104,7 @@ def own(path: Path) -> Path:
 
 
 def everything(path: Path) -> tuple[Any, ...]:
-    storage = ParquetAwkward(path=path).open(None)
+    storage = opened(path, None)
     found = storage.read(np.arange(len(storage)), list(storage.columns))
     arrays = {name: content(array) for name, array in storage.arrays.items()}
     return {name: content(column) for name, column in found.items()}, arrays, storage.spec, dict(storage.columns)
@@ -154,7 +154,7 @@ def test_a_row_that_is_not_what_was_written_is_named_with_both_checksums(own: Pa
         CorruptStoreError,
         match=r"own\.parquet: column 'y', row 13: its CRC-32 is 0x[0-9a-f]{8}, but 0x[0-9a-f]{8} is stored",
     ):
-        ParquetAwkward(path=own).open(None)
+        opened(own, None)
     assert "id" in read_all(own, {"id": Array("str")})
 
 
@@ -166,14 +166,14 @@ def test_a_shape_that_is_not_what_was_written_is_named(own: Path) -> None:
 
     rewritten(own, change)
     with pytest.raises(CorruptStoreError, match=r"column 'a', row 4: its shape \(2, 7\) does not fit"):
-        ParquetAwkward(path=own).open(None)
+        opened(own, None)
 
 
 @pytest.mark.parametrize("column", ["a", "a:shape", "y:crc32"])
 def test_a_column_that_is_gone_is_named(own: Path, column: str) -> None:
     rewritten(own, lambda table: table.drop_columns([column]))
     with pytest.raises(CorruptStoreError, match=f"column '{column}' is missing"):
-        ParquetAwkward(path=own).open(None)
+        opened(own, None)
 
 
 def test_a_row_in_the_place_of_another_is_named(own: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_row_in_the_place_of_another_is_named(own: Path) -> None:
 
     rewritten(own, change)
     with pytest.raises(CorruptStoreError, match=r"column '\w+', row 1: its CRC-32"):
-        ParquetAwkward(path=own).open(None)
+        opened(own, None)
 
 
 def test_rows_with_checksums_of_their_own_are_not_taken_for_those_that_were_written(own: Path, tmp_path: Path) -> None:
@@ -196,13 +196,13 @@ def test_rows_with_checksums_of_their_own_are_not_taken_for_those_that_were_writ
 
     rewritten(own, change)
     with pytest.raises(CorruptStoreError, match="column 'y', rows 0 to 19 do not match their checksums"):
-        ParquetAwkward(path=own).open(None)
+        opened(own, None)
 
 
 def test_a_file_that_lost_its_metadata_is_not_taken_for_another_one(own: Path) -> None:
     rewritten(own, lambda table: table, metadata=False)
     with pytest.raises(CorruptStoreError, match="its metadata differs from what was written"):
-        ParquetAwkward(path=own).open(None)
+        opened(own, None)
 
 
 def test_a_file_that_another_program_rewrote_is_not_taken_for_ours(own: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_file_that_another_program_rewrote_is_not_taken_for_ours(own: Path) ->
     for again in (table, table.slice(3), table.replace_schema_metadata(None)):
         pq.write_table(again, own)
         with pytest.raises(CorruptStoreError, match=r"another program (rewrote|changed) it"):
-            ParquetAwkward(path=own).open(None)
+            opened(own, None)
 
 
 def test_a_later_version_of_the_layout_is_not_supported(own: Path) -> None:
@@ -221,4 +221,4 @@ def test_a_later_version_of_the_layout_is_not_supported(own: Path) -> None:
     at = raw.index(b"1", at)
     own.write_bytes(raw[:at] + b"2" + raw[at + 1 :])
     with pytest.raises(UnsupportedStoreError, match="has version '2' of the layout"):
-        ParquetAwkward(path=own).open(None)
+        opened(own, None)

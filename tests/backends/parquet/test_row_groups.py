@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import kinoml_data as kd
+from kinoml_data.backends.parquet import foreign
 from kinoml_data.backends.parquet.backend import ParquetAwkward
 from kinoml_data.backends.parquet.container import ParquetContainer
 from kinoml_data.backends.parquet.row_groups import RowGroups
@@ -61,8 +64,9 @@ def roles(path: Path) -> dict[str, Any]:
 
 
 def test_a_file_over_the_budget_is_not_decoded_when_it_opens(path: Path) -> None:
+    storage = ParquetAwkward(path=path, memory_budget=0).open(None)
     with pytest.warns(UserWarning, match="larger than its memory_budget"):
-        storage = ParquetAwkward(path=path, memory_budget=0).open(None)
+        storage = storage.loaded(list(storage.columns))
     with storage:
         assert isinstance(storage, RowGroups)
         assert len(storage) == ROWS
@@ -85,9 +89,9 @@ def test_row_groups_are_decoded_again_if_they_exceed_the_budget(path: Path, monk
     decoded: list[int] = []
     read = ParquetContainer.read
 
-    def counted(file: ParquetContainer, group: int, columns: Any) -> Any:
+    def counted(file: ParquetContainer, group: int, columns: Any, *rows: int) -> Any:
         decoded.append(group)
-        return read(file, group, columns)
+        return read(file, group, columns, *rows)
 
     monkeypatch.setattr(ParquetContainer, "read", counted)
     groups = by_group(path, 0)
@@ -135,3 +139,48 @@ def test_a_file_that_was_altered_in_place_is_an_error(path: Path) -> None:
             os.utime(path, ns=(stamp, stamp))
             with pytest.raises(error):
                 dataset[:]
+
+
+@pytest.mark.parametrize("budget", [0, 40_000])
+def test_a_large_row_group_is_decoded_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
+    monkeypatch.setattr(foreign, "LEAST_PART", 10_000)
+    lists = [RNG.normal(size=row % 7).tolist() for row in range(1_000)]
+    table = pa.table({"i": np.arange(1_000), "x": lists, "t": [f"m{row}" * (row % 9) for row in range(1_000)]})
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=700)
+    storage = ParquetAwkward(path=tmp_path / "t.parquet", memory_budget=budget).open(None)
+    whole = ParquetAwkward(path=tmp_path / "t.parquet").open(None).loaded(["i", "x", "t"])
+    assert isinstance(storage, RowGroups)
+    with storage, whole:
+        for rows in (np.arange(1_000), RNG.permutation(1_000), np.array([999, 0, 350, 0, 699, 700])):
+            found, expected = storage.read(rows, ["i", "x", "t"]), whole.read(rows, ["i", "x", "t"])
+            np.testing.assert_array_equal(found["i"], expected["i"])
+            for name in ("x", "t"):
+                np.testing.assert_array_equal(found[name].values, expected[name].values)
+                np.testing.assert_array_equal(found[name].shapes, expected[name].shapes)
+
+
+@pytest.mark.parametrize("origin", ["ours", "another program's"])
+@pytest.mark.slow
+def test_the_budget_is_what_reading_in_order_takes(tmp_path: Path, origin: str) -> None:
+    path, rows, width = tmp_path / "a.parquet", 200_000, 100
+    values = np.random.default_rng(0).random((rows, width))  # 160 MB
+    if origin == "ours":
+        kd.save_dataset(kd.from_arrays(values), path)
+    else:
+        pq.write_table(pa.table({"X": pa.FixedSizeListArray.from_arrays(values.reshape(-1), width)}), path)
+    program = f"""
+import resource, warnings
+warnings.simplefilter("ignore")
+import kinoml_data as kd, numpy as np, pyarrow.parquet, awkward
+from kinoml_data.backends.parquet.backend import ParquetAwkward
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+small = peak()
+with ParquetAwkward(path={str(path)!r}, memory_budget=20_000_000).open(None) as storage:
+    opened = peak() - small
+    for batch in storage.batches(["X"]):
+        assert len(batch["X"])
+print(opened, peak() - small)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    opened, read = map(int, done.stdout.split())
+    assert opened < 20_000_000 and read < 80_000_000, done.stdout

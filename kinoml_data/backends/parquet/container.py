@@ -23,7 +23,7 @@ DIGEST_BYTES = 16
 MAX_FOOTER_BYTES = 64 << 20
 MAX_GROUP_BYTES = 1 << 36
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
-SLICE_BUFFER = 1 << 20  # bytes of a column chunk that are read at once if a row group is decoded in slices
+SLICE_BUFFER = 1 << 17  # bytes of a column chunk that are read at once if a row group is decoded in slices
 # Arrow builds every registered extension type that the values of these two keys name. With one letter changed, the keys
 # mean nothing to Arrow, which then uses Parquet's own types. These suffice for everything that is read here.
 SCHEMA, HIDDEN_SCHEMA = b"ARROW:schema", b"_RROW:schema"
@@ -45,6 +45,7 @@ class ParquetContainer:
         sealed: True if the footer has the digest that `seal` wrote. Reading rows with a damaged footer may crash Arrow
             and the process, so check this before reading from a file that should be sealed.
         identity: a text that changes when the footer changes.
+        max_readers: how many readers of slices stay open. Each takes a few MiB for every column that it reads.
 
     Raises:
         StoreNotFoundError: there is no such regular file.
@@ -72,6 +73,7 @@ class ParquetContainer:
             self._file.recheck_with(self.same_content)
         self._footer = start, footer.replace(SCHEMA, HIDDEN_SCHEMA)
         self._parquet = self._parquet_file()
+        self.max_readers = 1
         self._slices: dict[tuple[str, ...], tuple[int, int, Iterator[Any]]] = {}
         footer_metadata = self._parquet.metadata
         self.metadata: Mapping[bytes, bytes] = footer_metadata.metadata or {}
@@ -177,6 +179,8 @@ class ParquetContainer:
             rows = _rows_of(self._parquet_file(buffer_size=SLICE_BUFFER), group, paths, start, stop - start)
         table = next(rows)
         self._slices[tuple(paths)] = group, stop, rows
+        while len(self._slices) > self.max_readers:
+            del self._slices[next(iter(self._slices))]
         return table
 
     def same_content(self, file: PositionedFile) -> bool:

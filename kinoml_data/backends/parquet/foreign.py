@@ -25,6 +25,7 @@ from kinoml_data.spec.array import Array
 
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 LEAST_PART = 1 << 20  # bytes
+READER = 8 << 20  # bytes that are reckoned for the pages and the dictionary of a column that is read in slices
 
 
 class ForeignTable(Table):
@@ -62,6 +63,7 @@ class ForeignTable(Table):
             count = min(rows, -(-size // max(budget // 2, LEAST_PART))) or 1
             step = -(-rows // count)
             self._slices += [(group, start, min(start + step, rows)) for start in range(0, max(rows, 1), step or 1)]
+        file.max_readers = max(1, budget // READER)
         self.parts = [stop - start for _, start, stop in self._slices]
 
     def read(self, part: int, names: Sequence[str]) -> dict[str, Column]:
@@ -72,9 +74,13 @@ class ForeignTable(Table):
             SpecError: a value is missing.
             UnsupportedStoreError: the lists of a row are not rectangular.
         """
+        group, start, stop = self._slices[part]
+        # The columns of a slice are decoded one after another, as each reader needs memory.
+        together = [names] if (start, stop) == (0, self._file.groups[group]) else [[name] for name in names]
         return {
             name: column_of(self.columns[name], rows, self._with_declared_axes(name))
-            for name, rows in self._rows(part, names).items()
+            for some in together
+            for name, rows in self._rows(part, some).items()
         }
 
     def load(self, name: str, budget: int) -> Column | None:

@@ -138,6 +138,11 @@ def one_line(error: object, limit: int = 400) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
+def count_of(count: int, thing: str) -> str:
+    """A number of things, such as `1 row` or `3,000 rows`."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def format_error(error: BaseException | None) -> str:
     """The type and the text of another library's error, such as `ImportError: no module named x`."""
     return f"{type(error).__name__}: {one_line(error, 200)}"

@@ -6,8 +6,8 @@ import difflib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,12 +100,8 @@ def load_dataset(
     described = _with_roles(described, X=X, y=y, meta=meta)
     opener = make_backend(described, data, featurizer, given)
     with ExitStack() as opened:
-        try:
+        with _named_by(spec):
             complete_spec, storage = _open(described, opener, dtype, opened)
-        except StoreNotFoundError as error:
-            if isinstance(spec, (str, os.PathLike)) and Path(spec).suffix.lower() in config.SUFFIXES:
-                raise StoreNotFoundError(f"{os.fspath(spec)}: storage: {error}") from error
-            raise
         complete_spec, storage = _loaded(described, complete_spec, storage, dtype, opened)
         if data is not None or featurizer is not None or given is not None:
             complete_spec = complete_spec.over_objects()
@@ -121,22 +117,37 @@ def open_to_copy(
     *,
     backend: str | None = None,
     base: str | os.PathLike[str] | None = None,
+    loads: bool = True,
     **options: Any,
 ) -> XyDataset:
     """Open a dataset to look at it or to copy it, which needs no roles.
 
     The arguments and the errors are those of `load_dataset`. If nothing says which columns are X, X is None and all
-    columns of the store are in the dataset.
+    columns of the store are in the dataset. With `loads=False`, no rows are decoded when it opens; lists may then
+    appear as ragged although all of them have one length.
     """
     described = _with_storage(as_spec(spec, None if base is None else Path(base), backend), backend, options)
     opener = make_backend(described)
     with ExitStack() as opened:
-        complete_spec, storage = _open(described, opener, None, opened, needs_X=False)
-        complete_spec, storage = _loaded(described, complete_spec, storage, None, opened, needs_X=False)
+        with _named_by(spec):
+            complete_spec, storage = _open(described, opener, None, opened, needs_X=False)
+        if loads:
+            complete_spec, storage = _loaded(described, complete_spec, storage, None, opened, needs_X=False)
         session, collater = Session(complete_spec, opener, storage), Collater(complete_spec)
         dataset = XyDataset(session, collater, _observation_model(complete_spec))
         opened.pop_all()
         return dataset
+
+
+@contextmanager
+def _named_by(spec: Any) -> Iterator[None]:
+    """Say in the error for a store that is not there which spec file names it."""
+    try:
+        yield
+    except StoreNotFoundError as error:
+        if isinstance(spec, (str, os.PathLike)) and Path(spec).suffix.lower() in config.SUFFIXES:
+            raise StoreNotFoundError(f"{os.fspath(spec)}: storage: {error}") from error
+        raise
 
 
 def _open(

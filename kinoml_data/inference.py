@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kinoml_data.contracts.backend import Storage
-from kinoml_data.dataset.oddities import is_index, oddity, text_among_numbers
+from kinoml_data.dataset.oddities import oddity, roles_example, text_among_numbers
 from kinoml_data.errors import (
     CorruptStoreError,
     SpecError,
@@ -177,15 +177,10 @@ def _matched(name: str, array: Array, storage: Storage) -> Array:
 def _roles_needed(spec: DatasetSpec, storage: Storage) -> str:
     """The error for a table that does not say which columns are X: what there is, and the line to write."""
     columns = storage.columns if spec.columns is None else spec.columns
-    numeric = [name for name, array in columns.items() if not array.is_string and not is_index(name)] or ["..."]
-    X = numeric[:-1][:3] or numeric
-    more = ", ..." if len(numeric) > 4 else ""
-    y = f", y={numeric[-1]!r}" if len(numeric) > 1 else ""
     path = spec.storage.options.get("path")
     where = "the store" if path is None else str(path)
     lines = [f"{where} does not say which columns are X and which are y. Name them, for example:"]
-    call = "..." if path is None else repr(str(path))
-    lines.append(f"  load_dataset({call}, X=[{', '.join(map(repr, X))}{more}]{y})")
+    lines.append(f"  {roles_example(columns, path)}")
     count = len(columns) + len(storage.unreadable)
     there = "is 1 column" if count == 1 else f"are {count:,} columns"
     lines.append(f"In a spec file, the keys are X and y. There {there}:")

@@ -39,7 +39,7 @@ def load_datasets(
     """
     datasets: dict[str, XyDataset] = {}
     try:
-        for name, spec in _several(specs, None if base is None else Path(base)).items():
+        for name, spec in specs_by_name(specs, None if base is None else Path(base)).items():
             with error_prefix(f"datasets.{name}: "):
                 datasets[name] = load_dataset(spec(), **options)
     except BaseException:
@@ -49,8 +49,8 @@ def load_datasets(
     return datasets
 
 
-def _several(specs: Any, base: Path | None) -> dict[str, Callable[[], DatasetSpec]]:
-    """For each dataset, a function that makes its spec."""
+def specs_by_name(specs: Any, base: Path | None = None) -> dict[str, Callable[[], DatasetSpec]]:
+    """For each dataset that `load_datasets` would open, a function that makes its spec; raises the errors of it."""
     where = ""
     if isinstance(specs, (str, os.PathLike)):
         path = config.expanded(specs)

@@ -1,4 +1,4 @@
-"""Verifying data: every row is read with every check enabled, and damage is reported by column and row."""
+"""Verifying data: every row is read with every check on; what is damaged or not read is reported by column and row."""
 
 from __future__ import annotations
 
@@ -14,32 +14,43 @@ from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.columns import Ragged
 from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.dataset.session import Session
-from kinoml_data.errors import KinomlDataError, SpecError, StoreChangedError, StoreNotFoundError, format_error
+from kinoml_data.errors import (
+    CorruptStoreError,
+    KinomlDataError,
+    SpecError,
+    StoreChangedError,
+    UnsafeStoreError,
+    format_error,
+)
 from kinoml_data.factory import as_spec, make_backend
 from kinoml_data.inference import complete
 from kinoml_data.spec.array import Model
 from kinoml_data.spec.dataset_spec import DatasetSpec
 
 ROWS_PER_READ = 1024
-MAX_PLACES = 1000  # damaged places after which reading stops
+MAX_PLACES = 1000  # places, damaged or not read, after which reading stops
 WITH_CHECKS = {"verify": "first"}
 
 
 @dataclass(frozen=True)
-class Damage:
-    """Damage in one place.
+class Place:
+    """Rows of a column that cannot be read.
 
     Attributes:
-        column: the name of the column; None if the damage is not in one column.
-        first, last: the first and the last damaged row, numbered from 0; None if the damage is not in rows.
-            Neighbouring rows that are damaged for the same reason are one place.
+        column: the name of the column; None if the whole store cannot be read.
+        first, last: the first and the last such row, numbered from 0; None for the whole store. Neighbouring rows that
+            cannot be read for the same reason are one place.
         reason: the error that reading raises.
+        damaged: True if the bytes are not the ones that were written, so that the error is a `CorruptStoreError`. False
+            if the row is intact but not read: because a value is missing or has no place in the spec, because a
+            featurizer fails, or because reading it would not be safe (`UnsafeStoreError`).
     """
 
     column: str | None
     first: int | None
     last: int | None
     reason: str
+    damaged: bool = True
 
     @property
     def count(self) -> int:
@@ -60,16 +71,20 @@ class Verification:
     Attributes:
         rows, columns: the numbers of rows and columns that were read.
         nbytes: the number of bytes of values that were read.
-        damage: the damaged places, in the order of reading. After 1,000 places, reading stops.
+        damage: the damaged places, in the order of reading. After 1,000 places of both kinds, reading stops.
+        unread: the places that are intact but cannot be read.
         damaged: the number of damaged values, a value being one row of one column; 0 if the store cannot be opened.
+        unreadable: the columns that no spec asks for and that cannot be read, each with the reason.
         unchecked: why there may be damage that cannot be found; None if checksums cover everything.
     """
 
     rows: int = 0
     columns: int = 0
     nbytes: int = 0
-    damage: list[Damage] = field(default_factory=list)
+    damage: list[Place] = field(default_factory=list)
+    unread: list[Place] = field(default_factory=list)
     damaged: int = 0
+    unreadable: Mapping[str, str] = field(default_factory=dict)
     unchecked: str | None = None
 
     @property
@@ -77,17 +92,22 @@ class Verification:
         """True if no damage was found."""
         return not self.damage
 
+    @property
+    def complete(self) -> bool:
+        """True if all rows were read."""
+        return not self.damage and not self.unread
+
 
 def verify(
     spec: DatasetSpec | Mapping[str, Any] | str | os.PathLike[str],
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
-    """Read all rows of a dataset with every check enabled, and report all damage.
+    """Read all rows of a dataset with every check enabled, and report all damage and all that cannot be read.
 
     The store is opened once. Every value of every column is read, computed columns included; then the spec and its
-    splits are compared with the store. A spec that does not fit an intact store is an error, not damage, unless the
-    store itself contains that spec.
+    splits are compared with the store. Only bytes that are not what was written are damage. A spec that does not fit
+    an intact store is an error, unless the store itself contains that spec.
 
     Args:
         spec: as for `load_dataset`.
@@ -99,6 +119,7 @@ def verify(
         PluginLoadError, PluginConflictError: the plugin of such a name is broken, or two plugins register the name.
         StoreNotFoundError: the store does not exist.
         StoreChangedError: the store was changed while it was read.
+        UnsupportedStoreError, UnsafeStoreError, StoreReadError: the store cannot be opened, although it is not damaged.
     """
     result = Verification()
     described = as_spec(spec)
@@ -109,24 +130,30 @@ def verify(
                 "ignore", UserWarning
             )  # these warn about slow reading, which is expected with all checks
             storage = backend.open(described.requested_columns)
-    except StoreNotFoundError:
-        raise
-    except KinomlDataError as error:
-        result.damage.append(Damage(None, None, None, format_error(error)))
+    except CorruptStoreError as error:
+        if not _is_damage(error):
+            raise
+        result.damage.append(Place(None, None, None, format_error(error)))
         return result
     with storage:
+        result.unreadable = storage.unreadable
         if not storage.has_checksums:
             result.unchecked = f"{backend.name} does not have checksums for all that it reads"
         _read_all(storage, result, progress)
-        if result.intact:
+        if result.complete:
             try:
                 Session(complete(described, storage, needs_X=False), backend, storage)
-            except KinomlDataError as error:
-                by_user = isinstance(error, SpecError) and described.model_fields_set != {"storage"}
-                if by_user or isinstance(error, StoreChangedError):
+            except (CorruptStoreError, SpecError) as error:
+                embedded = storage.spec is not None and described.model_fields_set == {"storage"}
+                if not embedded and not _is_damage(error):
                     raise
-                result.damage.append(Damage(None, None, None, format_error(error)))
+                result.damage.append(Place(None, None, None, format_error(error)))
     return result
+
+
+def _is_damage(error: KinomlDataError) -> bool:
+    """True if the error says that bytes are not what was written."""
+    return isinstance(error, CorruptStoreError) and not isinstance(error, UnsafeStoreError)
 
 
 def with_checks(option: Any) -> Any:
@@ -146,51 +173,51 @@ def _read_all(storage: Storage, result: Verification, progress: Callable[[int, i
     for start in range(0, len(storage), ROWS_PER_READ):
         rows = range(start, min(start + ROWS_PER_READ, len(storage)))
         for name in storage.columns:
-            reason = _failure(storage, name, rows, result)
-            if reason is not None:
-                for damage in _locate(storage, name, rows, reason, result):
-                    result.damaged += damage.count
-                    _add(result.damage, damage)
-        if len(result.damage) >= MAX_PLACES:
+            error = _failure(storage, name, rows, result)
+            if error is not None:
+                for place in _locate(storage, name, rows, error, result):
+                    result.damaged += place.count if place.damaged else 0
+                    _add(result.damage if place.damaged else result.unread, place)
+        if len(result.damage) + len(result.unread) >= MAX_PLACES:
             return
         if progress is not None:
             progress(rows.stop, len(storage))
 
 
-def _failure(storage: Storage, name: str, rows: range, result: Verification) -> str | None:
+def _failure(storage: Storage, name: str, rows: range, result: Verification) -> KinomlDataError | None:
     """Why some rows of a column cannot be read; None if they can."""
     try:
         column = storage.read(np.arange(rows.start, rows.stop), [name])[name]
     except StoreChangedError:
         raise
     except KinomlDataError as error:
-        return format_error(error)
+        return error
     result.nbytes += (column.values if isinstance(column, Ragged) else column).nbytes
     return None
 
 
-def _locate(storage: Storage, name: str, rows: range, reason: str, result: Verification) -> Iterator[Damage]:
-    """The damage in rows that cannot be read together, found by reading halves of them."""
-    if len(rows) > 1 and not _same_reason(storage, name, rows, reason, result):
+def _locate(storage: Storage, name: str, rows: range, error: KinomlDataError, result: Verification) -> Iterator[Place]:
+    """The places in rows that cannot be read together, found by reading halves of them."""
+    if len(rows) > 1 and not _same_reason(storage, name, rows, str(error), result):
         for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
-            half_reason = _failure(storage, name, half, result)
-            if half_reason is not None:
-                yield from _locate(storage, name, half, half_reason, result)
+            half_error = _failure(storage, name, half, result)
+            if half_error is not None:
+                yield from _locate(storage, name, half, half_error, result)
         return
-    yield Damage(name, rows.start, rows.stop - 1, reason)
+    yield Place(name, rows.start, rows.stop - 1, format_error(error), _is_damage(error))
 
 
 def _same_reason(storage: Storage, name: str, rows: range, reason: str, result: Verification) -> bool:
     """True if 17 of the rows fail for one reason, such as a damaged member that contains all of them."""
     sample = {rows[len(rows) * i // 16] for i in range(16)} | {rows[-1]}
-    return all(_failure(storage, name, range(row, row + 1), result) == reason for row in sorted(sample))
+    return all(str(_failure(storage, name, range(row, row + 1), result)) == reason for row in sorted(sample))
 
 
-def _add(places: list[Damage], damage: Damage) -> None:
-    """Append the damage, or extend the last place in the same column if the damage continues it."""
+def _add(places: list[Place], found: Place) -> None:
+    """Append a place, or extend the last place in the same column if the new one continues it."""
     for i in reversed(range(max(0, len(places) - 8), len(places))):
         place = places[i]
-        if (place.column, place.reason, place.last) == (damage.column, damage.reason, (damage.first or 0) - 1):
-            places[i] = replace(place, last=damage.last)
+        if (place.column, place.reason, place.last) == (found.column, found.reason, (found.first or 0) - 1):
+            places[i] = replace(place, last=found.last)
             return
-    places.append(damage)
+    places.append(found)

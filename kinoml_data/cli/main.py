@@ -18,10 +18,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kinoml_data.cli import plugins
-from kinoml_data.errors import KinomlDataError, PluginLoadError, SpecError, one_line
+from kinoml_data.errors import (
+    CorruptStoreError,
+    FeaturizationError,
+    KinomlDataError,
+    PluginLoadError,
+    SpecError,
+    count_of,
+    one_line,
+    quoted,
+)
 
 if TYPE_CHECKING:
     from kinoml_data.dataset.dataset import XyDataset
+    from kinoml_data.spec.dataset_spec import DatasetSpec
 
 SHOWN = 20  # damaged places that `verify` lists without --all
 
@@ -32,6 +42,9 @@ Settings = Annotated[
     typer.Option(
         "--set", metavar="KEY=VALUE", help="Another value in the spec, such as storage.backend=in-memory; repeatable."
     ),
+]
+DatasetName = Annotated[
+    str | None, typer.Option("--dataset", metavar="NAME", help="Only this dataset of a file with `datasets`.")
 ]
 DataOrSpec = Annotated[str, typer.Argument(metavar="PATH", help="A data file, or a spec (.yaml, .json, .toml).")]
 
@@ -85,46 +98,54 @@ def demo(
 def inspect(
     path: DataOrSpec,
     sample: Annotated[
-        int, typer.Option(min=0, help="The number of rows to read if the store does not know the shapes.")
+        int, typer.Option(min=0, help="The number of rows to read for first values, ranges and unknown shapes.")
     ] = 1000,
     settings: Settings = None,
+    name: DatasetName = None,
 ) -> None:
-    """Show the columns, shapes and splits of a dataset, or of each dataset that a spec describes."""
-    from kinoml_data.cli.terminal import open_dataset, say
-    from kinoml_data.several import load_datasets
-    from kinoml_data.spec import config
+    """Show the columns, first values, sizes and splits of a dataset, or of each dataset that a spec describes.
 
-    if Path(path).suffix.lower() in config.SUFFIXES and "datasets" in config.read(Path(path)):
-        if settings:
-            raise SpecError("--set changes a single dataset, but the file describes several; edit the file")
-        for name, dataset in load_datasets(path).items():
-            say(f"\n{name}")
-            with dataset:
-                _inspect(dataset, sample)
-        return
-    with open_dataset(path, settings) as dataset:
-        _inspect(dataset, sample)
+    It needs no roles: without them, it shows all columns and says how to name X and y.
+    """
+    from kinoml_data.cli.terminal import say, specs
+
+    for label, opening in specs(path, name, settings).items():
+        if label:
+            say(f"\n{label}")
+        with opening.dataset(label or path, loads=False) as dataset:
+            _inspect(dataset, sample)
 
 
 def _inspect(dataset: XyDataset, sample: int) -> None:
     from rich.table import Table
 
-    from kinoml_data.cli import summary
-    from kinoml_data.cli.terminal import say, screen, show, table
+    from kinoml_data.cli.terminal import progress, say, screen, show, table
+    from kinoml_data.dataset import description
 
+    with progress("reading") as report:
+        columns = description.columns(dataset, sample, report)
     facts = Table.grid(padding=(0, 3))
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
-    for fact in summary.facts(dataset):
+    for fact in description.facts(dataset, columns):
         facts.add_row(*fact)
-    columns = table(*summary.COLUMNS, right=("bytes",))
-    complete = True
-    for row, covers_all_rows in summary.columns(dataset, sample):
-        columns.add_row(*row)
-        complete = complete and covers_all_rows
-    show(screen(), facts, "", columns)
-    if not complete:
-        say(f"Shapes are those of the first {min(sample, len(dataset)):,} rows: this store computes its rows.")
+    listing = table("column", "role", "dtype", "stored as", "shape", "first values", "range", "bytes", right=("bytes",))
+    for column in columns:
+        nbytes = f"{column.nbytes:,}" if column.exact else f"~{column.nbytes:,}"
+        listing.add_row(
+            *(column.name, column.role, column.dtype, column.stored_as, column.shape),
+            *(column.note or column.first, column.range, nbytes),
+        )
+    show(screen(), facts, "", listing)
+    if rows := min(sample, len(dataset)):
+        whole = "all" if rows == len(dataset) else f"the first {rows:,}"
+        say(f"First values and ranges are those of {whole} rows.")
+    if not all(column.exact for column in columns):
+        say(f"Shapes are those of the first {rows:,} rows: this store does not know them without reading all rows.")
+    for column_name, reason in description.unreadable(dataset).items():
+        say(f"not readable: {column_name}: {reason}", style="yellow")
+    if hint := description.roles_hint(dataset):
+        say(hint)
 
 
 @app.command()
@@ -132,79 +153,136 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A data file or a spec.")],
     target: Annotated[
         str,
-        typer.Argument(metavar="DST", help="The file to write. Its suffix selects the backend unless you name one."),
+        typer.Argument(
+            metavar="DST",
+            help="The file to write, with {name} in it for a file with `datasets`. Its suffix selects the backend "
+            "unless you name one.",
+        ),
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it exists.")] = False,
     backend: Annotated[str | None, typer.Option(metavar="NAME", help="The backend that writes DST.")] = None,
+    name: DatasetName = None,
 ) -> None:
-    """Copy a dataset with its splits and spec into another file.
+    """Copy a dataset with its splits and spec into another file, or each dataset that a spec describes.
 
-    The copy is read back and compared with the source before it replaces anything.
+    The copy is read back and compared with the source before it replaces anything. It needs no roles: without them,
+    all columns are copied.
     """
+    from kinoml_data.cli.terminal import specs
+
+    openings = specs(source, name)
+    if len(openings) > 1 and "{name}" not in target:
+        raise SpecError(
+            f"{source} describes {len(openings)} datasets; write {{name}} in the target, such as "
+            f"{quoted('{name}' + Path(target).suffix)}, or give --dataset NAME"
+        )
+    for label, opening in openings.items():
+        path = target.replace("{name}", label) if label else target
+        with opening.dataset(label or source, loads=True) as dataset:
+            _convert(dataset, source, path, overwrite=overwrite, backend=backend)
+
+
+def _convert(dataset: XyDataset, source: str, target: str, *, overwrite: bool, backend: str | None) -> None:
     from kinoml_data import conversion
-    from kinoml_data.cli.terminal import format_size, open_dataset, progress, say
+    from kinoml_data.cli.terminal import progress, say
+    from kinoml_data.dataset.description import format_size
 
     start = time.perf_counter()
     to = target if backend is None else {"backend": backend, "path": target}
-    with open_dataset(source) as dataset:
+    copied = 0
+
+    def advanced(stage: str, done: int, total: int) -> None:
+        nonlocal copied
+        copied = done if stage == "copying" else copied
+        report(done, total, stage)
+
+    try:
         with progress("copying") as report:
-            spec = conversion.convert(
-                dataset, to, overwrite=overwrite, progress=lambda stage, done, total: report(done, total, stage)
-            )
-        rows, seconds = len(dataset), time.perf_counter() - start
+            spec = conversion.convert(dataset, to, overwrite=overwrite, progress=advanced)
+    except (CorruptStoreError, FeaturizationError, SpecError) as error:
+        if copied == 0 and not _is_of_rows(error):
+            raise
+        raise type(error)(f"{error}; `kinoml-data verify {source}` lists every row that cannot be read") from error
+    seconds = time.perf_counter() - start
     size = f", {format_size(Path(target).stat().st_size)}" if Path(target).is_file() else ""
-    content = f"{target}: {rows:,} rows, {len(spec.columns)} columns{size}"
+    content = f"{target}: {len(dataset):,} rows, {len(spec.columns)} columns{size}"
     say(f"{content}; written by {spec.storage.backend} and compared with the source in {seconds:.1f} s")
+
+
+def _is_of_rows(error: KinomlDataError) -> bool:
+    return isinstance(error, FeaturizationError) or ", row " in str(error)
 
 
 @app.command()
 def check(
-    path: Annotated[str, typer.Argument(metavar="SPEC", help="A spec or a data file.")], settings: Settings = None
+    path: Annotated[str, typer.Argument(metavar="SPEC", help="A spec or a data file.")],
+    settings: Settings = None,
+    name: DatasetName = None,
 ) -> None:
-    """Check a spec against its store.
+    """Check a spec, or each spec of a file with `datasets`, against its store.
 
     Opens the store and reads the first row. Prints OK, or every problem.
     """
-    from kinoml_data.cli.terminal import open_dataset, say
+    from kinoml_data.cli.terminal import say, specs
+    from kinoml_data.dataset import description
 
-    with open_dataset(path, settings) as dataset:
-        if len(dataset):
-            dataset[0]
-        say(f"OK  {path}: {dataset!r}")
+    for label, opening in specs(path, name, settings).items():
+        with opening.dataset(label or path, loads=True) as dataset:
+            if len(dataset):
+                dataset.head(1) if dataset.spec.X is None else dataset[0]
+            say(f"OK  {label or path}: {dataset!r}")
+            if hint := description.roles_hint(dataset):
+                say(hint)
 
 
 @app.command()
 def verify(
     path: DataOrSpec,
-    every: Annotated[bool, typer.Option("--all", help=f"List every damaged place, not just {SHOWN}.")] = False,
+    every: Annotated[bool, typer.Option("--all", help=f"List every place, not just {SHOWN}.")] = False,
+    name: DatasetName = None,
 ) -> None:
-    """Read everything, compare all checksums, and list what is damaged.
+    """Read everything, compare all checksums, and list what is damaged or cannot be read.
 
-    Exits with 1 if anything is damaged. UNCHECKED means that everything could be read, but that the store has no
-    checksums which would show damage.
+    DAMAGED means that bytes are not what was written. NOT READ means that they are, but that the spec, a featurizer or
+    the library cannot read them. Exits with 1 in both cases. UNCHECKED means that everything could be read, but that
+    the store has no checksums which would show damage.
     """
-    from kinoml_data.cli.terminal import format_size, progress, say
+    from kinoml_data.cli.terminal import specs
+
+    results = [_verify(label or path, opening.spec, every=every) for label, opening in specs(path, name).items()]
+    if not all(results):
+        raise typer.Exit(1)
+
+
+def _verify(path: str, spec: DatasetSpec | str, *, every: bool) -> bool:
+    """Verify one dataset and print what was found. Returns True if everything could be read."""
+    from kinoml_data.cli.terminal import progress, say
+    from kinoml_data.dataset.description import format_size
     from kinoml_data.verify import MAX_PLACES
     from kinoml_data.verify import verify as verify_data
 
     start = time.perf_counter()
     with progress("reading") as report:
-        result = verify_data(path, progress=report)
-    damage = result.damage if every else result.damage[:SHOWN]
-    for place in damage:
-        say(f"DAMAGED  {place}", style="red")
-    if len(result.damage) > len(damage):
-        say(f"... and {len(result.damage) - len(damage):,} more places; --all lists them")
-    if len(result.damage) >= MAX_PLACES:
-        say(f"There may be more damage: reading stopped after {MAX_PLACES:,} places.")
+        result = verify_data(spec, progress=report)
+    for places, word, style in ((result.damage, "DAMAGED", "red"), (result.unread, "NOT READ", "yellow")):
+        shown = places if every else places[:SHOWN]
+        for place in shown:
+            say(f"{word}  {place}", style=style)
+        if len(places) > len(shown):
+            say(f"... and {len(places) - len(shown):,} more places; --all lists them")
+    if len(result.damage) + len(result.unread) >= MAX_PLACES:
+        say(f"There may be more: reading stopped after {MAX_PLACES:,} places.")
+    for column, reason in result.unreadable.items():
+        say(f"not readable: {column}: {reason}", style="yellow")
     state = "UNCHECKED" if result.unchecked else "OK"
-    state = state if result.intact else f"DAMAGED, {result.damaged:,} values" if result.damaged else "DAMAGED"
-    amount = f"{result.rows:,} rows of {result.columns} columns, {format_size(result.nbytes)} read"
+    state = state if result.complete else "NOT READ, " + count_of(sum(p.count for p in result.unread), "value")
+    if not result.intact:
+        state = f"DAMAGED, {count_of(result.damaged, 'value')}" if result.damaged else "DAMAGED"
+    amount = f"{result.rows:,} rows of {count_of(result.columns, 'column')}, {format_size(result.nbytes)} read"
     say(f"{state}  {path}: {amount} in {time.perf_counter() - start:.1f} s")
     if result.unchecked is not None:
         say(f"integrity unknown: {result.unchecked}", style="yellow")
-    if not result.intact:
-        raise typer.Exit(1)
+    return result.complete
 
 
 @app.command()

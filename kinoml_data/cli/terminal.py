@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kinoml_data.errors import SpecError, quoted
+from kinoml_data.errors import SpecError, quoted, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from kinoml_data.dataset.dataset import XyDataset
+    from kinoml_data.spec.dataset_spec import DatasetSpec
 
 PLAIN_WIDTH = 100_000  # in a file or a pipe, every cell is on one line
 SECONDS_PER_LINE = 10.0  # between lines of progress in a file or a pipe
@@ -61,11 +62,6 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
     return empty
 
 
-def format_size(count: int) -> str:
-    """A number of bytes as `12.3 kB`."""
-    return f"{count} B" if count < 1000 else f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:,.1f} MB"
-
-
 @contextmanager
 def progress(task: str) -> Iterator[Callable[..., None]]:
     """Show the progress of a task: `report(done, total)` moves a bar.
@@ -91,21 +87,51 @@ def progress(task: str) -> Iterator[Callable[..., None]]:
         yield report
 
 
-@contextmanager
-def open_dataset(path: str, settings: Sequence[str] | None = None) -> Iterator[XyDataset]:
-    """Open the dataset of a path for the block, and close it afterwards. A terminal shows that it is being opened.
+def specs(path: str, name: str | None = None, settings: Sequence[str] | None = None) -> dict[str, Opening]:
+    """What to open for a path: the spec of one dataset under the name "", or those of a file with `datasets` by name.
 
     Args:
         path: a data file or a spec.
-        settings: texts such as `key.key=value`, which replace values in its spec.
-    """
-    from kinoml_data.factory import load_dataset
+        name: only the dataset of this name in a file with `datasets`.
+        settings: texts such as `key.key=value`, which replace values in the spec.
 
-    console = screen(stderr=True)
-    with console.status(f"opening {path}") if console.is_terminal else nullcontext():
-        dataset = _load_with(path, dict(map(parse_setting, settings))) if settings else load_dataset(path)
-    with dataset:
-        yield dataset
+    Raises:
+        SpecError: there is no dataset of this name, the file describes one dataset, or settings are given for several.
+    """
+    from kinoml_data.several import specs_by_name
+    from kinoml_data.spec import config
+
+    file = config.expanded(path)
+    if file.suffix.lower() not in config.SUFFIXES or "datasets" not in config.read(file):
+        if name is not None:
+            raise SpecError(f"--dataset {quoted(name)}: {quoted(path)} describes a single dataset; leave --dataset out")
+        return {"": _with_settings(path, dict(map(parse_setting, settings))) if settings else Opening(path, {})}
+    if settings:
+        raise SpecError("--set changes a single dataset, but the file describes several; edit the file")
+    found = specs_by_name(path)
+    if name is not None and name not in found:
+        raise SpecError(f"--dataset: {unknown(name, found, 'dataset')}")
+    names = found if name is None else [name]
+    return {key: Opening(found[key](), {}) for key in names}
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A spec or its path, and options of its outermost backend that replace those in the spec."""
+
+    spec: DatasetSpec | str
+    options: Mapping[str, Any]
+
+    @contextmanager
+    def dataset(self, label: str, *, loads: bool) -> Iterator[XyDataset]:
+        """The open dataset, which needs no roles; see `open_to_copy`. A terminal shows that it is being opened."""
+        from kinoml_data.factory import open_to_copy
+
+        console = screen(stderr=True)
+        with console.status(f"opening {label}") if console.is_terminal else nullcontext():
+            dataset = open_to_copy(self.spec, loads=loads, **self.options)
+        with dataset:
+            yield dataset
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -122,8 +148,9 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return key, config.parse(f"value: {value}".encode(), ".yaml")["value"]
 
 
-def _load_with(path: str, settings: Mapping[str, Any]) -> XyDataset:
-    from kinoml_data.factory import as_spec, load_dataset
+def _with_settings(path: str, settings: Mapping[str, Any]) -> Opening:
+    from kinoml_data.factory import as_spec
+    from kinoml_data.spec.dataset_spec import DatasetSpec
 
     spec = as_spec(path, None, settings.get("storage.backend"))
     spec_dict = spec.to_mapping()
@@ -140,15 +167,4 @@ def _load_with(path: str, settings: Mapping[str, Any]) -> XyDataset:
             if not isinstance(parent, dict):
                 raise SpecError(f"--set {dotted_key}: {quoted(name)} is {quoted(parent)}, which has no keys")
         parent[key] = value
-    return load_dataset(spec_dict, base=spec.base, **options)
-
-
-def files(dataset: XyDataset) -> list[Path]:
-    """The existing files that the storage of a dataset names, its sources included."""
-    paths: list[Path] = []
-    storage: Any = dataset.spec.storage.model_dump(mode="json")
-    while isinstance(storage, Mapping):
-        if isinstance(path := storage.get("path"), str) and (dataset.spec.base / path).is_file():
-            paths.append(dataset.spec.base / path)
-        storage = storage.get("source")
-    return paths
+    return Opening(DatasetSpec.parse(spec_dict, spec.base), options)

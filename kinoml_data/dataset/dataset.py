@@ -13,8 +13,10 @@ from kinoml_data.columns import Column, Ragged, sizes_of
 from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.collate import Batch, Collater
 from kinoml_data.dataset.forms import as_tensor
+from kinoml_data.dataset.html import dataset_html
 from kinoml_data.dataset.indexing import normalize_index
 from kinoml_data.dataset.session import Session
+from kinoml_data.dataset.tables import to_pandas
 from kinoml_data.errors import SampleIndexError, SpecError, SplitError, quoted, unknown
 from kinoml_data.loading import loader
 from kinoml_data.observation import Identity
@@ -175,6 +177,27 @@ class XyDataset(Dataset[Any]):
         if isinstance(column, Ragged):
             return column.strings() if self.spec.columns[name].is_string else self.collate_fn.ragged(name, column)
         return as_tensor(column)
+
+    def head(self, n: int = 5) -> Any:
+        """The first n rows as a pandas DataFrame; see `to_pandas`."""
+        return self.select(slice(0, n)).to_pandas()
+
+    def to_pandas(self) -> Any:
+        """All rows of all columns, X, y and meta, as a pandas DataFrame.
+
+        A column of one value per row has its dtype in a batch, and a string is a str. Where a row is an array, the cell
+        contains it as a numpy array in its own shape. Packed bits are unpacked. The index counts from 0.
+
+        Raises:
+            PluginLoadError: pandas is not installed.
+            KinomlDataError: whatever reading the rows raises.
+        """
+        read, rows = self._session.binding.read, self.rows
+        return to_pandas({name: read(rows, [name])[name] for name in self.spec.columns}, self.spec)
+
+    def _repr_html_(self) -> str:
+        """A table of the columns for a notebook. No rows are read."""
+        return dataset_html(self)
 
     def stored_columns(self) -> dict[str, Array]:
         """How each column of the spec is stored, before any cast."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
 from kinoml_data.columns import Ragged
 from kinoml_data.contracts.backend import Storage
 from kinoml_data.errors import KinomlDataError, one_line, quoted
+from kinoml_data.spec.array import Array
 
 ROWS = 10_000  # that are looked at
 # How pandas calls an index that it writes into a table, and how it calls a column without a name.
@@ -18,6 +20,21 @@ INDEX = r"Unnamed: \d+|__index_level_\d+__"
 def is_index(name: str) -> bool:
     """True if the name is one that pandas gives to an index, which is neither X nor y."""
     return re.fullmatch(INDEX, name) is not None
+
+
+def roles_example(columns: Mapping[str, Array], path: object) -> str:
+    """A call of `load_dataset` that names some of these columns as X and y, to show how roles are named.
+
+    Args:
+        columns: the columns of the table.
+        path: the file, as the caller wrote it; None if there is none.
+    """
+    numeric = [name for name, array in columns.items() if not array.is_string and not is_index(name)] or ["..."]
+    X = numeric[:-1][:3] or numeric
+    more = ", ..." if len(numeric) > 4 else ""
+    y = f", y={numeric[-1]!r}" if len(numeric) > 1 else ""
+    call = "..." if path is None else repr(str(path))
+    return f"load_dataset({call}, X=[{', '.join(map(repr, X))}{more}]{y})"
 
 
 def oddity(storage: Storage, name: str) -> str | None:

@@ -18,6 +18,7 @@ from kinoml_data.errors import SpecError, error_prefix, quoted, unknown
 from kinoml_data.files import replacing
 from kinoml_data.spec import config
 from kinoml_data.spec.array import NAME_PATTERN, Array, Glob, Model, frozen
+from kinoml_data.spec.html import spec_html
 from kinoml_data.spec.parts import BackendRef, Collate, ColumnNames, NameOrRef, Splits
 from kinoml_data.spec.roles import names_of
 from kinoml_data.spec.validation import plain_json, spec_error
@@ -111,6 +112,11 @@ class DatasetSpec(Model):
                 split["file"] = _relative(split["file"], self._base, folder)
         with replacing(file, overwrite=True) as temporary:
             temporary.write_text(config.dump(data, file.suffix.lower()), encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        """The spec as tables for a notebook."""
+        roles = {"X": self.X_names, "y": self.y_names, "meta": self.meta}
+        return spec_html(type(self).__name__, self.name, self.columns or {}, roles, self.to_mapping())
 
     def to_mapping(self) -> dict[str, Any]:
         """The contents of a file with this spec: strings, numbers, lists and dicts. Defaults are left out."""

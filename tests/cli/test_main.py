@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,16 +70,18 @@ def test_inspect_shows_columns_shapes_and_splits(run: Run, folder: Path) -> None
     said = {key: value.strip() for key, value in said.items()}
     assert said["dataset"] == "ligands" and said["rows"] == "4"
     assert said["backend"] == "npz-lazy (path: ligands.npz)"
-    assert said["on disk"].startswith(str(folder / "ligands.npz"))
+    assert said["stored"].startswith(str(folder / "ligands.npz"))
+    assert said["in memory"] == "3.3 kB"
+    assert said["a batch of 128"].endswith(" of X and y")
     assert said["splits"] == "train 2, test 1; 1 rows in none"
     assert said["observation model"].startswith("pIC50 (substrate_conc: 1e-06")
     assert said["collate"] == "{one_hot: pad-mask}"
     rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()}
-    assert rows["column"] == ["role", "dtype", "stored", "as", "shape", "bytes"]
-    assert rows["one_hot"] == ["X", "float32", "uint8", "(53,", "7-30)", f"{53 * 61:,}"]
-    assert rows["bits"] == ["X", "float32", "uint8", "packed", "bits", "(16)", "8"]
-    assert rows["id"] == ["meta", "str", "1-3", "bytes", "7"]
-    assert rows["pIC50"] == ["y", "float32", "float64", "32"]
+    assert rows["column"] == ["role", "dtype", "stored", "as", "shape", "first", "values", "range", "bytes"]
+    assert rows["one_hot"][:5] == ["X", "float32", "uint8", "(53,", "7-30)"] and rows["one_hot"][-1] == f"{53 * 61:,}"
+    assert rows["bits"][:6] == ["X", "float32", "uint8", "packed", "bits", "(16)"] and rows["bits"][-1] == "8"
+    assert rows["id"][:4] == ["meta", "str", "1-3", "bytes"] and rows["id"][-1] == "7"
+    assert rows["pIC50"][:3] == ["y", "float32", "float64"] and rows["pIC50"][-1] == "32"
 
 
 def test_inspect_of_a_bare_file_and_of_another_backend_over_it(run: Run, folder: Path) -> None:
@@ -179,9 +182,76 @@ def test_a_store_without_checksums_is_unchecked_for_verify_and_a_warning_for_che
     assert done.code == 1
 
 
-def test_check_of_a_file_with_several_datasets_is_an_error_that_names_load_datasets(run: Run, folder: Path) -> None:
-    (folder / "several.json").write_text('{"datasets": {"a": {"storage": {"path": "bare.npz"}}}}')
-    assert "load_datasets" in block(run("check", folder / "several.json"))[1]
+SEVERAL = '{"datasets": {"a": {"storage": {"path": "bare.npz"}}, "b": {"storage": {"path": "ligands.npz"}}}}'
+
+
+@pytest.mark.parametrize("command", ["check", "verify", "inspect"])
+def test_a_command_takes_each_dataset_of_a_file_or_one_by_name(run: Run, folder: Path, command: str) -> None:
+    (folder / "several.json").write_text(SEVERAL)
+    done = run(command, folder / "several.json")
+    assert done.code == 0 and len(re.findall(r"^([ab]$|(OK|UNCHECKED)  [ab]:)", done.out, re.M)) == 2
+    done = run(command, folder / "several.json", "--dataset", "b")
+    assert done.code == 0 and len(re.findall(r"^([ab]$|(OK|UNCHECKED)  [ab]:)", done.out, re.M)) == 1
+    assert "did you mean" in block(run(command, folder / "several.json", "--dataset", "bb"))[1]
+    assert "describes a single dataset" in block(run(command, folder / "bare.npz", "--dataset", "b"))[1]
+
+
+def test_several_datasets_are_converted_to_files_of_their_names(run: Run, folder: Path) -> None:
+    (folder / "several.json").write_text(SEVERAL)
+    message = block(run("convert", folder / "several.json", folder / "out.npz"))[1]
+    assert "describes 2 datasets; write {name} in the target, such as '{name}.npz', or give --dataset NAME" in message
+    assert run("convert", folder / "several.json", folder / "out-{name}.npz").code == 0
+    assert len(kd.load_dataset(folder / "out-b.npz")) == 4
+    assert run("convert", folder / "several.json", folder / "one.npz", "--dataset", "a").code == 0
+    assert (folder / "one.npz").exists() and not (folder / "out.npz").exists()
+
+
+TABLE = "id,smiles,mw,IC50,gap\n1,CCO,46.1,12,\n2,CCN,45.1,>10000,1\n"
+
+
+def test_a_table_without_roles_is_inspected_checked_and_converted(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(TABLE)
+    done = run("inspect", tmp_path / "t.csv")
+    assert done.code == 0 and "1 number, and '>10000' in row 1" in done.out
+    assert "row 0 (line 2): a value is missing" in done.out
+    assert "Nothing says which columns are X and y" in done.out and "load_dataset('t.csv', X=['id', 'mw']" in done.out
+    assert "'CCO', 'CCN'" in done.out and "45.1 to 46.1" in done.out
+    done = run("check", tmp_path / "t.csv", "--set", "storage.missing=[x]")
+    assert done.code == 1 and "a value is missing" in done.err
+    done = run("convert", tmp_path / "t.csv", tmp_path / "t.npz")
+    assert done.code == 1 and "a value is missing" in done.err
+    (tmp_path / "t.csv").write_text(TABLE.replace(",\n", ",0\n"))
+    assert run("check", tmp_path / "t.csv").code == 0
+    assert run("convert", tmp_path / "t.csv", tmp_path / "t.npz").code == 0
+    assert kd.load_dataset(tmp_path / "t.npz", X="mw", meta="IC50").column("IC50") == ["12", ">10000"]
+
+
+def test_what_is_whole_but_not_read_is_never_called_damaged(run: Run, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"x": [1.0, 2.0], "y": [1.0, None], "when": pa.array([1, 2], pa.timestamp("s"))})
+    pq.write_table(table, tmp_path / "n.parquet")
+    done = run("verify", tmp_path / "n.parquet")
+    assert done.code == 1 and "DAMAGED" not in done.out
+    assert re.search("NOT READ  column 'y', rows 0 to 1: SpecError: .* row 1: a value is missing", done.out)
+    assert "not readable: when: " in done.out and "NOT READ, 2 values  " in done.out
+    spec = "{columns: {x: {dtype: float64}}, X: x, storage: {backend: parquet-awkward, path: n.parquet}}"
+    (tmp_path / "x.yaml").write_text(spec)
+    done = run("verify", tmp_path / "x.yaml")
+    assert done.code == 0 and "UNCHECKED" in done.out
+    (tmp_path / "x.yaml").write_text(spec.replace("x:", "when:").replace("X: x", "X: when"))
+    done = run("verify", tmp_path / "x.yaml")
+    assert done.code == 1 and "kinoml-data: UnsupportedStoreError" in done.err and "DAMAGED" not in done.out
+
+
+def test_a_copy_that_fails_at_a_row_names_the_command_that_lists_all_of_them(run: Run, folder: Path) -> None:
+    data = bytearray((folder / "ligands.npz").read_bytes())
+    spot = data.index(np.array([6.5]).tobytes()) if np.array([6.5]).tobytes() in data else len(data) // 3
+    data[spot + 7] ^= 1
+    (folder / "ligands.npz").write_bytes(data)
+    done = run("convert", folder / "ligands.npz", folder / "copy.npz")
+    assert done.code == 1 and f"`kinoml-data verify {folder / 'ligands.npz'}` lists every row" in done.err
 
 
 def test_check_finds_damage_in_the_first_row(run: Run, folder: Path) -> None:
@@ -221,10 +291,10 @@ def test_debug_lets_an_error_through(folder: Path) -> None:
 
 
 def test_an_unexpected_error_asks_for_a_report(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: str) -> None:
+    def fail(path: str, **options: Any) -> None:
         raise ZeroDivisionError("[bold]no markup[/bold] :smile:")
 
-    monkeypatch.setattr("kinoml_data.factory.load_dataset", fail)
+    monkeypatch.setattr("kinoml_data.factory.open_to_copy", fail)
     lines = block(run("inspect", "x.npz"))
     assert lines == [
         "kinoml-data: unexpected ZeroDivisionError, please report it",

@@ -40,13 +40,6 @@ def test_progress_without_a_terminal_is_printed_as_lines(
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (12_345, "12.3 kB"), (1_234_567_890, "1,234.6 MB")]
-)
-def test_sizes_are_printed_in_decimal_units(count: int, text: str) -> None:
-    assert terminal.format_size(count) == text
-
-
-@pytest.mark.parametrize(
     ("text", "setting"),
     [
         ("collate=pad", ("collate", "pad")),
@@ -70,6 +63,6 @@ def test_a_setting_below_a_value_is_an_error(tmp_path) -> None:
         dataset.spec.to_file(tmp_path / "x.yaml")
     with (
         pytest.raises(SpecError, match="which has no keys"),
-        terminal.open_dataset(str(tmp_path / "x.yaml"), ["X.y=1"]),
+        terminal.specs(str(tmp_path / "x.yaml"), settings=["X.y=1"])[""].dataset("x", loads=False),
     ):
         pass

@@ -1,0 +1,262 @@
+"""Facts about a dataset for people: its columns, sizes, splits, and the first values of a sample of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinoml_data.columns import Column, Ragged, concatenate, sizes_of
+from kinoml_data.dataset.oddities import roles_example, text_among_numbers
+from kinoml_data.dataset.session import Session
+from kinoml_data.errors import KinomlDataError, one_line, quoted
+from kinoml_data.spec.array import Array
+from kinoml_data.spec.dataset_spec import CompleteSpec
+from kinoml_data.spec.html import plain_text
+from kinoml_data.spec.parts import RatioSplits
+
+ROWS_PER_READ = 256
+BATCH = 128  # rows, of which `facts` tells the size
+SHOWN = 3  # first values
+TEXT = 24  # characters of a text that are shown
+
+
+class Described(Protocol):
+    """What a dataset has to have to be described."""
+
+    _session: Session
+    observation_model: Callable[..., Any]
+
+    @property
+    def spec(self) -> CompleteSpec: ...
+
+    @property
+    def rows(self) -> NDArray[np.int64]: ...
+
+    @property
+    def indices(self) -> dict[str, NDArray[np.int64]]: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class ColumnFacts:
+    """What there is to say about one column.
+
+    Attributes:
+        name: the name of the column.
+        role: "X", "y", "meta", or empty.
+        dtype: the dtype in a batch.
+        stored_as: the stored name and dtype if they differ, and "packed bits".
+        shape: the shape of a row, such as `(53, 24-96)`, with the least and the greatest length of a ragged axis; for
+            a string its number of bytes.
+        first: the values at the beginning of the sample.
+        range: the least and the greatest number in the sample, such as `0.5 to 9.2`.
+        note: what is odd, or why the sample cannot be read; empty if nothing is.
+        nbytes: the number of bytes of all its values as they are stored, before compression.
+        batch_nbytes: the number of bytes of an average row in a batch.
+        exact: False if `nbytes` and the lengths in `shape` are those of the sample.
+    """
+
+    name: str
+    role: str
+    dtype: str
+    stored_as: str
+    shape: str
+    first: str
+    range: str
+    note: str
+    nbytes: int
+    batch_nbytes: float
+    exact: bool
+
+
+def facts(dataset: Described, columns: Sequence[ColumnFacts]) -> list[tuple[str, str]]:
+    """Pairs of a label and a text about the dataset as a whole."""
+    spec = dataset.spec
+    paths = files(dataset)
+    exact = all(column.exact for column in columns)
+    roles = [column for column in columns if column.role in ("X", "y")]
+    batch = round(sum(column.batch_nbytes for column in roles) * min(BATCH, len(dataset)))
+    return [
+        ("dataset", spec.name or "(no name)"),
+        ("rows", f"{len(dataset):,}"),
+        ("backend", _chain(spec.storage.model_dump(mode="json"))),
+        ("stored", ", ".join(f"{path} {format_size(path.stat().st_size)}" for path in paths) or "in no file"),
+        ("in memory", ("" if exact else "about ") + format_size(sum(column.nbytes for column in columns))),
+        (f"a batch of {BATCH}", f"about {format_size(batch)} of X and y" if roles else "no X and y yet"),
+        ("splits", _splits(dataset)),
+        ("observation model", _model(dataset)),
+        ("collate", plain_text(spec.to_mapping().get("collate", "list"))),
+    ]
+
+
+def columns(
+    dataset: Described, sample: int = 0, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[ColumnFacts]:
+    """What there is to say about each column.
+
+    Args:
+        dataset: the dataset.
+        sample: the number of rows to read for first values, ranges, and shapes that the store does not know.
+        progress: called with the number of columns that are done, and of all columns.
+    """
+    found = []
+    for name in dataset.spec.columns:
+        found.append(_column(dataset, name, sample))
+        progress(len(found), len(dataset.spec.columns))
+    return found
+
+
+def unreadable(dataset: Described) -> Mapping[str, str]:
+    """The columns of the store that cannot be read, each with the reason; empty if a spec names the columns."""
+    return dataset._session.binding.storage.unreadable
+
+
+def roles_hint(dataset: Described) -> str:
+    """If nothing says which columns are X and y: the line that would; empty if X is known."""
+    spec = dataset.spec
+    if spec.X is not None:
+        return ""
+    example = roles_example(spec.columns, spec.storage.options.get("path"))
+    return f"Nothing says which columns are X and y. Name them, for example: {example}"
+
+
+def format_size(count: int) -> str:
+    """A number of bytes as `12.3 kB`."""
+    return f"{count} B" if count < 1000 else f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:,.1f} MB"
+
+
+def files(dataset: Described) -> list[Path]:
+    """The existing files that the storage of a dataset names, its sources included."""
+    paths: list[Path] = []
+    storage: Any = dataset.spec.storage.model_dump(mode="json")
+    while isinstance(storage, Mapping):
+        if isinstance(path := storage.get("path"), str) and (dataset.spec.base / path).is_file():
+            paths.append(dataset.spec.base / path)
+        storage = storage.get("source")
+    return paths
+
+
+def _column(dataset: Described, name: str, sample: int) -> ColumnFacts:
+    spec, array = dataset.spec, dataset.spec.columns[name]
+    stored = dataset._session.binding.stored(name)
+    role = "X" if name in spec.X_names else "y" if name in spec.y_names else "meta" if name in spec.meta else ""
+    note, column = "", None
+    try:
+        column = _sampled(dataset, name, min(sample, len(dataset)))
+    except KinomlDataError as error:
+        note = one_line(error, 300)
+    if column is not None and array.is_string:
+        note = text_among_numbers(dataset._session.binding.storage, array.stored_names(name)[0]) or ""
+    shapes = dataset._session.binding.shapes(name) if stored.rows_differ else None
+    exact = shapes is not None or not stored.rows_differ
+    if shapes is None and isinstance(column, Ragged):
+        shapes, exact = column.shapes, len(column) == len(dataset)
+    count = _values_per_row(stored, shapes)
+    names = array.stored_names(name)
+    stored_as = [", ".join(names) if names != (name,) else "", stored.dtype if stored.dtype != array.dtype else ""]
+    stored_as.append("packed bits" if array.packbits else "")
+    in_batch = count if array.ragged or array.is_string else math.prod(array.row_shape)  # packed bits are unpacked
+    return ColumnFacts(
+        name=name,
+        role=role,
+        dtype=array.dtype,
+        stored_as=" ".join(filter(None, stored_as)),
+        shape=_shape(array, stored, shapes),
+        first="" if column is None else _first(array, column),
+        range="" if column is None else _range_of(array, column),
+        note=note,
+        nbytes=round(count * len(dataset)) * stored.numpy.itemsize,
+        batch_nbytes=in_batch * array.numpy.itemsize,
+        exact=exact,
+    )
+
+
+def _sampled(dataset: Described, name: str, rows: int) -> Column | None:
+    """The first rows of a column as they are in a batch; None for no rows."""
+    parts = [
+        dataset._session.binding.read(dataset.rows[start : min(start + ROWS_PER_READ, rows)], [name])[name]
+        for start in range(0, rows, ROWS_PER_READ)
+    ]
+    return concatenate(parts) if parts else None
+
+
+def _values_per_row(stored: Array, shapes: NDArray[np.int64] | None) -> float:
+    if shapes is None:
+        return math.prod(stored.row_shape)
+    return float(sizes_of(shapes).sum()) / max(1, len(shapes))
+
+
+def _shape(array: Array, stored: Array, shapes: Any) -> str:
+    """A shape as text, such as `(53, 24-96)`, with the least and the greatest length of a ragged axis."""
+    known = shapes is not None and len(shapes) > 0
+    if array.is_string:
+        return f"{_lengths(shapes)} bytes" if known else ""
+    axes = []
+    for axis, length in enumerate(array.shape):
+        fixed = stored.shape[axis] if axis < len(stored.shape) else length
+        lengths = _lengths(shapes[:, axis]) if known else "*" if fixed is None else f"{fixed}-{fixed}"
+        axes.append(lengths if length is None else str(length))
+    return f"({', '.join(axes)})" if axes else ""
+
+
+def _lengths(lengths: Any) -> str:
+    return f"{lengths.min()}-{lengths.max()}"
+
+
+def _first(array: Array, column: Column) -> str:
+    """The first values of a column, or of its first row if a row has several."""
+    if isinstance(column, Ragged) and array.is_string:
+        texts = column[: SHOWN + 1].strings()
+        return _listed([quoted(text, TEXT) for text in texts])
+    values = (column.values if isinstance(column, Ragged) else column).reshape(-1)[: SHOWN + 1]
+    return _listed([_number(value) for value in values.tolist()])
+
+
+def _listed(texts: list[str]) -> str:
+    return ", ".join(texts[:SHOWN]) + (", ..." if len(texts) > SHOWN else "")
+
+
+def _range_of(array: Array, column: Column) -> str:
+    values = column.values if isinstance(column, Ragged) else column
+    if array.is_string or values.dtype.kind not in "iuf" or not values.size:
+        return ""
+    numbers = values[~np.isnan(values)] if values.dtype.kind == "f" else values
+    gaps = values.size - numbers.size
+    missing = f", {gaps:,} NaN" if gaps else ""
+    return f"{_number(numbers.min().item())} to {_number(numbers.max().item())}{missing}" if numbers.size else "NaN"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _chain(storage: Mapping[str, Any]) -> str:
+    """A storage and its sources as text, such as `in-memory over npz-lazy (path: x.npz)`."""
+    options = ", ".join(f"{k}: {plain_text(value)}" for k, value in storage.items() if k not in ("backend", "source"))
+    text = storage["backend"] + (f" ({options})" if options else "")
+    source = storage.get("source")
+    return f"{text} over {_chain(source)}" if isinstance(source, Mapping) else text
+
+
+def _splits(dataset: Described) -> str:
+    counts = {name: len(rows) for name, rows in dataset.indices.items()}
+    if not counts:
+        return "none"
+    splits = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    rest = len(dataset) - sum(counts.values())
+    computed = f" (computed, seed {dataset.spec.splits.seed})" if isinstance(dataset.spec.splits, RatioSplits) else ""
+    return splits + (f"; {rest:,} rows in none" if rest else "") + computed
+
+
+def _model(dataset: Described) -> str:
+    model = dataset.observation_model
+    dump = getattr(model, "model_dump", dict)
+    options = ", ".join(f"{name}: {value}" for name, value in dump().items())
+    return getattr(model, "name", type(model).__name__) + (f" ({options})" if options else "")

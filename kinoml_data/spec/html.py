@@ -1,0 +1,111 @@
+"""Specs as HTML for a notebook, and the parts of which the HTML of datasets is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from kinoml_data.spec.array import Array
+
+# The colours follow Jupyter's and VS Code's themes if there is one, and otherwise the system's.
+STYLE = """
+.kinoml-data {
+  --kd-text: var(--jp-content-font-color0, var(--vscode-editor-foreground, light-dark(#1a1a1a, #e8e8e8)));
+  --kd-soft: var(--jp-content-font-color2, var(--vscode-descriptionForeground, light-dark(#666, #a0a0a0)));
+  --kd-line: var(--jp-border-color2, light-dark(#ddd, #444));
+  --kd-X: light-dark(#1f5fa8, #7db4ee); --kd-y: light-dark(#a8471f, #f0a076); --kd-meta: var(--kd-soft);
+  color-scheme: light dark; color: var(--kd-text); font: 13px/1.5 system-ui, sans-serif; max-width: 60rem;
+}
+.kinoml-data h4 { font-size: 14px; margin: 0 0 4px; font-weight: 600; }
+.kinoml-data h4 span { color: var(--kd-soft); font-weight: 400; }
+.kinoml-data summary { cursor: pointer; margin: 6px 0 2px; color: var(--kd-soft); }
+.kinoml-data table { border-collapse: collapse; width: 100%; margin: 0; font-size: 13px; }
+.kinoml-data th, .kinoml-data td {
+  text-align: left; padding: 2px 14px 2px 0; border-top: 1px solid var(--kd-line); vertical-align: top;
+  background: none; white-space: normal; color: var(--kd-text);
+}
+.kinoml-data th { color: var(--kd-soft); font-weight: 400; border-top: 0; }
+.kinoml-data td.n, .kinoml-data th.n { text-align: right; padding-right: 0; font-variant-numeric: tabular-nums; }
+.kinoml-data code {
+  font-family: ui-monospace, monospace; font-size: 12px; background: none; color: inherit; padding: 0;
+}
+.kinoml-data .X { color: var(--kd-X); }
+.kinoml-data .y { color: var(--kd-y); }
+.kinoml-data .meta { color: var(--kd-meta); }
+.kinoml-data .bar { display: flex; height: 10px; border-radius: 3px; overflow: hidden; margin: 4px 0; }
+.kinoml-data .bar i { display: block; min-width: 2px; border-right: 1px solid var(--jp-layout-color0, transparent); }
+"""
+
+
+def spec_html(
+    kind: str,
+    name: str | None,
+    columns: Mapping[str, Array],
+    roles: Mapping[str, Sequence[str]],
+    mapping: Mapping[str, Any],
+) -> str:
+    """A spec as HTML.
+
+    Args:
+        kind: the name of its class.
+        name: the name of the dataset.
+        columns: the columns that it declares.
+        roles: the names of the columns in each role.
+        mapping: the contents of a file with this spec.
+    """
+    rows = []
+    for column, array in columns.items():
+        role = next((role for role, names in roles.items() if column in names), "")
+        given = array.model_dump(mode="json", exclude_defaults=True, exclude={"dtype", "shape"})
+        options = ", ".join(f"{key}: {value}" for key, value in given.items())
+        shape = str(array).removeprefix(array.dtype).strip()
+        rows.append((role_html(role), code_html(column), escape(array.dtype), escape(shape), escape(options)))
+    parts = [rows_html(("role", "column", "dtype", "shape of a row", "options"), rows)] if rows else []
+    in_table = ("columns", *roles) if rows else ()
+    parts.append(pairs_html((key, plain_text(value)) for key, value in mapping.items() if key not in in_table))
+    return page_html(kind, name, "", parts)
+
+
+def page_html(kind: str, name: str | None, title: str, parts: Iterable[str]) -> str:
+    """What a notebook shows for one object: a heading, and parts that are HTML already."""
+    heading = f"<h4>{escape(name or kind)} <span>{escape(kind if name else '')} {escape(title)}</span></h4>"
+    return f'<div class="kinoml-data"><style>{STYLE}</style>{heading}{"".join(parts)}</div>'
+
+
+def details_html(title: str, content: str, *, is_open: bool = False) -> str:
+    """A section that can be folded, whose content is HTML already."""
+    return f"<details{' open' if is_open else ''}><summary>{escape(title)}</summary>{content}</details>"
+
+
+def pairs_html(pairs: Iterable[tuple[str, str]]) -> str:
+    """A table of labels and texts."""
+    return rows_html((), [(escape(label), escape(text)) for label, text in pairs])
+
+
+def rows_html(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table, whose cells are HTML already; a last column "in memory" contains numbers."""
+    numeric = len(header) - 1 if header and header[-1] == "in memory" else -1
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        tags = [f"{tag} class=n" if i == numeric else tag for i in range(len(cells))]
+        return "<tr>" + "".join(f"<{t}>{cell}</{tag}>" for cell, t in zip(cells, tags, strict=True)) + "</tr>"
+
+    head = line(list(map(escape, header)), "th") if header else ""
+    return f"<table>{head}{''.join(line(row, 'td') for row in rows)}</table>"
+
+
+def role_html(role: str) -> str:
+    """A role in its colour."""
+    return f'<b class="{role}">{role}</b>' if role else ""
+
+
+def code_html(text: str) -> str:
+    """A name, as code."""
+    return f"<code>{escape(text)}</code>"
+
+
+def plain_text(value: Any) -> str:
+    """A value of a spec as short text, without quotation marks."""
+    return json.dumps(value).replace('"', "")

@@ -1,0 +1,73 @@
+"""What `inspect` and notebooks say about a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kinoml_data as kd
+from kinoml_data.dataset import description
+from kinoml_data.factory import open_to_copy
+
+
+def test_shapes_of_computed_columns_are_those_of_a_sample_and_marked_so(tmp_path: Path) -> None:
+    (tmp_path / "raw.csv").write_text("text,y\n" + "\n".join(f"{'x' * (1 + i % 5)},{i}" for i in range(50)))
+    spec = {
+        "columns": {"letters": {"dtype": "uint8", "shape": ["*"]}, "y": {"dtype": "int64"}},
+        "X": "letters",
+        "y": "y",
+        "storage": {"backend": "featurize-on-access", "source": {"backend": "csv", "path": str(tmp_path / "raw.csv")}},
+    }
+    dataset = kd.load_dataset(spec, featurizer=lambda text: np.frombuffer(text.encode(), np.uint8))
+    letters, y = description.columns(dataset, 3)
+    assert (letters.shape, letters.nbytes, letters.exact) == ("(1-3)", 100, False)
+    assert (y.shape, y.nbytes, y.exact, y.range) == ("", 400, True, "0 to 2")
+    letters, _ = description.columns(dataset, 1000)
+    assert (letters.shape, letters.nbytes, letters.exact) == ("(1-5)", 150, True)
+    letters, _ = description.columns(dataset, 0)
+    assert letters.shape == "(*)" and not letters.exact and not letters.first
+
+
+def test_first_values_and_ranges_are_those_of_the_batch() -> None:
+    data = {
+        "X": np.array([[1.5, np.nan], [-2, 8]], np.float32),
+        "tokens": [[1, 2, 3, 4], [5]],
+        "name": ["CCO", "C" * 50],
+        "ok": [True, False],
+        "y": [1, 200],
+    }
+    spec = {"X": ["X", "tokens", "ok"], "y": "y", "meta": ["name"], "storage": {"backend": "in-memory"}}
+    found = {column.name: column for column in description.columns(kd.load_dataset(spec, data=data), 10)}
+    assert (found["X"].first, found["X"].range) == ("1.5, nan, -2, ...", "-2 to 8, 1 NaN")
+    assert (found["tokens"].first, found["tokens"].range, found["tokens"].shape) == ("1, 2, 3, ...", "1 to 5", "(1-4)")
+    assert found["name"].first.startswith("'CCO', '") and len(found["name"].first) < 40 and not found["name"].range
+    assert (found["ok"].first, found["ok"].range) == ("True, False", "")
+    assert [found[name].role for name in ("X", "y", "name")] == ["X", "y", "meta"]
+
+
+def test_sizes_are_those_of_the_file_of_memory_and_of_a_batch(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", X=np.zeros((1000, 10), np.uint8), y=np.zeros(1000))
+    columns = {"X": {"dtype": "bool", "shape": [77], "packbits": True}, "y": {"dtype": "float32"}}
+    spec = {"columns": columns, "X": "X", "y": "y", "storage": {"backend": "npz-lazy", "path": str(tmp_path / "a.npz")}}
+    with kd.load_dataset(spec) as dataset:
+        found = dict(description.facts(dataset, description.columns(dataset)))
+    assert "a.npz 18." in found["stored"] and found["in memory"] == "18.0 kB"
+    assert found["a batch of 128"] == "about 10.4 kB of X and y"  # 128 rows of 77 bools and a float32
+
+
+def test_what_cannot_be_read_is_a_note_and_not_an_error(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,c,c\n1,>5,1,2\n,6,1,2\n3,7,1,2\n")
+    with open_to_copy(tmp_path / "t.csv", loads=False) as dataset:
+        a, b = description.columns(dataset, 10)
+        assert "row 1 (line 3): a value is missing" in a.note and b.note == "2 numbers, and '>5' in row 0"
+        assert list(description.unreadable(dataset)) == ["c"]
+        assert "load_dataset('t.csv', X=['a'])" in description.roles_hint(dataset)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (12_345, "12.3 kB"), (1_234_567_890, "1,234.6 MB")]
+)
+def test_sizes_are_written_in_decimal_units(count: int, text: str) -> None:
+    assert description.format_size(count) == text

@@ -1,0 +1,18 @@
+"""What a notebook shows for a spec."""
+
+from __future__ import annotations
+
+from kinoml_data import DatasetSpec
+
+
+def test_a_spec_shows_its_columns_with_their_roles_and_options() -> None:
+    columns = {"X": {"dtype": "bool", "shape": [77], "packbits": True}, "rel": {"dtype": "int8", "values": ["<", "="]}}
+    storage = {"backend": "npz-lazy", "path": "a.npz"}
+    html = DatasetSpec.parse({"columns": columns, "X": "X", "meta": ["rel"], "storage": storage})._repr_html_()
+    for text in ("<code>X</code>", "(77,)", "packbits: True", "values: [", "&lt;", "npz-lazy", '<b class="meta">'):
+        assert text in html, text
+
+
+def test_a_spec_without_columns_shows_its_keys() -> None:
+    html = DatasetSpec.parse({"X": ["a", "b"], "y": "c", "storage": {"backend": "csv", "path": "t.csv"}})._repr_html_()
+    assert "[a, b]" in html and "t.csv" in html

@@ -9,14 +9,12 @@ from typing import Any
 
 from kinoml_data.spec.array import Array
 
-# The colours follow Jupyter's and VS Code's themes if there is one, and otherwise the system's.
+# Text and lines take the colour of the page, so that they are legible in every theme; X and y are legible in all.
 STYLE = """
 .kinoml-data {
-  --kd-text: var(--jp-content-font-color0, var(--vscode-editor-foreground, light-dark(#1a1a1a, #e8e8e8)));
-  --kd-soft: var(--jp-content-font-color2, var(--vscode-descriptionForeground, light-dark(#666, #a0a0a0)));
-  --kd-line: var(--jp-border-color2, light-dark(#ddd, #444));
-  --kd-X: light-dark(#1f5fa8, #7db4ee); --kd-y: light-dark(#a8471f, #f0a076); --kd-meta: var(--kd-soft);
-  color-scheme: light dark; color: var(--kd-text); font: 13px/1.5 system-ui, sans-serif; max-width: 60rem;
+  --kd-soft: color-mix(in srgb, currentColor 65%, transparent);
+  --kd-line: color-mix(in srgb, currentColor 18%, transparent);
+  font: 13px/1.5 system-ui, sans-serif; max-width: 60rem;
 }
 .kinoml-data h4 { font-size: 14px; margin: 0 0 4px; font-weight: 600; }
 .kinoml-data h4 span { color: var(--kd-soft); font-weight: 400; }
@@ -24,18 +22,19 @@ STYLE = """
 .kinoml-data table { border-collapse: collapse; width: 100%; margin: 0; font-size: 13px; }
 .kinoml-data th, .kinoml-data td {
   text-align: left; padding: 2px 14px 2px 0; border-top: 1px solid var(--kd-line); vertical-align: top;
-  background: none; white-space: normal; color: var(--kd-text);
+  background: none; white-space: normal;
 }
 .kinoml-data th { color: var(--kd-soft); font-weight: 400; border-top: 0; }
 .kinoml-data td.n, .kinoml-data th.n { text-align: right; padding-right: 0; font-variant-numeric: tabular-nums; }
 .kinoml-data code {
   font-family: ui-monospace, monospace; font-size: 12px; background: none; color: inherit; padding: 0;
 }
-.kinoml-data .X { color: var(--kd-X); }
-.kinoml-data .y { color: var(--kd-y); }
-.kinoml-data .meta { color: var(--kd-meta); }
+.kinoml-data .X { color: #3d85d6; }
+.kinoml-data .y { color: #d2691e; }
+.kinoml-data .meta { color: var(--kd-soft); }
+.kinoml-data td.label { white-space: nowrap; width: 1%; color: var(--kd-soft); }
 .kinoml-data .bar { display: flex; height: 10px; border-radius: 3px; overflow: hidden; margin: 4px 0; }
-.kinoml-data .bar i { display: block; min-width: 2px; border-right: 1px solid var(--jp-layout-color0, transparent); }
+.kinoml-data .bar i { display: block; min-width: 2px; }
 """
 
 
@@ -60,10 +59,10 @@ def spec_html(
         role = next((role for role, names in roles.items() if column in names), "")
         given = array.model_dump(mode="json", exclude_defaults=True, exclude={"dtype", "shape"})
         options = ", ".join(f"{key}: {value}" for key, value in given.items())
-        shape = str(array).removeprefix(array.dtype).strip()
+        shape = str(array).removeprefix(array.dtype).strip().replace(",)", ")")
         rows.append((role_html(role), code_html(column), escape(array.dtype), escape(shape), escape(options)))
     parts = [rows_html(("role", "column", "dtype", "shape of a row", "options"), rows)] if rows else []
-    in_table = ("columns", *roles) if rows else ()
+    in_table = ("format", "columns", *roles) if rows else ("format",)
     parts.append(pairs_html((key, plain_text(value)) for key, value in mapping.items() if key not in in_table))
     return page_html(kind, name, "", parts)
 
@@ -81,7 +80,8 @@ def details_html(title: str, content: str, *, is_open: bool = False) -> str:
 
 def pairs_html(pairs: Iterable[tuple[str, str]]) -> str:
     """A table of labels and texts."""
-    return rows_html((), [(escape(label), escape(text)) for label, text in pairs])
+    lines = [f"<tr><td class=label>{escape(label)}</td><td>{escape(text)}</td></tr>" for label, text in pairs]
+    return f"<table>{''.join(lines)}</table>"
 
 
 def rows_html(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -7,6 +7,7 @@ from kinoml_data.torch_datasets.datasets import (
     TorchDataset,
     XyTorchDataset,
     _accessor_to_indices,
+    _null_observation_model,
 )
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "TorchDataset",
     "XyTorchDataset",
     "_accessor_to_indices",
+    "_null_observation_model",
 ]

@@ -10,7 +10,7 @@ if indices overlap or are out of range, and `StoreNotFoundError` or `CorruptStor
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -24,13 +24,26 @@ from kinoml_data.backends.npz.storage import row_and_array
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.errors import SpecError, quoted
 from kinoml_data.factory import load_dataset, open_to_copy
-from kinoml_data.observation import Identity
 from kinoml_data.torch_datasets import samples
-from kinoml_data.torch_datasets.samples import ByField, BySystem, CoreDataset, Featurize, ToDeviceCollater, WithIndices
+from kinoml_data.torch_datasets.samples import (
+    AsKinoml,
+    ByField,
+    BySystem,
+    CoreDataset,
+    Featurize,
+    Members,
+    ToDeviceCollater,
+    WithIndices,
+)
 
 IN_MEMORY: dict[str, Any] = {"backend": "in-memory"}
 Path_ = str | os.PathLike[str]
 _accessor_to_indices = samples.accessor_to_indices
+
+
+def _null_observation_model(values: Any) -> Any:
+    """The observation model of a dataset that has none: its argument."""
+    return values
 
 
 class PrefeaturizedTorchDataset(CoreDataset):
@@ -51,7 +64,7 @@ class PrefeaturizedTorchDataset(CoreDataset):
             raise SpecError(f"there are {len(systems)} systems, but {len(measurements)} measurements")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.systems, self.measurements = systems, measurements
-        self.observation_model = Identity() if observation_model is None else observation_model
+        self.observation_model = _null_observation_model if observation_model is None else observation_model
         self._use()
 
     def _use(self) -> None:
@@ -111,7 +124,7 @@ class XyTorchDataset(WithIndices):
 
     Args:
         X, y: arrays `(rows, ...)`.
-        indices: a mapping with any of the keys train, test and val to row selectors; by default `{"train": True}`.
+        indices: a mapping with any of the keys train, test and val to row selectors; by default, all rows are in train.
     """
 
     def __init__(self, X: Any, y: Any, indices: Mapping[str, Any] | None = None) -> None:
@@ -142,16 +155,21 @@ class MultiXTorchDataset(WithIndices):
     If X is one array, `ds[index]` is `(X[index], y[index])`. Otherwise `ds[i]` is `([tensor, ...], y)`, and an index of
     several rows returns `([[tensor, ...], ...], y)`.
 
+    In a loader, rows of one shape give what KinoML's loaders give: one stacked tensor per array, and y of the shape
+    `(rows, 1)`. Rows of different shapes, on which KinoML's loaders fail, give `([[tensor, ...], ...], y)`.
+
     Args:
         dict_of_arrays: `y`, and X under the keys `X`, `X_s{row}_` or `X_s{row}_a{array}_`. The last underscore may be
             missing.
-        indices: a mapping with any of the keys train, test and val to row selectors; by default `{"train": True}`.
+        indices: a mapping with any of the keys train, test and val to row selectors; by default, all rows are in train.
     """
 
     def __init__(self, dict_of_arrays: Mapping[str, Any], indices: Mapping[str, Any] | None = None) -> None:
         data, X = samples.columns_of_dict(dict_of_arrays)
         spec = {"X": X, "y": "y", "storage": IN_MEMORY, "splits": self.take_indices(indices, len(data["y"]))}
-        self._use(load_dataset(spec, data=data), single="X" in dict_of_arrays)
+        self._data: Mapping[str, Any] = dict_of_arrays
+        self._is_npz = False
+        self._use(load_dataset(spec, data=data))
 
     @classmethod
     def from_npz(cls, path: Path_, lazy: bool = True, close_filehandle: bool = False) -> MultiXTorchDataset:
@@ -167,13 +185,28 @@ class MultiXTorchDataset(WithIndices):
         core = load_dataset({"storage": source if lazy else IN_MEMORY | {"source": source, "progress": True}})
         archive = Archive(Path(path))  # `core` does not tell one array per row from one array of all rows
         archive.close()
-        self._use(core, single="X.npy" in archive.names)
+        self._data = Members(core, [name.removesuffix(".npy") for name in archive.names])
+        self._is_npz = lazy
+        self._use(core)
         self.take_indices(core.indices, len(core))
         return self
 
-    def _use(self, core: XyDataset, *, single: bool) -> None:
-        self._single = single
-        self.core = core if single else core.with_collater(BySystem(core.spec))
+    def _use(self, core: XyDataset) -> None:
+        self._single = "X" in self._data
+        self.core = core if self._single else core.with_collater(AsKinoml(core.spec))
+        self._by_system = core if self._single else core.with_collater(BySystem(core.spec))
+        self._fast_key_access = self._str_keys_to_nested_dict(self._data)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._by_system[index]
+
+    def _getitem_single_X(self, index: Any) -> Any:
+        """The same as `ds[index]` if X is one array."""
+        return self[index]
+
+    def _getitem_multi_X(self, index: Any) -> Any:
+        """The same as `ds[index]` if a system has arrays of its own."""
+        return self[index]
 
     def is_single_X(self) -> bool:
         """True if X is one array."""
@@ -186,11 +219,15 @@ class MultiXTorchDataset(WithIndices):
 
     @property
     def shape_X(self) -> torch.Size:
-        """The shape of X if it is one array; otherwise `(rows,)`, or `(rows, arrays)` if a system has several."""
+        """The shape of X if it is one array; otherwise `(rows,)`, or `(rows, arrays)` if keys have array numbers."""
         if self._single:
             return torch.Size(self.core.shape_X)
-        arrays = len(self.core.spec.X_names)
-        return torch.Size([len(self)] if arrays == 1 else [len(self), arrays])
+        numbered = any((numbers := row_and_array(key)) and numbers[1] is not None for key in self._data)
+        return torch.Size([len(self), len(self.core.spec.X_names)] if numbered else [len(self)])
+
+    def _shape_X(self) -> torch.Size:
+        """The same as `shape_X`."""
+        return self.shape_X
 
     @property
     def shape_y(self) -> torch.Size:
@@ -205,6 +242,15 @@ class MultiXTorchDataset(WithIndices):
             raise SpecError(f"the key {quoted(key)} does not have the form X_s{{row}} or X_s{{row}}_a{{array}}")
         return [number for number in numbers if number is not None]
 
+    @staticmethod
+    def _str_keys_to_nested_dict(keys: Iterable[str]) -> dict[int, dict[int, str]]:
+        """The keys by row and array number, such as `{12: {3: "X_s12_a3_"}}`; 0 for keys without an array number."""
+        nested: dict[int, dict[int, str]] = {}
+        for key in keys:
+            if (numbers := row_and_array(key)) is not None:
+                nested.setdefault(numbers[0], {})[numbers[1] or 0] = key
+        return {row: dict(sorted(arrays.items())) for row, arrays in sorted(nested.items())}
+
 
 class AwkwardArrayDataset(CoreDataset):
     """Records of an awkward array with fields "0", "1" and so on; the last field is y.
@@ -217,6 +263,7 @@ class AwkwardArrayDataset(CoreDataset):
     """
 
     _path: str
+    _data: Any = None
 
     def __init__(self, data: Any) -> None:
         fields = list(getattr(data, "fields", ()))
@@ -224,7 +271,7 @@ class AwkwardArrayDataset(CoreDataset):
             raise SpecError("AwkwardArrayDataset needs an awkward array of records with at least two fields, X and y")
         spec = {"X": fields[:-1], "y": fields[-1], "storage": IN_MEMORY}
         self._use(load_dataset(spec, data={field: data[field] for field in fields}))
-        self.__dict__["data"] = data
+        self._data = data
 
     @classmethod
     def from_parquet(cls, path: Path_, **kwargs: Any) -> AwkwardArrayDataset:
@@ -244,12 +291,22 @@ class AwkwardArrayDataset(CoreDataset):
     def _use(self, core: XyDataset) -> None:
         self.core = core.with_collater(ByField(core.spec))
 
-    @cached_property
+    @property
     def data(self) -> Any:
-        """The records as an `awkward.Array`."""
-        import awkward as ak
+        """The records as an `awkward.Array`. Other records may be assigned, which the dataset then contains.
 
-        return ak.from_parquet(self._path)
+        Raises:
+            SpecError: what is assigned is not an array of records with at least two fields.
+        """
+        if self._data is None:
+            import awkward as ak
+
+            self._data = ak.from_parquet(self._path)
+        return self._data
+
+    @data.setter
+    def data(self, data: Any) -> None:
+        AwkwardArrayDataset.__init__(self, data)
 
     def __repr__(self) -> str:
         return f"<AwkwardArrayDataset over {self.core!r}>"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
 
@@ -74,6 +74,56 @@ class BySystem(ByField):
         if one_system:
             return X, y
         return built_list(_systems, X), y
+
+
+class AsKinoml(BySystem):
+    """What KinoML's loaders return: one tensor per column and y with an axis more if all rows have one shape.
+
+    If they have not, KinoML's loaders fail; here, X is then a list with one list of tensors per system.
+    """
+
+    def parts(self, tensors: Mapping[str, Any]) -> tuple[Any, Any]:
+        fields, y = ByField.parts(self, tensors)
+        if all(isinstance(field, Tensor) for field in fields):
+            is_batch = fields[0].ndim > len(self.arrays[self.names[0]].shape)
+            return fields, y.unsqueeze(1) if is_batch and y.ndim == 1 else y
+        return super().parts(
+            {name: list(tensor) for name, tensor in tensors.items() if name != self.y}
+            | {str(self.y): tensors[str(self.y)]}
+        )
+
+    def ragged(self, name: str, column: Ragged) -> Form:
+        return StackIfUniform.ragged(self, name, column)
+
+
+class Members(Mapping[str, NDArray[Any]]):
+    """The arrays of a dataset under the keys of KinoML's layouts; each is read when it is asked for.
+
+    Args:
+        core: the dataset.
+        keys: the keys, such as `X_s12_a3_` and `y`.
+    """
+
+    def __init__(self, core: XyDataset, keys: Sequence[str]) -> None:
+        self._core, self._keys = core, dict.fromkeys(keys)
+
+    def __getitem__(self, key: str) -> NDArray[Any]:
+        if key not in self._keys:
+            raise KeyError(key)
+        core, numbers = self._core, row_and_array(key)
+        if numbers is not None:
+            row, array = numbers
+            name = core.spec.X_names[array or 0]
+            return np.asarray(core.read_stored(np.array([row]), [name])[name][0])
+        if key.startswith("idx_"):
+            return core.indices[key.removeprefix("idx_")]
+        return np.asarray(core.read_stored(np.arange(len(core)), [key])[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 class Featurize:
@@ -154,8 +204,14 @@ class WithIndices(CoreDataset):
     indices: dict[str, Any]
 
     def take_indices(self, indices: Mapping[str, Any] | None, length: int) -> dict[str, Any]:
-        """Set `indices`, and return them as the splits of a spec, which checks them."""
-        self.indices = dict(indices) if indices else {"train": True}
+        """Set `indices`, and return them as the splits of a spec, which checks them.
+
+        KinoML's True for all rows becomes their numbers, which also index a tensor such as `data_X`.
+        """
+        self.indices = {
+            name: np.array(accessor_to_indices(rows, length)[0], np.int64) if isinstance(rows, bool) else rows
+            for name, rows in (indices or {"train": True}).items()
+        }
         if strangers := sorted(set(self.indices) - set(SPLITS)):
             raise SpecError(f"indices: {unknown(strangers[0], SPLITS)}")
         return {name: {"rows": accessor_to_indices(rows, length)[0]} for name, rows in self.indices.items()}

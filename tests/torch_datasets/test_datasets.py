@@ -25,6 +25,7 @@ from kinoml_data.torch_datasets import (
     PrefeaturizedTorchDataset,
     TorchDataset,
     XyTorchDataset,
+    _null_observation_model,
 )
 from tests.builders import equal_tensors
 
@@ -153,7 +154,9 @@ def test_xy_keeps_any_combination_of_indices(indices: dict[str, Any] | None, tmp
         assert equal(found[-2:][1], Y[-2:])
         assert found.input_size() == 4
         if indices is None:
-            assert found.indices == {"train": True}
+            assert list(found.indices) == ["train"]
+            assert equal(found[found.indices["train"]][0], FIXED)
+            assert equal(found.data_X[found.indices["train"]], FIXED)
         else:
             assert {k: list(v) for k, v in found.indices.items()} == {k: list(v) for k, v in indices.items()}
 
@@ -348,3 +351,115 @@ def test_the_data_path_of_the_published_training_notebook(tmp_path: Path) -> Non
     expected = np.random.default_rng(0).permutation(ROWS)[:3]
     assert equal(y, Y[expected])
     assert all(equal(x, SMILES[row]) for x, row in zip(X[0], expected, strict=True))
+
+
+# -- what KinoML's own code and the experiments built on it use
+
+PADDED = [RNG.normal(size=(5, 9)) for _ in range(ROWS)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("mode", ["dict", "lazy", "preloaded"])
+def test_a_plain_loader_gives_the_batches_of_kinoml_if_rows_have_one_shape(
+    mode: str, workers: int, tmp_path: Path
+) -> None:
+    members = write_npz(tmp_path / "a.npz", [PADDED, list(FIXED)], compressed=False, idx=False, underscore="_")
+    ds = (
+        MultiXTorchDataset(members)
+        if mode == "dict"
+        else MultiXTorchDataset.from_npz(tmp_path / "a.npz", mode == "lazy")
+    )
+    for loader in (DataLoader(ds, batch_size=4, num_workers=workers), ds.as_dataloader(batch_size=4)):
+        batches = list(loader)
+        assert [tuple(y.shape) for _, y in batches] == [(4, 1), (4, 1), (3, 1)]
+        (one_hot, fixed), y = batches[1]
+        assert equal(one_hot, np.stack(PADDED[4:8])) and equal(fixed, FIXED[4:8]) and equal(y, Y[4:8, None])
+
+
+def test_a_plain_loader_gives_systems_if_rows_differ_in_shape(tmp_path: Path) -> None:
+    members = write_npz(tmp_path / "a.npz", [PADDED, SMILES], compressed=False, idx=False, underscore="_")
+    ((X, y),) = DataLoader(MultiXTorchDataset(members), batch_size=ROWS)
+    assert equal(y, Y) and len(X) == ROWS
+    for row, (one, two) in enumerate(X):
+        assert equal(one, PADDED[row]) and equal(two, SMILES[row])
+
+
+def test_a_collate_function_of_kinoml_gets_samples_with_y_as_they_are(tmp_path: Path) -> None:
+    members = write_npz(tmp_path / "a.npz", [PADDED], compressed=False, idx=False, underscore="")
+    wide = {**members, "y": np.stack([Y, Y], 1)}
+    for arrays, shape in ((members, ()), (wide, (2,))):
+        (samples,) = DataLoader(MultiXTorchDataset(arrays), batch_size=ROWS, collate_fn=list)
+        assert all(equal(X[0], PADDED[row]) and y.shape == shape for row, (X, y) in enumerate(samples))
+
+
+def test_all_rows_are_an_index_of_the_dataset_and_of_its_tensors(tmp_path: Path) -> None:
+    write_npz(tmp_path / "a.npz", [SMILES], compressed=False, idx=False, underscore="_")
+    np.savez(tmp_path / "x.npz", X=FIXED, y=Y)
+    for ds in (
+        MultiXTorchDataset.from_npz(tmp_path / "a.npz"),
+        MultiXTorchDataset.from_npz(tmp_path / "x.npz"),
+        XyTorchDataset(FIXED, Y, {"train": True, "test": False}),
+    ):
+        train = ds.indices["train"]
+        assert equal(ds[train][1], Y) and equal(ds.data_y[train], Y)
+        if ds.data_X is not None:
+            assert equal(ds.data_X[train], FIXED)
+        loader = DataLoader(ds, batch_size=ROWS, sampler=SubsetRandomSampler(train))
+        assert sum(len(y) for _, y in loader) == ROWS
+    assert len(ds.data_X[ds.indices["test"]]) == 0  # type: ignore[index]
+
+
+def test_records_that_are_assigned_are_the_dataset(tmp_path: Path) -> None:
+    ak.to_parquet(records([SMILES, EDGES]), tmp_path / "a.parquet")
+    for ds in (AwkwardArrayDataset(records([SMILES, EDGES])), AwkwardArrayDataset.from_parquet(tmp_path / "a.parquet")):
+        ds.data = ds.data[:5]
+        assert len(ds) == len(ds.data) == 5 and equal(ds[4][0][0], SMILES[4])
+        assert sum(len(y) for _, y in ds.as_dataloader(batch_size=2)) == 5
+        ds.data = records([list(FIXED)])
+        assert len(ds) == ROWS and equal(ds[-1][0][0], FIXED[-1])
+        with pytest.raises(SpecError, match="records"):
+            ds.data = ak.Array([1, 2])
+        assert len(ds) == ROWS
+
+
+@pytest.mark.parametrize("mode", ["dict", "lazy", "preloaded"])
+@pytest.mark.parametrize("several", [False, True])
+def test_the_names_that_kinoml_documents_exist(mode: str, several: bool, tmp_path: Path) -> None:
+    arrays = [SMILES, EDGES] if several else [SMILES]
+    members = write_npz(tmp_path / "a.npz", arrays, compressed=False, idx=mode != "dict", underscore="_")
+    ds = (
+        MultiXTorchDataset(members)
+        if mode == "dict"
+        else MultiXTorchDataset.from_npz(tmp_path / "a.npz", mode == "lazy")
+    )
+    assert set(ds._data) == set(members) and all(np.array_equal(ds._data[key], members[key]) for key in members)
+    assert "X_s99_" not in ds._data
+    assert ds._is_npz == (mode == "lazy")
+    assert ds._shape_X() == ds.shape_X == torch.Size([ROWS, 2] if several else [ROWS])
+    key = "X_s3_a1_" if several else "X_s3_"
+    assert ds._fast_key_access[3][int(several)] == key and list(ds._fast_key_access) == list(range(ROWS))
+    assert ds._str_keys_to_nested_dict(["X_s1_a1", "y", "X_s1_a0", "X_s0_"]) == {
+        0: {0: "X_s0_"},
+        1: {0: "X_s1_a0", 1: "X_s1_a1"},
+    }
+    assert equal_tensors(ds._getitem_multi_X([2, 0]), ds[[2, 0]])
+
+
+def test_the_names_exist_for_one_array_too(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", X=FIXED, y=Y)
+    for ds in (MultiXTorchDataset.from_npz(tmp_path / "x.npz"), MultiXTorchDataset({"X": FIXED, "y": Y})):
+        assert ds._fast_key_access == {} and np.array_equal(ds._data["X"], FIXED)
+        assert equal_tensors(ds._getitem_single_X(2), ds[2]) and ds._shape_X() == torch.Size([ROWS, 4])
+
+
+def test_one_array_in_the_layout_of_two_numbers_has_an_axis_of_arrays(tmp_path: Path) -> None:
+    members = {f"X_s{row}_a0_": x for row, x in enumerate(SMILES)} | {"y": Y}
+    np.savez(tmp_path / "a.npz", **members)
+    for ds in (MultiXTorchDataset(members), MultiXTorchDataset.from_npz(tmp_path / "a.npz")):
+        assert ds.shape_X == torch.Size([ROWS, 1])
+
+
+def test_a_dataset_without_an_observation_model_has_a_function_with_a_name() -> None:
+    ds = PrefeaturizedTorchDataset(FIXED, Y)
+    assert ds.observation_model is _null_observation_model and ds.observation_model.__qualname__
+    assert _null_observation_model(Y) is Y

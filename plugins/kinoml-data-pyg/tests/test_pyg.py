@@ -396,6 +396,13 @@ def test_kinomls_dataset_gives_lists_of_data_and_y(kinoml: AwkwardArrayGeometric
     assert repr(kinoml).startswith("<AwkwardArrayGeometricDataset over") and len(kinoml.data) == len(rows)
 
 
+def test_records_that_are_assigned_to_kinomls_dataset_are_its_rows(kinoml: AwkwardArrayGeometricDataset) -> None:
+    rows = len(kinoml)
+    kinoml.data = kinoml.data[1:3]
+    assert len(kinoml) == 2 < rows
+    assert sum(len(batch.y) for batch in kinoml.as_dataloader(batch_size=1)) == 2
+
+
 def test_kinomls_dataset_has_a_loader_of_batches(kinoml: AwkwardArrayGeometricDataset) -> None:
     _, rows = records()
     wanted = load({name: [X[name][row] for row in rows] for name in ("edge_index", "x")}, Y[rows])

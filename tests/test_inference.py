@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import pickle
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 import kinoml_data as kd
 from kinoml_data import Array, ArrayStorage, CompleteSpec, DatasetSpec
@@ -269,3 +276,110 @@ def test_a_stored_name_that_no_column_may_have_is_replaced():
     assert stored_as == {"IC50_nM": ODD[0], "IC50_nM_2": ODD[1], "mol_weight": "mol weight", "column": "%"}
     names = list(complete(spec(), named(*ODD, "IC50_nM"), needs_X=False).columns)
     assert names == ["IC50_nM_2", "IC50_nM_3", "column", "column_2", "mol_weight", "IC50_nM"]
+
+
+# -- random tables, as other programs write them
+
+TEXTS = st.one_of(st.sampled_from(["", "NA", ">10000", "n.d.", "CCO", "1,200", "55%", "-"]), st.text("abc", max_size=3))
+CELLS: dict[str, st.SearchStrategy[Any]] = {
+    "integers": st.integers(-9, 9),
+    "floats": st.floats(-9, 9),
+    "bools": st.booleans(),
+    "texts": TEXTS,
+    "numbers and texts": st.one_of(st.integers(0, 9), TEXTS),
+    "integers with gaps": st.one_of(st.none(), st.integers(0, 9)),
+    "floats with gaps": st.one_of(st.none(), st.floats(-9, 9)),
+}
+NAMES = [
+    "label",
+    "target",
+    "IC50",
+    "smiles",
+    "id",
+    "Unnamed: 0",
+    "x",
+    "Y",
+    "X_train",
+    "y2",
+    "0",
+    "1",
+    "index",
+    "__index_level_0__",
+]
+
+
+@st.composite
+def tables(draw: st.DrawFn, names: Sequence[str] = NAMES, least: int = 1) -> dict[str, list[Any]]:
+    """A table of up to five columns, in which texts, gaps and numbers may be mixed."""
+    rows = draw(st.integers(1, 5))
+    chosen = draw(st.lists(st.sampled_from(names), min_size=least, max_size=5, unique=True))
+    kinds = [draw(st.sampled_from(list(CELLS))) for _ in chosen]
+    return {
+        name: draw(st.lists(CELLS[kind], min_size=rows, max_size=rows))
+        for name, kind in zip(chosen, kinds, strict=True)
+    }
+
+
+def written(table: Mapping[str, list[Any]], folder: Path, suffix: str) -> Path | None:
+    """The table as a file; None if the format cannot contain it."""
+    path = folder / f"t{suffix}"
+    if suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(table)
+            writer.writerows(zip(*table.values(), strict=True))
+        return path
+    if suffix == ".parquet":
+        with suppress(pa.ArrowInvalid, pa.ArrowTypeError):
+            pq.write_table(pa.table(dict(table)), path)
+            return path
+        return None
+    arrays = {name: np.array(values) for name, values in table.items()}
+    if any(array.dtype == object for array in arrays.values()):
+        arrays = {name: array.astype(str) if array.dtype == object else array for name, array in arrays.items()}
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_no_random_table_opens_with_a_role_that_its_names_do_not_say(
+    suffix: str, tmp_path: Path, data: st.DataObject
+) -> None:
+    table = data.draw(tables())
+    path = written(table, tmp_path, suffix)
+    assume(path is not None)
+    with pytest.raises(SpecError, match="does not say which columns are X and which are y") as caught:
+        kd.load_dataset(path)
+    assert "load_dataset(" in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_what_is_not_named_does_not_matter(suffix: str, tmp_path: Path, data: st.DataObject) -> None:
+    table = data.draw(tables())
+    numbers = data.draw(st.lists(st.floats(-9, 9), min_size=len(next(iter(table.values()))), max_size=5))
+    rows = len(next(iter(table.values())))
+    place = data.draw(st.integers(0, len(table)))
+    columns = list(table.items())
+    columns.insert(place, ("wanted", numbers[:rows]))
+    path = written(dict(columns), tmp_path, suffix)
+    assume(path is not None)
+    with kd.load_dataset(path, X="wanted") as dataset:
+        assert dataset.spec.y is None and dataset[:][0].tolist() == numbers[:rows]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(table=tables(), data=st.data())
+def test_names_that_say_the_roles_give_these_roles_and_no_other(
+    table: dict[str, list[Any]], tmp_path: Path, data: st.DataObject
+) -> None:
+    rows = len(next(iter(table.values())))
+    roles = data.draw(st.sampled_from([["X"], ["X", "y"], ["X0", "X1"], ["X0", "X1", "y"]]))
+    columns = [*table.items(), *((name, [float(row) for row in range(rows)]) for name in roles)]
+    path = written(dict(data.draw(st.permutations(columns))), tmp_path, ".csv")
+    with kd.load_dataset(path) as dataset:
+        assert sorted(dataset.spec.X_names) == [name for name in roles if name != "y"]
+        assert dataset.spec.y_names == (("y",) if "y" in roles else ())

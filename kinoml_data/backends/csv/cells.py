@@ -53,6 +53,7 @@ class Cells:
         if declared is None and len(texts) == 0:
             raise SpecError(f"{self._where}: there are no rows to infer its dtype from; specify its dtype in `columns`")
         self._fills = declared is not None and declared.missing is not None
+        self._are_bools = False
         self.dtype = self._dtype()
 
     def read(self, rows: NDArray[np.int64]) -> Column:
@@ -77,6 +78,7 @@ class Cells:
     def _dtype(self) -> str:
         declared = self._declared and self._declared.stored_dtype
         if declared in (STRING, "bool"):
+            self._are_bools = declared == "bool"
             return declared
         trimmed, absent = self._trimmed(self._texts)
         present = trimmed.filter(~absent)
@@ -85,9 +87,10 @@ class Cells:
             return "float64" if _match(self._texts, r"^\s*$").all() else STRING
         if _match(present, integer).all():
             return "float64" if self._fills and absent.any() else _integer_dtype(present)
-        if declared is not None or _match(present, number).all():
-            return "float64"
-        return "bool" if _match(present, BOOL).all() else STRING
+        if len(present) and _match(present, BOOL).all():  # also where the spec asks for numbers, which are 0 and 1
+            self._are_bools = True
+            return "float64" if self._fills and absent.any() else "bool"
+        return "float64" if declared is not None or _match(present, number).all() else STRING
 
     def _trimmed(self, texts: Any) -> tuple[Any, NDArray[np.bool_]]:
         """The cells as numbers are written, and which of them are missing values."""
@@ -106,7 +109,7 @@ class Cells:
         import pyarrow.compute as pc
 
         declared = self._declared.dtype if self._declared is not None else self.dtype
-        if self.dtype == "bool":
+        if self._are_bools:
             true = _match(trimmed, "(?i)^(true|1)$")
             self._refuse(~(true | _match(trimmed, "(?i)^(false|0)$")), rows, "is not a valid bool")
             return true

@@ -81,6 +81,14 @@ def test_the_dtype_is_that_of_all_cells(texts: tuple[str | None, ...], dtype: st
     assert cells(*texts).dtype == dtype
 
 
+@pytest.mark.parametrize("declared", [Array("float32", missing="nan"), Array("int8"), Array("bool")], ids=str)
+def test_true_and_false_are_numbers_if_the_spec_asks_for_numbers(declared: Array) -> None:
+    found = values(cells("True", "false", declared=declared), 2)
+    assert found.tolist() == [1, 0] and found.dtype == bool
+    if declared.missing:
+        np.testing.assert_array_equal(values(cells("True", "", "false", declared=declared), 3), [1, np.nan, 0])
+
+
 def test_a_comma_may_stand_in_front_of_the_decimals() -> None:
     assert values(cells("1,5", "-2", decimal=","), 2).tolist() == [1.5, -2]
     assert cells("1.5", "-2", decimal=",").dtype == "str"

@@ -312,7 +312,7 @@ def backend_for_file(path: Path, named: str | None = None) -> str:
         named: the backend that the caller names, which opens a file of any suffix.
 
     Raises:
-        SpecError: no backend opens files of this suffix, or the path is a folder.
+        SpecError: no backend opens files of this suffix, or the path is a folder without Parquet files.
         StoreNotFoundError: the file does not exist.
     """
     suffix = path.suffix.lower()
@@ -328,6 +328,8 @@ def backend_for_file(path: Path, named: str | None = None) -> str:
             f"write `datasets.load_from_disk({shown}).to_parquet('data.parquet')`, for each split if there are several"
         )
         raise SpecError(f"{shown} is a folder that the package 'datasets' saved; {way}")
+    if next(path.glob("*.parquet"), None) is not None:
+        return PARQUET
     way = WAYS.get(suffix, "").format(path=shown)
     if backend := BACKEND_OF.get(suffix):
         installed = backend in registry.list_backends()

@@ -23,7 +23,8 @@ class ParquetAwkward(Backend):
     """Columns in a Parquet file.
 
     Attributes:
-        path: the file.
+        path: the file; or a folder or a pattern such as `parts/*.parquet` of files with the same columns, whose rows
+            follow one another in the order of the names of the files.
         memory_budget: a number of bytes; by default, half of the memory that is available when the file is opened. If
             the columns of a dataset take more when they are decoded, they are read by row group, and decoded row groups
             are remembered up to this size.
@@ -86,12 +87,14 @@ class ParquetAwkward(Backend):
         from kinoml_data.backends.parquet.container import ParquetContainer
         from kinoml_data.backends.parquet.foreign import ForeignTable
         from kinoml_data.backends.parquet.layout import ParquetTable
+        from kinoml_data.backends.parquet.parts import ParquetParts, part_paths
         from kinoml_data.backends.parquet.row_groups import RowGroups, Table
         from kinoml_data.layouts.arrow import arrow_errors
         from kinoml_data.layouts.arrow_rows import ArrowLayout
 
         budget = available_memory() // 2 if self.memory_budget is None else self.memory_budget
-        file = ParquetContainer(self.path)
+        parts = part_paths(self.path)
+        file = ParquetContainer(self.path) if parts is None else ParquetParts(self.path, parts)
         try:
             with arrow_errors(self.path):
                 own = ArrowLayout.claims(file.metadata, file.types)

@@ -29,8 +29,8 @@ def part_paths(path: Path) -> list[Path] | None:
         inside = sorted(p for p in path.iterdir() if not p.name.startswith(("_", ".")))
         if folders := [p for p in inside if p.is_dir()]:
             raise UnsupportedStoreError(
-                f"{quoted(str(path))} contains folders, such as {quoted(folders[0].name)}, whose names may be values of "
-                "a column; give a pattern for the files of one table, such as 'folder/**/*.parquet'"
+                f"{quoted(str(path))} contains folders, such as {quoted(folders[0].name)}, whose names may be values "
+                "of a column; give a pattern for the files of one table, such as 'folder/**/*.parquet'"
             )
         found = [p for p in inside if p.suffix.lower() in SUFFIXES]
     elif has_magic(str(path)) and not path.exists():

@@ -6,6 +6,7 @@ The demo uses public names only, and everything that it makes stays in the folde
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import shlex
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 from kinoml_data_rdkit.molecules import chembl_demo
 
 MARK = "# Made by `kinoml-data demo`"
+WRITTEN = ".written.json"
+BACKENDS = ("featurize-on-access", "npz-lazy", "npz-reopen", "parquet-awkward", "in-memory")
 BATCH, EPOCHS, SEED = 64, 60, 0
 
 SPEC = """\
@@ -77,14 +80,15 @@ ABOUT = """{mark}
 | `predicted.png` | the model's predictions for the test rows |
 
 `<features>` is `fingerprint`, `smiles` or `graph`. `kinoml-data inspect FILE` shows what any of these
-files contains, and `kinoml_data.load_dataset(FILE)` loads it. If you run the demo again, it replaces these files.
+files contains, and `kinoml_data.load_dataset(FILE)` loads it. If you run the demo again, it replaces these files, but
+none that has been changed: the file `{written}` says what it wrote.
 """
 NEXT = """\
 With a file of your own
   kinoml-data inspect YOUR.parquet                  any table of numbers or nested lists, KinoML's files, .npz, .csv
   kinoml-data convert YOUR.parquet YOUR.npz         another format, the same tensors
 
-With molecules of your own: replace {csv} by a CSV file with the columns id, smiles and pIC50
+With molecules of your own: name a CSV file with the columns id, smiles and pIC50 in a copy of this spec
   kinoml-data check {spec}
   kinoml-data convert {spec} YOUR.npz
 
@@ -120,7 +124,7 @@ def run(out: Path) -> Result:
         out: the folder to write to: a new one, an empty one, or that of an earlier demo.
 
     Raises:
-        StoreExistsError: the folder contains something else.
+        StoreExistsError: the folder contains something else, or a file of an earlier demo was changed since.
         FileNotFoundError: this build of RDKit does not include the molecules.
         CorruptStoreError: two backends give different tensors, which would be a bug.
     """
@@ -131,6 +135,7 @@ def run(out: Path) -> Result:
     try:
         return _run(out, molecules, start)
     finally:
+        _remember(out)
         torch.set_num_threads(threads)
 
 
@@ -172,7 +177,7 @@ def _run(out: Path, molecules: Mapping[str, Any], start: float) -> Result:
     print("\n5. What next")
     print(f"{plot} shows the predictions, and {out / 'README.md'} explains the other files.\n")
     spec = out / "fingerprint.featurize-on-access.yaml"
-    print(NEXT.format(csv=out / "molecules.csv", spec=shlex.quote(str(spec)), python=json.dumps(str(spec))))
+    print(NEXT.format(spec=shlex.quote(str(spec)), python=json.dumps(str(spec))))
     seconds = time.perf_counter() - start
     print(f"Done in {seconds:.0f} s.")
     return Result(specs, rmse, r2, baseline, seconds)
@@ -182,12 +187,49 @@ def _run(out: Path, molecules: Mapping[str, Any], start: float) -> Result:
 
 
 def _prepare(out: Path) -> None:
-    readme = out / "README.md"
-    earlier = readme.is_file() and readme.read_text("utf-8", "replace").startswith(MARK)
-    if out.exists() and not earlier and (not out.is_dir() or any(out.iterdir())):
+    """Make the folder, unless something that the demo did not write would be replaced.
+
+    Raises:
+        StoreExistsError: the folder contains something else, or a file of an earlier demo was changed since.
+    """
+    written = _written(out)
+    if out.exists() and written is None and (not out.is_dir() or any(out.iterdir())):
         raise StoreExistsError(f"{out} contains files that are not from a demo; name another folder: --out FOLDER")
+    for name in _files():
+        file = out / name
+        if file.exists() and (written or {}).get(name) != _digest(file):
+            raise StoreExistsError(
+                f"{file} is not as the demo wrote it; move it to another folder, or name another one: --out FOLDER"
+            )
     out.mkdir(parents=True, exist_ok=True)
-    readme.write_text(ABOUT.format(mark=MARK), "utf-8")
+    (out / "README.md").write_text(ABOUT.format(mark=MARK, written=WRITTEN), "utf-8")
+    _remember(out)
+
+
+def _files() -> list[str]:
+    """The names of all files that the demo writes, apart from the list of them."""
+    stored = [f"{features}.{end}" for features in SPECS for end in STORES]
+    specs = [f"{features}.{backend}.yaml" for features in SPECS for backend in BACKENDS]
+    return ["README.md", "molecules.csv", "predicted.png", *stored, *specs]
+
+
+def _written(out: Path) -> dict[str, str] | None:
+    """The digests of the files that an earlier demo wrote, by name; None if there was none."""
+    try:
+        found = json.loads((out / WRITTEN).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _remember(out: Path) -> None:
+    """Note what is in the files, so that a later demo notices if one of them was changed."""
+    digests = {name: _digest(out / name) for name in _files() if (out / name).is_file()}
+    (out / WRITTEN).write_text(json.dumps(digests, indent=1), "utf-8")
+
+
+def _digest(file: Path) -> str:
+    return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
 
 
 def _write_csv(path: Path, molecules: Mapping[str, Any]) -> None:
@@ -205,8 +247,7 @@ LINE = "{:<11}  {:<19}  {:>7}  {:>9}  {:>9}  {:>8}  {}"
 
 def _store(out: Path, features: str, parts: Mapping[str, str]) -> dict[tuple[str, str], Path]:
     """Write the spec that computes the features, both stores, and a spec for each other backend."""
-    names = "featurize-on-access", "npz-lazy", "npz-reopen", "parquet-awkward", "in-memory"
-    specs = {(features, name): out / f"{features}.{name}.yaml" for name in names}
+    specs = {(features, name): out / f"{features}.{name}.yaml" for name in BACKENDS}
     computed = specs[features, "featurize-on-access"]
     computed.write_text(SPEC.format(name=f"chembl-{features}", **parts), "utf-8")
     with kd.load_dataset(computed) as dataset:

@@ -110,9 +110,33 @@ def test_the_plot_of_the_demo_is_a_picture(result: Result, folder: Path) -> None
 
 
 def test_a_second_run_of_the_demo_replaces_the_first_with_the_same_result(result: Result, folder: Path) -> None:
-    (folder / "fingerprint.npz").write_bytes(b"damaged")
+    (folder / "your.npz").write_bytes(b"of the user")
     again = demo.run(folder)
+    assert (folder / "your.npz").read_bytes() == b"of the user"
     assert (again.rmse, again.r2, again.baseline) == (result.rmse, result.r2, result.baseline)
+
+
+@pytest.mark.parametrize(
+    "name", ["molecules.csv", "fingerprint.npz", "smiles.in-memory.yaml", "README.md", "predicted.png"]
+)
+def test_a_file_that_was_changed_is_never_replaced(result: Result, folder: Path, name: str) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    try:
+        (folder / name).write_bytes(b"of the user")
+        with pytest.raises(StoreExistsError, match=rf"{name} is not as the demo wrote it; move it.*--out FOLDER"):
+            demo.run(folder)
+        changed = {path.name for path in folder.iterdir() if before[path.name] != path.read_bytes()}
+        assert changed == {name} and (folder / name).read_bytes() == b"of the user"
+    finally:
+        (folder / name).write_bytes(before[name])
+
+
+def test_a_file_of_the_user_under_a_name_of_the_demo_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / ".written.json").write_text("{}")
+    (tmp_path / "molecules.csv").write_text("id,smiles,pIC50\n")
+    with pytest.raises(StoreExistsError, match=r"molecules\.csv is not as the demo wrote it"):
+        demo.run(tmp_path)
+    assert (tmp_path / "molecules.csv").read_text() == "id,smiles,pIC50\n"
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -33,9 +33,22 @@ from kinoml_data.layouts.flat_arrays import (
     UTF8,
     VALUES,
     ArrayStorage,
+    DecodedColumn,
     flat_arrays,
+    is_reserved,
     mismatch,
     to_native_order,
+)
+
+# Columns that other programs stored in a container of arrays, and which of them can be read.
+from kinoml_data.layouts.foreign_arrays import (
+    WholeColumn,
+    column_of,
+    foreign_arrays,
+    group_problem,
+    missing_groups,
+    scaled_column,
+    strings_of,
 )
 
 # What a dataset is: its spec, the type of a column, and the base class of options. `STRING` is the dtype "str".
@@ -71,7 +84,16 @@ __all__ += ["AnyBackend", "Backend", "BatchForm", "DataPath", "Featurizer", "Obs
 __all__ += ["PositionedFile", "replacing"]
 __all__ += ["CheckedArrayStorage", "check_names", "own_arrays", "rows_of", "write_rows"]
 __all__ += ["CRC", "INDEX", "SHAPES", "SPEC_KEY", "UTF8", "VALUES"]
-__all__ += ["ArrayStorage", "flat_arrays", "mismatch", "to_native_order"]
+__all__ += ["ArrayStorage", "DecodedColumn", "flat_arrays", "is_reserved", "mismatch", "to_native_order"]
+__all__ += [
+    "WholeColumn",
+    "column_of",
+    "foreign_arrays",
+    "group_problem",
+    "missing_groups",
+    "scaled_column",
+    "strings_of",
+]
 __all__ += ["DTYPES", "STRING", "Array", "CompleteSpec", "DatasetSpec", "Model"]
 __all__ += ["Collater", "Packed", "PadMask", "XyDataset", "normalize_index"]
 __all__ += ["ArrowLayout", "arrow_array", "arrow_column", "select_columns"]

@@ -73,6 +73,7 @@ class CheckedArrayStorage(ArrayStorage):
         checksums: uint32 `(rows,)` by column, as `own_arrays` gives them; None for the arrays of other programs.
         path: the file or folder, for messages.
         verify: "first" compares a row when it is first read, "always" compares each time, "never" does not compare.
+        unreadable: see `Storage`.
         identity, close: see `ArrayStorage`.
 
     Raises:
@@ -86,11 +87,13 @@ class CheckedArrayStorage(ArrayStorage):
         path: str,
         *,
         verify: str = "first",
+        unreadable: Mapping[str, str] | None = None,
         identity: str | None = None,
         close: Callable[[], Any] | None = None,
     ) -> None:
         with error_prefix(f"{path}: "):
             super().__init__(arrays, identity=identity, close=close)
+        self.unreadable = {**self.unreadable, **(unreadable or {})}
         self.has_checksums = checksums is not None
         self._checksums = {} if checksums is None or verify == "never" else dict(checksums)
         self._path, self._once = path, verify == "first"

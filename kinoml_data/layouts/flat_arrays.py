@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -137,6 +138,24 @@ def other_arrays(arrays: Mapping[str, NDArray[Any]], spec: str | None) -> dict[s
     return flat if spec is None else {**flat, SPEC_KEY: np.frombuffer(spec.encode(), np.uint8)}
 
 
+class DecodedColumn(ABC):
+    """A column that `ArrayStorage` does not read by slices: in place of an array, it reads rows itself.
+
+    Attributes:
+        array: its dtype and the shape of its rows.
+    """
+
+    array: Array
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of rows."""
+
+    @abstractmethod
+    def read(self, rows: NDArray[np.int64]) -> Column:
+        """These rows as new arrays; raises the errors of `Storage.read`."""
+
+
 class ArrayStorage(Storage):
     """A storage over any container of flat arrays that can be sliced: a dict of numpy arrays, a Zarr or HDF5 group.
 
@@ -144,7 +163,7 @@ class ArrayStorage(Storage):
 
     Args:
         arrays: the arrays by the names of the flat layout. Numpy arrays are indexed; of any other array `dtype`,
-            `shape` and slices along the first axis are used.
+            `shape` and slices along the first axis are used. A `DecodedColumn` has the name of its column.
         spec: the embedded spec, if it is not in `_spec`.
         identity: see `Storage`.
         close: called when the storage is closed, to close the file behind the arrays.
@@ -174,6 +193,9 @@ class ArrayStorage(Storage):
         rows: dict[str, int] = {}
         for key, values in arrays.items():
             if key.endswith((INDEX, SHAPES, CRC)) or key == SPEC_KEY:
+                continue
+            if isinstance(values, DecodedColumn):
+                self._values[key], columns[key], rows[key] = values, values.array, len(values)
                 continue
             name = key.removesuffix(VALUES).removesuffix(UTF8)
             if values.dtype.name not in DTYPES:
@@ -209,6 +231,8 @@ class ArrayStorage(Storage):
 
     def _column(self, name: str, rows: NDArray[np.int64]) -> Column:
         values = self._values[name]
+        if isinstance(values, DecodedColumn):
+            return values.read(rows)
         if name not in self._shapes:
             if isinstance(values, np.ndarray):
                 return to_native_order(values[rows])

@@ -27,13 +27,18 @@ from kinoml_data.plugin import (
     CheckedArrayStorage,
     Columns,
     PositionedFile,
+    column_of,
+    foreign_arrays,
     gather,
+    is_reserved,
+    missing_groups,
     own_arrays,
     rows_of,
+    scaled_column,
 )
 from numpy.typing import NDArray
 
-from kinoml_data_hdf5.file import Hdf5File, is_text
+from kinoml_data_hdf5.file import Hdf5File
 from kinoml_data_hdf5.layout import RaggedLayout
 
 METADATA = "_kinoml_data"
@@ -70,6 +75,7 @@ class Hdf5Storage(CheckedArrayStorage):
         verify: str = "first",
     ) -> None:
         self._file = file = Hdf5File(path)
+        unreadable: dict[str, str] = {}
         try:
             with file.errors():
                 if METADATA in file:
@@ -81,10 +87,18 @@ class Hdf5Storage(CheckedArrayStorage):
                     self._metadata = file.offset(METADATA), text
                 else:
                     file.use_chunk_cache(CHUNK_CACHE)
-                    file.refuse_holes = not fill
-                    arrays, checks = _foreign_arrays(file, columns, group, ragged or {}), None
+                    file.foreign, file.refuse_holes, checks = True, not fill, None
+                    arrays, unreadable = _foreign_arrays(file, columns, group, ragged or {}, self.slices)
                     identity = f"hdf5:{file.stamp}"
-                super().__init__(arrays, checks, str(path), verify=verify, identity=identity, close=file.close)
+                super().__init__(
+                    arrays,
+                    checks,
+                    str(path),
+                    verify=verify,
+                    unreadable=unreadable,
+                    identity=identity,
+                    close=file.close,
+                )
             if checks is not None and verify != "never":  # otherwise, nothing shows that the values are the same
                 file.recheck_with(self.same_content)
         except BaseException:
@@ -124,45 +138,83 @@ class Hdf5Storage(CheckedArrayStorage):
 
 
 def _foreign_arrays(
-    file: Hdf5File, columns: Mapping[str, Array | None] | None, group: str, ragged: Mapping[str, RaggedLayout]
-) -> dict[str, Any]:
-    """The flat arrays of a file that another program wrote."""
-    names = file.names(group)
+    file: Hdf5File,
+    columns: Mapping[str, Array | None] | None,
+    group: str,
+    ragged: Mapping[str, RaggedLayout],
+    slices: Any,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The flat arrays of a file that another program wrote, and why other members of the group cannot be read."""
+    names = file.names(group) if columns is None else file.all_names(group)
     if any(name.endswith(CRC) for name in names):
         raise CorruptStoreError(f"{file.path} contains checksums, but not the dataset {METADATA!r} that they need")
+    if columns is None and (problem := file.own_problem(group)):
+        raise UnsupportedStoreError(problem)
     parts = {_at(group, path) for layout in ragged.values() for path in (layout.values, layout.offsets, layout.lengths)}
-    stored = [*ragged, *(name for name in names if _at(group, name) not in parts)]
-    flat: dict[str, Any] = {}
-    for name in stored if columns is None else columns:
+    single = [name for name in names if _at(group, name) not in parts]
+    splits = [
+        name for name in single if (name.startswith("idx_") or name.endswith(INDEX)) and name not in (columns or ())
+    ]
+    stored = dict.fromkeys(column_of(name, names) for name in single if name not in splits and name != SPEC_KEY)
+    groups = file.groups(group) if columns is None else {}
+    if columns is not None:
+        stored = dict.fromkeys(name for name in columns if _is_stored(file, name, group) or name in ragged)
+        if not stored:
+            there = f"its group {quoted(group)} contains {quoted(names)}"
+            raise SpecError(f"{file.path} contains none of the columns; {there}")
+    elif not stored and not ragged:
+        raise missing_groups(str(file.path), group, groups)
+
+    def make(name: str) -> dict[str, Any]:
         if name in ragged:
-            flat |= _ragged(file, name, ragged[name], group)
-            continue
-        for key in (name, name + VALUES, name + UTF8, name + SHAPES):
-            if (at := _at(group, key)) in file:
-                flat |= _column_of(file, key, at)
-    if not flat:
-        raise SpecError(f"{file.path} contains none of the columns; its group {quoted(group)} contains {quoted(names)}")
-    for name in names:
-        if name.startswith("idx_") and (columns is None or name not in columns):
-            flat.pop(name, None)
-            flat[name + INDEX] = file.whole(_at(group, name))
-    return flat
+            return _ragged(file, name, ragged[name], group)
+        return _column_of(file, name, group, (columns or {}).get(name), slices)
+
+    flat, unreadable = foreign_arrays(
+        {**ragged, **stored} if columns is None else stored, columns, make, str(file.path)
+    )
+    for name in splits:
+        try:
+            flat[name.removesuffix(INDEX) + INDEX] = file.whole(_at(group, name))
+        except UnsupportedStoreError as error:
+            unreadable[name] = str(error)
+    if SPEC_KEY in names:
+        flat[SPEC_KEY] = file.whole(_at(group, SPEC_KEY))
+    return flat, unreadable | groups
 
 
-def _column_of(file: Hdf5File, key: str, at: str) -> dict[str, Any]:
-    if is_text(file.array(at)):
-        strings = file.text(at)
-        return {key + UTF8: strings.values, key + SHAPES: strings.shapes}
-    return {key: file.whole(at) if key == SPEC_KEY or key.endswith((SHAPES, INDEX)) else rows_of(file, at)}
+def _is_stored(file: Hdf5File, name: str, group: str) -> bool:
+    return any(_at(group, key) in file for key in (name, name + VALUES, name + UTF8))
+
+
+def _column_of(file: Hdf5File, name: str, group: str, declared: Array | None, slices: Any) -> dict[str, Any]:
+    """The flat arrays of one column that is not in the option `ragged`."""
+    at = _at(group, name)
+    if at not in file:
+        key = name + (VALUES if _at(group, name + VALUES) in file else UTF8)
+        shapes = _at(group, name + SHAPES)
+        if shapes not in file:
+            raise UnsupportedStoreError(f"{file.path} contains {quoted(key)}, but not {quoted(name + SHAPES)}")
+        return {key: rows_of(file, _at(group, key)), name + SHAPES: file.whole(shapes)}
+    if is_reserved(name):
+        raise UnsupportedStoreError(f"{file.path}: {quoted(at)} has a name that no column can have; rename it")
+    if (column := file.decoded(at)) is not None:
+        return {name: column}
+    values = rows_of(file, at)
+    attributes, fill = file.attributes(at), file.fill(values.dtype)
+    return {name: scaled_column(name, values, attributes, declared, slices, str(file.path), fill=fill) or values}
 
 
 def _ragged(file: Hdf5File, name: str, layout: RaggedLayout, group: str) -> dict[str, Any]:
     """The flat arrays of a column that another program stored as values and offsets, or as values and lengths."""
     where = f"{file.path}: column {quoted(name)}"
-    values = file.array(_at(group, layout.values))
-    if is_text(values):
-        raise UnsupportedStoreError(f"{where} contains strings; remove it from the option `ragged`")
     path = layout.offsets or layout.lengths or ""
+    for key in (layout.values, path):
+        if _at(group, key) not in file:
+            raise SpecError(f"{where}: there is no dataset {quoted(key)}; correct the option `ragged`")
+    values = file.array(_at(group, layout.values))
+    if file.decoded(_at(group, layout.values)) is not None:
+        raise UnsupportedStoreError(f"{where} contains strings or lists; remove it from the option `ragged`")
     counts = file.whole(_at(group, path))
     if counts.ndim != 1 or counts.dtype.kind not in "iu" or (layout.offsets and len(counts) == 0):
         raise CorruptStoreError(

@@ -27,6 +27,8 @@ class Zarr(Backend):
         path: the local folder of the group.
         url: the URL of the group for fsspec, such as `s3://bucket/data.zarr`; for reading only.
         storage_options: further options for fsspec, such as credentials; only with `url`.
+        group: the group inside the store that contains the columns, if another program wrote it. A column that it
+            contains is named by its path from the group.
         missing_chunks: "refuse" treats a missing chunk as damage; "fill" reads it as the fill value of its array, if
             another program wrote the group.
         compress: True to write chunks compressed with Zstandard.
@@ -40,6 +42,7 @@ class Zarr(Backend):
     path: DataPath | None = None
     url: str | None = None
     storage_options: dict[str, Any] = Field(default_factory=dict)
+    group: str = "/"
     missing_chunks: Literal["refuse", "fill"] = "refuse"
     compress: bool = True
     chunk_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 1 << 18
@@ -69,11 +72,12 @@ class Zarr(Backend):
         Raises:
             StoreNotFoundError: there is no Zarr group.
             StoreReadError: the group cannot be reached.
-            SpecError: the package that fsspec needs for this URL is not installed, or fsspec refuses the options.
-            CorruptStoreError: the group is damaged, or lacks a column or a chunk.
-            UnsafeStoreError: an array needs a codec that is not allowed, or too much memory.
-            UnsupportedStoreError: an array has a dtype that is not supported, or a later version of this library wrote
-                the group.
+            SpecError: the package that fsspec needs for this URL is not installed, or fsspec refuses the options; or
+                the group contains none of the columns.
+            CorruptStoreError: the group is damaged, or lacks a chunk.
+            UnsafeStoreError: an array needs too much memory.
+            UnsupportedStoreError: an array has a dtype or a codec that is not supported, or a later version of this
+                library wrote the group.
         """
         from kinoml_data_zarr.group import local_group, remote_group
         from kinoml_data_zarr.read import ZarrStorage
@@ -83,7 +87,7 @@ class Zarr(Backend):
         else:
             assert self.url is not None
             group = remote_group(self.url, self.storage_options)
-        return ZarrStorage(group, columns, fill=self.missing_chunks == "fill")
+        return ZarrStorage(group, columns, fill=self.missing_chunks == "fill", group=self.group)
 
     def write(
         self,
@@ -98,8 +102,8 @@ class Zarr(Backend):
         """Write a new group; see `Backend.write`. Rows are written while the batches are read, a few chunks at a time.
 
         Raises:
-            UnsupportedStoreError: `overwrite` is True, the backend has a `url` and no `path`, or Zarr cannot store
-                one of the names.
+            UnsupportedStoreError: `overwrite` is True, the backend has a `url` and no `path` or has a `group`, or Zarr
+                cannot store one of the names.
             StoreExistsError: there is a file or a folder at `path`.
             StoreWriteError: the operating system failed to write.
             SpecError: a batch does not match `columns`.
@@ -108,6 +112,8 @@ class Zarr(Backend):
             raise UnsupportedStoreError(
                 f"{self.name} cannot write to a URL; write to a local `path` and upload that folder"
             )
+        if self.group.strip("/"):
+            raise UnsupportedStoreError(f"{self.name} writes only whole stores; remove the option `group`")
         if overwrite:
             raise UnsupportedStoreError(
                 f"{self.name} cannot replace a folder in one step; write to a new path, or delete the folder first"

@@ -303,9 +303,13 @@ def test_numbers_of_another_byte_order_come_in_that_of_the_machine(tmp_path):
 
 def test_columns_that_do_not_fit_can_be_left_out(tmp_path):
     path = foreign(tmp_path / "a.zarr", X=np.ones((20, 30)), z=np.ones(7))
-    zarr.open_group(path).create_array("name", shape=(20,), dtype=str)
-    with pytest.raises(UnsupportedStoreError, match="'name'"):
-        kd.load_dataset(path)
+    zarr.open_group(path).create_array("name", shape=(20, 2), dtype=str)
+    with kd.load_dataset(path) as dataset:
+        assert len(dataset) == 20
+    with pytest.raises(UnsupportedStoreError, match="'name' contains strings in more than one axis"):
+        kd.load_dataset(path, X="name")
+    with pytest.raises(SpecError, match="X has 20, z has 7"):
+        kd.load_dataset(path, X=["X", "z"])
     spec = {"X": "X", "columns": {"X": {"dtype": "float64", "shape": [30]}}}
     with kd.load_dataset(spec | {"storage": {"backend": "zarr", "path": str(path)}}) as dataset:
         assert len(dataset) == 20

@@ -4,22 +4,28 @@ from kinoml_data import Featurizer, hookimpl
 
 from kinoml_data_rdkit.featurizers import (
     ATOM_FEATURES,
+    BOND_FEATURES,
+    KINOML_ALPHABET,
     N_ATOM_FEATURES,
     SMILES_ALPHABET,
     MolecularGraph,
     MorganFingerprint,
     OneHotSmiles,
+    RdkitDescriptors,
     smiles_symbols,
 )
 from kinoml_data_rdkit.molecules import chembl_demo
 
 __all__ = [
     "ATOM_FEATURES",
+    "BOND_FEATURES",
+    "KINOML_ALPHABET",
     "N_ATOM_FEATURES",
     "SMILES_ALPHABET",
     "MolecularGraph",
     "MorganFingerprint",
     "OneHotSmiles",
+    "RdkitDescriptors",
     "chembl_demo",
     "register_featurizers",
     "smiles_symbols",
@@ -29,4 +35,4 @@ __all__ = [
 @hookimpl
 def register_featurizers() -> tuple[type[Featurizer], ...]:
     """The featurizers of this plugin."""
-    return MorganFingerprint, OneHotSmiles, MolecularGraph
+    return MorganFingerprint, RdkitDescriptors, OneHotSmiles, MolecularGraph

@@ -1,4 +1,4 @@
-"""Featurizers for SMILES, computed by RDKit: `morgan-fingerprint`, `one-hot-smiles` and `molecular-graph`.
+"""Featurizers for SMILES, computed by RDKit: fingerprints, descriptors, one-hot SMILES and molecular graphs.
 
 RDKit is imported when the first row is featurized, not when this module is imported: the import takes a while, and a
 process that only reads features does not need it.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from kinoml_data.errors import unknown
 from kinoml_data.plugin import Array, Featurizer
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 SMILES_ALPHABET: tuple[str, ...] = (
     *("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "As", "Se", "Br", "I"),
@@ -26,6 +27,21 @@ SMILES_ALPHABET: tuple[str, ...] = (
     *("@", "@@", "+", "*", "."),
 )
 """The 53 symbols of `one-hot-smiles`, in the order of its rows."""
+
+KINOML_ALPHABET: tuple[str, ...] = (
+    *"BCFHIKNOPSUVWY",  # atoms
+    *"acegilnosru",  # aromatic atoms, and second letters of elements
+    *"-=#",
+    *"1234567890",
+    *".*",
+    *"()",
+    *"/+@:[]%\\",
+    *("Cl", "Br", "@@"),  # which KinoML writes as L, R and $
+)
+"""The 53 symbols of KinoML's one-hot SMILES, in the order of its rows.
+
+Source: `OneHotSMILESFeaturizer.ALPHABET` in `kinoml/features/ligand.py` of https://github.com/openkinome/kinoml.
+"""
 
 ATOM_FEATURES: tuple[str, ...] = tuple(
     f"{group}={value}"
@@ -44,8 +60,15 @@ ATOM_FEATURES: tuple[str, ...] = tuple(
 
 N_ATOM_FEATURES = len(ATOM_FEATURES)
 
+BOND_FEATURES: tuple[str, ...] = (
+    *("type=SINGLE", "type=DOUBLE", "type=TRIPLE", "type=AROMATIC", "type=other"),
+    *("stereo=NONE", "stereo=E", "stereo=Z", "stereo=other"),
+    *("conjugated=True", "ring=True"),
+)
+"""The meaning of each column of `bonds`, in order; `MolecularGraph` explains them."""
+
 _COLUMN = {name: column for column, name in enumerate(ATOM_FEATURES)}
-_ROW = {symbol: row for row, symbol in enumerate(SMILES_ALPHABET)}
+_BOND_COLUMN = {name: column for column, name in enumerate(BOND_FEATURES)}
 _SMILES = re.compile(r"[!-~]+")
 _PART = re.compile(r"\[[^]]*]?|[^[]+")
 _IN_BRACKETS = re.compile(r"[A-Z][a-z]|se|@@|.", re.DOTALL)
@@ -89,22 +112,37 @@ class OneHotSmiles(Featurizer):
     """The SMILES as it is written: a column per symbol of the SMILES, a row per symbol of `SMILES_ALPHABET`.
 
     The output is `one_hot`, uint8 `(53, L)` for a SMILES of L symbols. Elements of two letters and `@@` are one symbol.
-    The alphabet covers the elements of drug-like molecules and of their salts. Like KinoML's it has 53 symbols and
-    treats Cl, Br and `@@` as one symbol each, but its symbols and their order differ: a model that was trained on
-    KinoML's features does not work with these.
+    The alphabet covers the elements of drug-like molecules and of their salts. A model that was trained on KinoML's
+    features needs KinoML's alphabet, whose symbols and order differ.
 
     Attributes:
         canonical: encodes RDKit's canonical SMILES of the molecule instead.
+        alphabet: the symbols in the order of the rows, or "kinoml" for `KINOML_ALPHABET`. A SMILES is then read from
+            left to right, and the longest symbol that fits is taken.
     """
 
     name = "one-hot-smiles"
     inputs = ("smiles",)
 
     canonical: bool = False
+    alphabet: Literal["kinoml"] | tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The symbols of the alphabet, in the order of the rows."""
+        if self.alphabet is None:
+            return SMILES_ALPHABET
+        return KINOML_ALPHABET if self.alphabet == "kinoml" else tuple(self.alphabet)
 
     @property
     def outputs(self) -> Mapping[str, Array]:
-        return {"one_hot": Array("uint8", (len(SMILES_ALPHABET), None))}
+        return {"one_hot": Array("uint8", (len(self.symbols), None))}
+
+    @model_validator(mode="after")
+    def _different(self) -> OneHotSmiles:
+        if not self.symbols or len(set(self.symbols)) < len(self.symbols):
+            raise ValueError("alphabet must be a list of different symbols")
+        return self
 
     def featurize(self, *raw: Any) -> tuple[NDArray[Any], ...]:
         """The one-hot matrix of one SMILES.
@@ -118,13 +156,71 @@ class OneHotSmiles(Featurizer):
             from rdkit import Chem
 
             smiles = Chem.MolToSmiles(molecule)
-        symbols = smiles_symbols(smiles)
-        if unknown := [i for i, symbol in enumerate(symbols) if symbol not in _ROW]:
-            first, position = symbols[unknown[0]], len("".join(symbols[: unknown[0]]))
+        row_of, pattern = _alphabet(self.symbols)
+        symbols = smiles_symbols(smiles) if self.alphabet is None else pattern.findall(smiles)
+        if strange := [i for i, symbol in enumerate(symbols) if symbol not in row_of]:
+            first, position = symbols[strange[0]], len("".join(symbols[: strange[0]]))
             raise ValueError(f"{first!r} at position {position} of {smiles!r} is not in the alphabet")
-        one_hot = np.zeros((len(SMILES_ALPHABET), len(symbols)), np.uint8)
-        one_hot[[_ROW[symbol] for symbol in symbols], np.arange(len(symbols))] = 1
+        one_hot = np.zeros((len(row_of), len(symbols)), np.uint8)
+        one_hot[[row_of[symbol] for symbol in symbols], np.arange(len(symbols))] = 1
         return (one_hot,)
+
+
+class RdkitDescriptors(Featurizer):
+    """The two-dimensional descriptors of RDKit, such as the molecular weight and the logP.
+
+    The output is `descriptors`, float64 `(n,)`, in the order of `descriptor_names`. By default these are all in RDKit's
+    `Descriptors.descList` but Ipc, which is not bounded; AvgIpc is. The list differs between versions of RDKit: name
+    the descriptors if the features have to stay the same.
+
+    Attributes:
+        names: the descriptors to compute, by RDKit's names.
+        missing: "nan" gives NaN for a descriptor that cannot be computed; by default, it is an error.
+    """
+
+    name = "rdkit-descriptors"
+    inputs = ("smiles",)
+
+    names: tuple[str, ...] | None = None
+    missing: Literal["nan"] | None = None
+
+    @property
+    def descriptor_names(self) -> tuple[str, ...]:
+        """The names of the descriptors, in the order of the output."""
+        return tuple(name for name in _descriptors() if name != "Ipc") if self.names is None else self.names
+
+    @property
+    def outputs(self) -> Mapping[str, Array]:
+        return {"descriptors": Array("float64", (len(self.descriptor_names),))}
+
+    @field_validator("names", mode="after")
+    @classmethod
+    def _known(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in names or ():
+            if name not in _descriptors():
+                raise ValueError(unknown(name, list(_descriptors()), "descriptor"))
+        if names is not None and (not names or len(set(names)) < len(names)):
+            raise ValueError("names must be a list of different descriptors")
+        return names
+
+    def featurize(self, *raw: Any) -> tuple[NDArray[Any], ...]:
+        """The descriptors of one SMILES.
+
+        Raises:
+            ValueError: RDKit cannot read the SMILES, or a descriptor is not a finite number.
+        """
+        (smiles,) = raw
+        molecule = _molecule(smiles)
+        values = np.array([_descriptors()[name](molecule) for name in self.descriptor_names], np.float64)
+        wrong = ~np.isfinite(values)
+        if wrong.any() and self.missing is None:
+            name = self.descriptor_names[int(wrong.argmax())]
+            raise ValueError(
+                f"the descriptor {name} of {smiles!r} is {values[wrong][0]}; leave it out of `names`, or use "
+                "`missing: nan`"
+            )
+        values[wrong] = np.nan
+        return (values,)
 
 
 class MolecularGraph(Featurizer):
@@ -142,20 +238,27 @@ class MolecularGraph(Featurizer):
     - hydrogens: all hydrogens at the atom, in the graph or not;
     - hybridization.
 
-    `aromatic=True` and `ring=True` are columns of their own. Bonds and chirality have no features.
+    `aromatic=True` and `ring=True` are columns of their own. Chirality has no features.
+
+    With `bonds`, there is a third output, `bonds`, uint8 `(E, 11)`: a row for each column of `edge_index`, in the same
+    order, so that both directions of a bond have the same features. `BOND_FEATURES` names its columns. In each of the
+    groups type and stereo exactly one column is 1; `conjugated=True` and `ring=True` are columns of their own.
 
     Attributes:
         hydrogens: makes every hydrogen an atom of the graph.
+        bonds: also gives features of the bonds.
     """
 
     name = "molecular-graph"
     inputs = ("smiles",)
 
     hydrogens: bool = False
+    bonds: bool = False
 
     @property
     def outputs(self) -> Mapping[str, Array]:
-        return {"edge_index": Array("int64", (2, None)), "atoms": Array("uint8", (None, N_ATOM_FEATURES))}
+        found = {"edge_index": Array("int64", (2, None)), "atoms": Array("uint8", (None, N_ATOM_FEATURES))}
+        return found | ({"bonds": Array("uint8", (None, len(BOND_FEATURES)))} if self.bonds else {})
 
     def featurize(self, *raw: Any) -> tuple[NDArray[Any], ...]:
         """The graph of one SMILES.
@@ -175,7 +278,13 @@ class MolecularGraph(Featurizer):
         atoms = np.zeros((molecule.GetNumAtoms(), N_ATOM_FEATURES), np.uint8)
         for row, atom in zip(atoms, molecule.GetAtoms(), strict=True):
             row[_columns(atom)] = 1
-        return np.ascontiguousarray(both.T), atoms
+        edge_index = np.ascontiguousarray(both.T)
+        if not self.bonds:
+            return edge_index, atoms
+        features = np.zeros((len(bonds), len(BOND_FEATURES)), np.uint8)
+        for row, bond in zip(features, molecule.GetBonds(), strict=True):
+            row[_bond_columns(bond)] = 1
+        return edge_index, atoms, np.repeat(features, 2, axis=0)
 
 
 def smiles_symbols(smiles: str) -> list[str]:
@@ -189,6 +298,21 @@ def smiles_symbols(smiles: str) -> list[str]:
         for part in _PART.findall(smiles)
         for symbol in (_IN_BRACKETS if part[0] == "[" else _OUTSIDE).findall(part)
     ]
+
+
+@cache
+def _alphabet(symbols: tuple[str, ...]) -> tuple[dict[str, int], re.Pattern[str]]:
+    """The row of each symbol, and a pattern that splits a text into the longest symbols, and other characters."""
+    longest_first = sorted(symbols, key=len, reverse=True)
+    pattern = re.compile("|".join([*map(re.escape, longest_first), "."]), re.DOTALL)
+    return {symbol: row for row, symbol in enumerate(symbols)}, pattern
+
+
+@cache
+def _descriptors() -> dict[str, Any]:
+    from rdkit.Chem import Descriptors
+
+    return dict(Descriptors.descList)
 
 
 @cache
@@ -237,3 +361,12 @@ def _columns(atom: Any) -> list[int]:
     columns = [_COLUMN.get(f"{group}={value}", _COLUMN[f"{group}=other"]) for group, value in groups.items()]
     flags = {"aromatic=True": atom.GetIsAromatic(), "ring=True": atom.IsInRing()}
     return columns + [_COLUMN[name] for name, flag in flags.items() if flag]
+
+
+def _bond_columns(bond: Any) -> list[int]:
+    """The columns of `BOND_FEATURES` that are 1 for a bond."""
+    stereo = bond.GetStereo().name.removeprefix("STEREO")
+    groups = {"type": bond.GetBondType().name, "stereo": {"TRANS": "E", "CIS": "Z"}.get(stereo, stereo)}
+    columns = [_BOND_COLUMN.get(f"{g}={value}", _BOND_COLUMN[f"{g}=other"]) for g, value in groups.items()]
+    flags = {"conjugated=True": bond.GetIsConjugated(), "ring=True": bond.IsInRing()}
+    return columns + [_BOND_COLUMN[name] for name, flag in flags.items() if flag]

@@ -16,22 +16,27 @@ from rdkit import Chem, RDConfig, rdBase
 import kinoml_data_rdkit
 from kinoml_data_rdkit import (
     ATOM_FEATURES,
+    BOND_FEATURES,
+    KINOML_ALPHABET,
     N_ATOM_FEATURES,
     SMILES_ALPHABET,
     MolecularGraph,
     MorganFingerprint,
     OneHotSmiles,
+    RdkitDescriptors,
     chembl_demo,
     smiles_symbols,
 )
 
-ALL = (MorganFingerprint(), OneHotSmiles(), MolecularGraph())
+ALL = (MorganFingerprint(), OneHotSmiles(), MolecularGraph(), RdkitDescriptors(names=("MolWt", "MolLogP")))
 VARIANTS = (
     *ALL,
     MorganFingerprint(radius=3, nbits=100),
     MorganFingerprint(nbits=1021, packbits=True),
     OneHotSmiles(canonical=True),
     MolecularGraph(hydrogens=True),
+    MolecularGraph(bonds=True),
+    OneHotSmiles(alphabet="kinoml"),
 )
 
 
@@ -123,12 +128,92 @@ def test_a_symbol_outside_the_alphabet_is_named(smiles: str, symbol: str, positi
     assert str(caught.value) == f"{symbol!r} at position {position} of {smiles!r} is not in the alphabet"
 
 
+def test_the_alphabet_of_kinoml_has_its_order() -> None:
+    assert len(KINOML_ALPHABET) == len(set(KINOML_ALPHABET)) == 53
+    featurizer = OneHotSmiles(alphabet="kinoml")
+    (one_hot,) = featurizer.featurize("ClC[C@@H](Br)c1ccccc1")
+    rows = one_hot.argmax(axis=0).tolist()
+    # KinoML replaces Cl, Br and @@ by L, R and $, the last three symbols of its alphabet.
+    kinoml = "BCFHIKNOPSUVWYacegilnosru-=#1234567890.*()/+@:[]%\\LR$"
+    assert "".join(kinoml[row] for row in rows) == "LC[C$H](R)c1ccccc1"
+    assert featurizer.outputs["one_hot"].shape == (53, None) and one_hot.shape == (53, 18)
+    (salt,) = featurizer.featurize("[Na+]")  # an element of two letters is two symbols there
+    assert "".join(kinoml[row] for row in salt.argmax(axis=0)) == "[Na+]"
+
+
+def test_an_alphabet_may_be_any_list_of_symbols() -> None:
+    featurizer = OneHotSmiles(alphabet=("C", "Cl", "O", "=", "(=O)"))
+    (one_hot,) = featurizer.featurize("CC(=O)Cl")
+    assert one_hot.argmax(axis=0).tolist() == [0, 0, 4, 1] and one_hot.shape == (5, 4)
+    with pytest.raises(ValueError, match="'N' at position 1 of 'CN' is not in the alphabet"):
+        featurizer.featurize("CN")
+    for wrong in ((), ("C", "C"), ("C", "")):
+        with pytest.raises(ValidationError):
+            OneHotSmiles(alphabet=wrong)
+
+
+# descriptors
+
+
+def test_descriptors_are_those_of_rdkit_in_their_order() -> None:
+    from rdkit.Chem import Descriptors
+
+    molecule = Chem.MolFromSmiles("CC(=O)Oc1ccccc1C(=O)O")
+    (values,) = RdkitDescriptors(names=("MolLogP", "MolWt", "TPSA")).featurize("CC(=O)Oc1ccccc1C(=O)O")
+    expected = [Descriptors.MolLogP(molecule), Descriptors.MolWt(molecule), Descriptors.TPSA(molecule)]
+    assert values.tolist() == expected and values.dtype == np.float64
+    assert round(values[1], 2) == 180.16
+
+
+def test_all_descriptors_are_computed_by_default() -> None:
+    featurizer = RdkitDescriptors()
+    names = featurizer.descriptor_names
+    assert len(names) > 200 and "Ipc" not in names and "AvgIpc" in names
+    (values,) = featurizer.featurize("CCO")
+    assert values.shape == featurizer.outputs["descriptors"].shape == (len(names),)
+    assert values[names.index("MolWt")] == pytest.approx(46.07, abs=0.01)
+
+
+def test_a_descriptor_that_is_no_number_is_an_error_or_nan() -> None:
+    featurizer = RdkitDescriptors(missing="nan")
+    (values,) = featurizer.featurize("[Pt]")
+    undefined = [name for name, value in zip(featurizer.descriptor_names, values, strict=True) if np.isnan(value)]
+    assert undefined, "RDKit defines every descriptor of platinum now; take another molecule"
+    with pytest.raises(ValueError, match=rf"the descriptor {undefined[0]} of '\[Pt\]' is .*`missing: nan`"):
+        RdkitDescriptors(names=(undefined[0],)).featurize("[Pt]")
+
+
+def test_an_unknown_descriptor_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValidationError, match="did you mean 'MolWt'"):
+        RdkitDescriptors(names=("MolWT",))
+
+
 def test_the_symbols_of_a_smiles_joined_are_the_smiles() -> None:
     for text in ("", "C[", "[Na", "a\nb", "]C[Cl]["):
         assert "".join(smiles_symbols(text)) == text
 
 
 # molecular graphs
+
+
+def test_bonds_have_the_same_features_in_both_directions() -> None:
+    edge_index, _, bonds = MolecularGraph(bonds=True).featurize("F/C=C/C(=O)Nc1ccccc1")
+    assert bonds.dtype == np.uint8 and bonds.shape == (edge_index.shape[1], len(BOND_FEATURES))
+    assert (bonds[0::2] == bonds[1::2]).all() and (edge_index[:, 0::2] == edge_index[::-1, 1::2]).all()
+    named = {
+        tuple(edge): {name for name, bit in zip(BOND_FEATURES, row, strict=True) if bit}
+        for edge, row in zip(edge_index.T.tolist(), bonds, strict=True)
+    }
+    assert named[1, 2] == named[2, 1] == {"type=DOUBLE", "stereo=E", "conjugated=True"}
+    assert named[0, 1] == {"type=SINGLE", "stereo=NONE"}
+    assert named[6, 7] == {"type=AROMATIC", "stereo=NONE", "conjugated=True", "ring=True"}
+    groups = [[i for i, name in enumerate(BOND_FEATURES) if name.startswith(group)] for group in ("type=", "stereo=")]
+    assert all((bonds[:, columns].sum(axis=1) == 1).all() for columns in groups)
+
+
+def test_a_molecule_without_bonds_has_no_features_of_bonds() -> None:
+    *_, bonds = MolecularGraph(bonds=True).featurize("[Na+]")
+    assert bonds.shape == (0, len(BOND_FEATURES))
 
 
 def test_graph_of_benzene() -> None:
@@ -277,7 +362,7 @@ def test_featurizers_pickle_also_after_use(featurizer: Featurizer) -> None:
 def test_importing_the_module_does_not_import_rdkit() -> None:
     code = (
         "import sys, kinoml_data_rdkit as plugin\n"
-        "[cls().outputs for cls in plugin.register_featurizers()]\n"
+        "[cls().outputs for cls in plugin.register_featurizers() if cls is not plugin.RdkitDescriptors]\n"
         "sys.exit('rdkit' in sys.modules)"
     )
     folder = Path(kinoml_data_rdkit.__file__).parent

@@ -167,8 +167,7 @@ class MultiXTorchDataset(WithIndices):
     def __init__(self, dict_of_arrays: Mapping[str, Any], indices: Mapping[str, Any] | None = None) -> None:
         data, X = samples.columns_of_dict(dict_of_arrays)
         spec = {"X": X, "y": "y", "storage": IN_MEMORY, "splits": self.take_indices(indices, len(data["y"]))}
-        self._data: Mapping[str, Any] = dict_of_arrays
-        self._is_npz = False
+        self._data = dict_of_arrays
         self._use(load_dataset(spec, data=data))
 
     @classmethod
@@ -186,10 +185,14 @@ class MultiXTorchDataset(WithIndices):
         archive = Archive(Path(path))  # `core` does not tell one array per row from one array of all rows
         archive.close()
         self._data = Members(core, [name.removesuffix(".npy") for name in archive.names])
-        self._is_npz = lazy
+        self._path = path
         self._use(core)
         self.take_indices(core.indices, len(core))
         return self
+
+    _data: Mapping[str, Any]
+    _path: Path_
+    _is_npz = None  # as in KinoML, which never sets it
 
     def _use(self, core: XyDataset) -> None:
         self._single = "X" in self._data
@@ -243,13 +246,13 @@ class MultiXTorchDataset(WithIndices):
         return [number for number in numbers if number is not None]
 
     @staticmethod
-    def _str_keys_to_nested_dict(keys: Iterable[str]) -> dict[int, dict[int, str]]:
-        """The keys by row and array number, such as `{12: {3: "X_s12_a3_"}}`; 0 for keys without an array number."""
-        nested: dict[int, dict[int, str]] = {}
-        for key in keys:
-            if (numbers := row_and_array(key)) is not None:
-                nested.setdefault(numbers[0], {})[numbers[1] or 0] = key
-        return {row: dict(sorted(arrays.items())) for row, arrays in sorted(nested.items())}
+    def _str_keys_to_nested_dict(keys: Iterable[str]) -> dict[int, list[str]]:
+        """The keys of each row in the order of their arrays, such as `{12: ["X_s12_a0_", "X_s12_a1_"]}`."""
+        numbered = sorted((numbers[0], numbers[1] or 0, key) for key in keys if (numbers := row_and_array(key)))
+        nested: dict[int, list[str]] = {}
+        for row, _, key in numbered:
+            nested.setdefault(row, []).append(key)
+        return nested
 
 
 class AwkwardArrayDataset(CoreDataset):

@@ -439,10 +439,10 @@ def test_the_names_that_kinoml_documents_exist(mode: str, several: bool, tmp_pat
     assert ds._shape_X() == ds.shape_X == torch.Size([ROWS, 2] if several else [ROWS])
     key = "X_s3_a1_" if several else "X_s3_"
     assert ds._fast_key_access[3][int(several)] == key and list(ds._fast_key_access) == list(range(ROWS))
-    assert ds._fast_key_access[10] == ["X_s10_a0_", "X_s10_a1_"] if several else ["X_s10_"]
+    assert ds._fast_key_access[10] == (["X_s10_a0_", "X_s10_a1_"] if several else ["X_s10_"])
     assert ds._str_keys_to_nested_dict(["X_s1_a1", "y", "X_s1_a0", "X_s0_"]) == {
-        0: {0: "X_s0_"},
-        1: {0: "X_s1_a0", 1: "X_s1_a1"},
+        0: ["X_s0_"],
+        1: ["X_s1_a0", "X_s1_a1"],
     }
     assert equal_tensors(ds._getitem_multi_X([2, 0]), ds[[2, 0]])
 

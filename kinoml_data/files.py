@@ -312,7 +312,10 @@ class PositionedFile:
         except (OSError, ValueError) as error:
             if fd is not None:
                 _close(fd)
-            raise StoreReadError(f"cannot open {quoted(str(self.path))}: {error}") from None
+            way = ""
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                way = "; the backend npz-reopen keeps no file open, and `ulimit -n` raises the limit"
+            raise StoreReadError(f"cannot open {quoted(str(self.path))}: {error}{way}") from None
         if not regular:
             _close(fd)
             raise StoreNotFoundError(f"{quoted(str(self.path))} is not a regular file")

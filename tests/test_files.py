@@ -740,3 +740,14 @@ def test_a_system_that_lacks_only_preadv_moves_no_offset(tmp_path, monkeypatch):
     assert file.read(9, 2000) == CONTENT[9:2009]
     assert gathered(file, (60_000, 20_000)) == CONTENT[60_000:80_000]
     file.close()
+
+
+def test_too_many_open_files_name_the_way_out(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"abc")
+
+    def fails(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", fails)
+    with pytest.raises(StoreReadError, match=r"Too many open files; the backend npz-reopen.*ulimit -n"):
+        PositionedFile(tmp_path / "a")

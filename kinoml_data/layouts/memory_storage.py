@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kinoml_data.errors import StoreReadError, one_line
 from kinoml_data.layouts.flat_arrays import UTF8, VALUES, ArrayStorage, to_native_order
 
 if TYPE_CHECKING:
@@ -71,7 +72,13 @@ def _shared(array: NDArray[Any]) -> torch.Tensor:
 
     # The dtype comes from an empty array, because torch warns about arrays that are not writable, such as Arrow's.
     dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
-    tensor: torch.Tensor = torch.empty(array.shape, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call]
+    try:
+        tensor: torch.Tensor = torch.empty(array.shape, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise StoreReadError(
+            f"the {array.nbytes:,} bytes of a column do not fit into shared memory, which spawned processes need: "
+            f"{one_line(error, 200)}; give it more room, as by `docker run --shm-size`, or use num_workers=0"
+        ) from None
     tensor.numpy()[...] = array
     return tensor
 

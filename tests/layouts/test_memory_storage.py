@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kinoml_data import Ragged
+from kinoml_data.errors import StoreReadError
 from kinoml_data.layouts.memory_storage import MemoryStorage
 
 ROWS = [np.arange(n * 3.0).reshape(n, 3) for n in (2, 0, 4, 1)]
@@ -42,3 +43,15 @@ def test_a_row_is_a_copy_that_may_be_changed(storage):
         storage.read_row(2, [name])[name][:] = 7
     assert storage.read_row(2, ["atoms"])["atoms"].tolist() == ROWS[2].tolist()
     assert storage.read_row(2, ["fixed"])["fixed"].tolist() == FIXED[2].tolist() == [4, 5]
+
+
+def test_too_little_shared_memory_names_the_way_out(monkeypatch):
+    import torch
+
+    def fails(self):
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", fails)
+    storage = MemoryStorage({"a": np.zeros(1000)})
+    with pytest.raises(StoreReadError, match=r"8,000 bytes of a column do not fit into shared memory.*--shm-size"):
+        storage.shared()

@@ -29,10 +29,12 @@ def roles_example(columns: Mapping[str, Array], path: object) -> str:
         columns: the columns of the table.
         path: the file, as the caller wrote it; None if there is none.
     """
-    numeric = [name for name, array in columns.items() if not array.is_string and not is_index(name)] or ["..."]
-    X = numeric[:-1][:3] or numeric
-    more = ", ..." if len(numeric) > 4 else ""
-    y = f", y={numeric[-1]!r}" if len(numeric) > 1 else ""
+    numeric = [name for name, array in columns.items() if not array.is_string and not is_index(name)]
+    measured = [name for name in numeric if not columns[name].shape]  # y is mostly one number per row
+    y_name = measured[-1] if measured and len(numeric) > 1 else None
+    X = [name for name in numeric if name != y_name] or ["..."]
+    more = ", ..." if len(X) > 3 else ""
+    X, y = X[:3], f", y={y_name!r}" if y_name is not None else ""
     call = "..." if path is None else repr(str(path))
     return f"load_dataset({call}, X=[{', '.join(map(repr, X))}{more}]{y})"
 

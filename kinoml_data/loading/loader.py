@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from kinoml_data.errors import SpecError
+from kinoml_data.errors import SpecError, unknown
 from kinoml_data.loading import shared_ring
 from kinoml_data.loading.prefetch import PrefetchLoader
 from kinoml_data.loading.samplers import LengthBatchSampler
@@ -30,7 +31,15 @@ def make(
     lengths: NDArray[np.int64] | None,
     kwargs: dict[str, Any],
 ) -> DataLoader[Any]:
-    """The loader of `XyDataset.as_dataloader`. `lengths` is int64 `(rows,)`, by which rows are grouped."""
+    """The loader of `XyDataset.as_dataloader`. `lengths` is int64 `(rows,)`, by which rows are grouped.
+
+    Raises:
+        SpecError: arguments cannot be combined, or `DataLoader` does not have an argument of this name.
+    """
+    known = list(inspect.signature(DataLoader.__init__).parameters)[2:]
+    for name in kwargs:
+        if name not in known:
+            raise SpecError(unknown(name, [*known, "seed", "prefetch", "group_by_length", "collate"], "argument"))
     if seed is not None:
         if kwargs.get("generator") is not None:
             raise SpecError("give either seed or generator, and not both")

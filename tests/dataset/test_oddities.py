@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kinoml_data import ArrayStorage
-from kinoml_data.dataset.oddities import oddity, text_among_numbers
+from kinoml_data import Array, ArrayStorage
+from kinoml_data.dataset.oddities import oddity, roles_example, text_among_numbers
 from kinoml_data.errors import missing_value
 
 
@@ -51,3 +51,17 @@ def test_an_index_that_pandas_stored_is_known_for_what_it_is(name):
     storage = ArrayStorage({name: np.arange(3), "mw": np.ones(3)})
     assert oddity(storage, name) == "probably an index that pandas stored"
     assert oddity(storage, "mw") is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"label": (), "embedding": (None,)}, "load_dataset('t.csv', X=['embedding'], y='label')"),
+        ({"mw": (), "logp": (), "IC50": ()}, "load_dataset('t.csv', X=['mw', 'logp'], y='IC50')"),
+        ({"Unnamed: 0": (), "a": ()}, "load_dataset('t.csv', X=['a'])"),
+        ({}, "load_dataset('t.csv', X=['...'])"),
+        (dict.fromkeys("abcde", ()), "load_dataset('t.csv', X=['a', 'b', 'c', ...], y='e')"),
+    ],
+)
+def test_an_example_of_roles_has_one_number_per_row_as_y(columns, expected):
+    assert roles_example({name: Array("float32", shape) for name, shape in columns.items()}, "t.csv") == expected

@@ -13,6 +13,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, random_split
 
 import kinoml_data as kd
 from kinoml_data import Packed, PadMask, from_arrays, load_dataset
+from kinoml_data.errors import SpecError
 from tests.builders import FORMS, padded, same_tensor
 from tests.loading.datasets import ATOMS, ROWS, SMILES, packed_npz, whole
 from tests.loading.rows import rows_of, store_rows
@@ -173,3 +174,10 @@ def test_a_batch_of_many_ragged_rows_needs_few_file_descriptors():
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert [len(X) for X, _ in held] == [1000] * 3
     assert all((X[i] == y[i]).all() for X, y in held for i in range(0, 1000, 99))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_misspelled_argument_is_refused_with_the_nearest(workers):
+    dataset = kd.from_arrays(np.zeros((4, 2)))
+    with pytest.raises(SpecError, match="unknown argument 'batchsize'; did you mean 'batch_size'"):
+        dataset.as_dataloader(batchsize=2, num_workers=workers)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kinoml_data.backends.in_memory import InMemory
-from kinoml_data.columns import Ragged
+from kinoml_data.columns import Column, Ragged
 from kinoml_data.contracts.backend import Backend, Storage
+from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.session import Session
 from kinoml_data.errors import (
     CorruptStoreError,
@@ -105,7 +108,8 @@ def verify(
 ) -> Verification:
     """Read all rows of a dataset with every check enabled, and report all damage and all that cannot be read.
 
-    The store is opened once. Every value of every column is read, computed columns included; then the spec and its
+    The store is opened once. Every value of every column is read, computed columns included, and compared with the
+    dtype, the values and the range that the spec asks for; then the spec and its
     splits are compared with the store. Only bytes that are not what was written are damage. A spec that does not fit
     an intact store is an error, unless the store itself contains that spec.
 
@@ -139,7 +143,7 @@ def verify(
         result.unreadable = storage.unreadable
         if not storage.has_checksums:
             result.unchecked = f"{backend.name} does not have checksums for all that it reads"
-        _read_all(storage, result, progress)
+        _read_all(storage, _reads(described, storage), result, progress)
         if result.complete:
             try:
                 Session(complete(described, storage, needs_X=False), backend, storage)
@@ -168,14 +172,33 @@ def with_checks(option: Any) -> Any:
     return option.model_copy(update={n: WITH_CHECKS.get(n, with_checks(getattr(option, n))) for n in names})
 
 
-def _read_all(storage: Storage, result: Verification, progress: Callable[[int, int], None] | None) -> None:
-    result.rows, result.columns = len(storage), len(storage.columns)
+Read = Callable[[NDArray[np.int64], list[str]], Mapping[str, Column]]
+
+
+def _reads(spec: DatasetSpec, storage: Storage) -> dict[str, Read]:
+    """How each column is read: as it is stored, or as the spec asks for it if it checks or changes the values."""
+    reads: dict[str, Read] = dict.fromkeys(storage.columns, storage.read)
+    with suppress(KinomlDataError):  # a spec that does not fit is reported after reading
+        completed = complete(spec, storage, needs_X=False)
+        binding = Binding(completed, storage)
+        for name, array in completed.columns.items():
+            if binding.adapts(name):
+                for stored in array.stored_names(name):
+                    reads.pop(stored, None)
+                reads[name] = binding.read
+    return reads
+
+
+def _read_all(
+    storage: Storage, reads: dict[str, Read], result: Verification, progress: Callable[[int, int], None] | None
+) -> None:
+    result.rows, result.columns = len(storage), len(reads)
     for start in range(0, len(storage), ROWS_PER_READ):
         rows = range(start, min(start + ROWS_PER_READ, len(storage)))
-        for name in storage.columns:
-            error = _failure(storage, name, rows, result)
+        for name, read in reads.items():
+            error = _failure(read, name, rows, result)
             if error is not None:
-                for place in _locate(storage, name, rows, error, result):
+                for place in _locate(read, name, rows, error, result):
                     result.damaged += place.count if place.damaged else 0
                     _add(result.damage if place.damaged else result.unread, place)
         if len(result.damage) + len(result.unread) >= MAX_PLACES:
@@ -184,10 +207,10 @@ def _read_all(storage: Storage, result: Verification, progress: Callable[[int, i
             progress(rows.stop, len(storage))
 
 
-def _failure(storage: Storage, name: str, rows: range, result: Verification) -> KinomlDataError | None:
+def _failure(read: Read, name: str, rows: range, result: Verification) -> KinomlDataError | None:
     """Why some rows of a column cannot be read; None if they can."""
     try:
-        column = storage.read(np.arange(rows.start, rows.stop), [name])[name]
+        column = read(np.arange(rows.start, rows.stop), [name])[name]
     except StoreChangedError:
         raise
     except KinomlDataError as error:
@@ -196,21 +219,21 @@ def _failure(storage: Storage, name: str, rows: range, result: Verification) -> 
     return None
 
 
-def _locate(storage: Storage, name: str, rows: range, error: KinomlDataError, result: Verification) -> Iterator[Place]:
+def _locate(read: Read, name: str, rows: range, error: KinomlDataError, result: Verification) -> Iterator[Place]:
     """The places in rows that cannot be read together, found by reading halves of them."""
-    if len(rows) > 1 and not _same_reason(storage, name, rows, str(error), result):
+    if len(rows) > 1 and not _same_reason(read, name, rows, str(error), result):
         for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
-            half_error = _failure(storage, name, half, result)
+            half_error = _failure(read, name, half, result)
             if half_error is not None:
-                yield from _locate(storage, name, half, half_error, result)
+                yield from _locate(read, name, half, half_error, result)
         return
     yield Place(name, rows.start, rows.stop - 1, format_error(error), _is_damage(error))
 
 
-def _same_reason(storage: Storage, name: str, rows: range, reason: str, result: Verification) -> bool:
+def _same_reason(read: Read, name: str, rows: range, reason: str, result: Verification) -> bool:
     """True if 17 of the rows fail for one reason, such as a damaged member that contains all of them."""
     sample = {rows[len(rows) * i // 16] for i in range(16)} | {rows[-1]}
-    return all(str(_failure(storage, name, range(row, row + 1), result)) == reason for row in sorted(sample))
+    return all(str(_failure(read, name, range(row, row + 1), result)) == reason for row in sorted(sample))
 
 
 def _add(places: list[Place], found: Place) -> None:

@@ -166,3 +166,18 @@ def test_progress_is_reported_to_the_end(tmp_path):
     seen: list[tuple[int, int]] = []
     verify(stored(tmp_path / "a.npz"), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1024, ROWS), (2048, ROWS), (ROWS, ROWS)]
+
+
+def test_values_that_do_not_fit_the_spec_are_listed_and_are_not_damage(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.arange(10.0), y=np.array([1, 300, 2, 3, 4, 5, 6, 700, 8, 9]), z=np.arange(10))
+    columns = {"X": {"dtype": "float32", "range": [0, 8]}, "y": {"dtype": "uint8"}, "z": {"dtype": "int64"}}
+    storage = {"backend": "npz-lazy", "path": "a.npz"}
+    spec = kd.DatasetSpec.parse({"columns": columns, "X": "X", "y": "y", "storage": storage}, tmp_path)
+    found = verify(spec)
+    assert found.intact and not found.complete and found.columns == 3
+    assert [(place.column, place.first, place.damaged) for place in found.unread] == [
+        ("X", 9, False),
+        ("y", 1, False),
+        ("y", 7, False),
+    ]
+    assert "outside of the range" in found.unread[0].reason and "300 does not fit uint8" in found.unread[1].reason

@@ -111,6 +111,10 @@ class Binding:
         columns = self.read(np.array([row]), names)
         return {name: np.array(column[0]) for name, column in columns.items()}
 
+    def adapts(self, name: str) -> bool:
+        """True if the stored values of a column are checked or changed before they are in a batch."""
+        return self._plans[name].adapts
+
     def stored(self, name: str) -> Array:
         """How a column of the spec is stored; several stored columns count as one whose rows are stacked."""
         return self._plans[name].stored

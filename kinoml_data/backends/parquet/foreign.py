@@ -83,18 +83,19 @@ class ForeignTable(Table):
             for name, rows in self._rows(part, some).items()
         }
 
-    def load(self, name: str, budget: int) -> Column | None:
+    def load(self, names: Sequence[str], budget: int) -> dict[str, Column] | None:
         """See `Table`; raises the errors of `read`."""
-        found: list[ArrowRows] = []
+        found: dict[str, list[ArrowRows]] = {name: [] for name in names}
         size = 0
         for part in range(len(self.parts)):
-            for rows in self._rows(part, [name])[name]:
-                found.append(rows)
-                size += rows.values.nbytes + rows.shapes.nbytes + 8 * len(rows.shapes)
+            for name, rows in self._rows(part, names).items():
+                found[name] += rows
+                size += sum(r.values.nbytes + r.shapes.nbytes + 8 * len(r.shapes) for r in rows)
             if size * (2 if part else 1) > budget:  # the parts, and the whole that is made of them
                 return None
-        self.columns[name] = self._inferred(name, [rows.shapes for rows in found])
-        return column_of(self.columns[name], found)
+        for name, rows in found.items():
+            self.columns[name] = self._inferred(name, [part_rows.shapes for part_rows in rows])
+        return {name: column_of(self.columns[name], found.pop(name)) for name in names}
 
     def settle(self, name: str) -> None:
         """See `Table`; raises the errors of `read`. A column that the spec declares needs nothing."""

@@ -78,15 +78,17 @@ class ParquetTable(Table):
                     )
         return data
 
-    def load(self, name: str, budget: int) -> Column | None:
+    def load(self, names: Sequence[str], budget: int) -> dict[str, Column] | None:
         """See `Table`; raises the errors of `read`."""
-        parts, size = [self.columns[name].empty()], 0
+        parts: dict[str, list[Column]] = {name: [self.columns[name].empty()] for name in names}
+        size = 0
         for group in range(len(self.parts)):
-            parts.append(self.read(group, [name])[name])
-            size += held(parts[-1])
+            for name, column in self.read(group, names).items():
+                parts[name].append(column)
+                size += held(column)
             if size * (2 if group else 1) > budget:  # the parts, and the whole that is made of them
                 return None
-        return concatenate(parts)
+        return {name: concatenate(parts.pop(name)) for name in names}
 
 
 def write_table(path: Path, layout: ArrowLayout, batches: Iterable[Columns]) -> None:

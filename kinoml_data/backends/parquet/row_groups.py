@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,8 @@ class Table(ABC):
         """Some columns of one part."""
 
     @abstractmethod
-    def load(self, name: str, budget: int) -> Column | None:
-        """All rows of a column; None as soon as they take more than `budget` bytes while they are put together."""
+    def load(self, names: Sequence[str], budget: int) -> dict[str, Column] | None:
+        """All rows of some columns; None as soon as they take more than `budget` bytes while they are put together."""
 
     def settle(self, name: str) -> None:  # noqa: B027 - a table that describes its columns does nothing
         """Find out which axes of a column are fixed, by decoding each part once."""
@@ -122,14 +122,15 @@ class RowGroups(Storage):
         """All rows of some columns; None if they exceed the budget."""
         data: dict[str, Column] = {}
         left = self._budget
-        if self._file.decoded_size(columns) > left:
+        sizes = {name: self._file.decoded_size([name]) for name in columns}
+        if sum(sizes.values()) > left:
             return None
-        for name in columns:
-            column = self._table.load(name, left)
-            if column is None:
+        for names in _together(sizes, left // 8):
+            found = self._table.load(names, left)
+            if found is None:
                 return None
-            data[name] = column
-            left -= held(column)
+            data |= found
+            left -= sum(map(held, found.values()))
         return data
 
     def _part(self, part: int, columns: Sequence[str]) -> dict[str, Column]:
@@ -142,6 +143,19 @@ class RowGroups(Storage):
             if decoded:
                 pa.default_memory_pool().release_unused()
             return decoded | {name: column for (_, name), column in cached.items()}
+
+
+def _together(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    """The columns in groups of at most this many bytes, each of which is decoded together."""
+    names: list[str] = []
+    total = 0
+    for name, size in sizes.items():
+        if names and total + size > most:
+            yield names
+            names, total = [], 0
+        names, total = [*names, name], total + size
+    if names:
+        yield names
 
 
 def held(column: Column) -> int:

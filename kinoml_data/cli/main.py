@@ -178,39 +178,31 @@ def convert(
         )
     for label, opening in openings.items():
         path = target.replace("{name}", label) if label else target
-        with opening.dataset(label or source, loads=True) as dataset:
-            _convert(dataset, source, path, overwrite=overwrite, backend=backend)
+        try:
+            with opening.dataset(label or source, loads=True) as dataset:
+                _convert(dataset, path, overwrite=overwrite, backend=backend)
+        except (CorruptStoreError, FeaturizationError, SpecError) as error:
+            if not isinstance(error, FeaturizationError) and ", row " not in str(error):
+                raise
+            way = f"`kinoml-data verify {source}` lists every row that cannot be read"
+            raise type(error)(f"{error}; {way}") from error
 
 
-def _convert(dataset: XyDataset, source: str, target: str, *, overwrite: bool, backend: str | None) -> None:
+def _convert(dataset: XyDataset, target: str, *, overwrite: bool, backend: str | None) -> None:
     from kinoml_data import conversion
     from kinoml_data.cli.terminal import progress, say
     from kinoml_data.dataset.description import format_size
 
     start = time.perf_counter()
     to = target if backend is None else {"backend": backend, "path": target}
-    copied = 0
-
-    def advanced(stage: str, done: int, total: int) -> None:
-        nonlocal copied
-        copied = done if stage == "copying" else copied
-        report(done, total, stage)
-
-    try:
-        with progress("copying") as report:
-            spec = conversion.convert(dataset, to, overwrite=overwrite, progress=advanced)
-    except (CorruptStoreError, FeaturizationError, SpecError) as error:
-        if copied == 0 and not _is_of_rows(error):
-            raise
-        raise type(error)(f"{error}; `kinoml-data verify {source}` lists every row that cannot be read") from error
+    with progress("copying") as report:
+        spec = conversion.convert(
+            dataset, to, overwrite=overwrite, progress=lambda stage, done, total: report(done, total, stage)
+        )
     seconds = time.perf_counter() - start
     size = f", {format_size(Path(target).stat().st_size)}" if Path(target).is_file() else ""
     content = f"{target}: {len(dataset):,} rows, {len(spec.columns)} columns{size}"
     say(f"{content}; written by {spec.storage.backend} and compared with the source in {seconds:.1f} s")
-
-
-def _is_of_rows(error: KinomlDataError) -> bool:
-    return isinstance(error, FeaturizationError) or ", row " in str(error)
 
 
 @app.command()

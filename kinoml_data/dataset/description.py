@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,7 @@ def _column(dataset: Described, name: str, sample: int) -> ColumnFacts:
     try:
         column = _sampled(dataset, name, min(sample, len(dataset)))
     except KinomlDataError as error:
-        note = one_line(error, 300)
+        note = re.sub(r"^.*?column '[^']*', (?=row )", "", one_line(error, 300))
     if column is not None and array.is_string:
         note = text_among_numbers(dataset._session.binding.storage, array.stored_names(name)[0]) or ""
     shapes = dataset._session.binding.shapes(name) if stored.rows_differ else None
@@ -201,13 +202,14 @@ def _shape(array: Array, stored: Array, shapes: Any) -> str:
     axes = []
     for axis, length in enumerate(array.shape):
         fixed = stored.shape[axis] if axis < len(stored.shape) else length
-        lengths = _lengths(shapes[:, axis]) if known else "*" if fixed is None else f"{fixed}-{fixed}"
+        lengths = _lengths(shapes[:, axis]) if known else "*" if fixed is None else str(fixed)
         axes.append(lengths if length is None else str(length))
     return f"({', '.join(axes)})" if axes else ""
 
 
 def _lengths(lengths: Any) -> str:
-    return f"{lengths.min()}-{lengths.max()}"
+    least, most = int(lengths.min()), int(lengths.max())
+    return str(least) if least == most else f"{least}-{most}"
 
 
 def _first(array: Array, column: Column) -> str:

@@ -220,6 +220,7 @@ def test_a_table_without_roles_is_inspected_checked_and_converted(run: Run, tmp_
     assert done.code == 1 and "a value is missing" in done.err
     done = run("convert", tmp_path / "t.csv", tmp_path / "t.npz")
     assert done.code == 1 and "a value is missing" in done.err
+    assert f"`kinoml-data verify {tmp_path / 't.csv'}` lists every row that cannot be read" in done.err
     (tmp_path / "t.csv").write_text(TABLE.replace(",\n", ",0\n"))
     assert run("check", tmp_path / "t.csv").code == 0
     assert run("convert", tmp_path / "t.csv", tmp_path / "t.npz").code == 0

@@ -47,19 +47,21 @@ class Seed:
         """How what the backend reads differs from what was stored, None where it does not; its errors pass."""
         with closing(backend.open(None)) as storage:
             storage.read(np.arange(len(storage)), list(storage.columns))  # the file may be another one until here
-            if set(storage.columns) != set(self.columns):
+            # What cannot be read is listed with the reason, and is an error if it is asked for: nothing is silent then.
+            listed = bool(storage.unreadable)
+            if set(storage.columns) - set(self.columns) or (set(storage.columns) != set(self.columns) and not listed):
                 return f"columns {sorted(storage.columns)}"
-            if set(storage.arrays) != set(self.arrays):
+            if set(storage.arrays) - set(self.arrays) or (set(storage.arrays) != set(self.arrays) and not listed):
                 return f"arrays {sorted(storage.arrays)}"
-            for name, array in self.arrays.items():
-                if not same(storage.arrays[name], array):
+            for name, array in storage.arrays.items():
+                if not same(array, self.arrays[name]):
                     return f"array {name}"
             count = len(next(iter(self.columns.values())))
             if len(storage) != count:
                 return f"{len(storage)} rows"
-            found = storage.read(np.arange(count), list(self.columns))
-            for name, rows in self.columns.items():
-                column = found[name]
+            found = storage.read(np.arange(count), list(storage.columns))
+            for name, column in found.items():
+                rows = self.columns[name]
                 for row, expected in enumerate(rows):
                     if not same(np.asarray(column[row]), expected):
                         return f"column {name}, row {row}"

@@ -180,7 +180,7 @@ def _roles_needed(spec: DatasetSpec, storage: Storage) -> str:
     path = spec.storage.options.get("path")
     where = "the store" if path is None else str(path)
     lines = [f"{where} does not say which columns are X and which are y. Name them, for example:"]
-    lines.append(f"  {roles_example(columns, path)}")
+    lines.append(f"  {roles_example(columns, path, storage.indexes)}")
     count = len(columns) + len(storage.unreadable)
     there = "is 1 column" if count == 1 else f"are {count:,} columns"
     lines.append(f"In a spec file, the keys are X and y. There {there}:")

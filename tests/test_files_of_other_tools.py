@@ -58,7 +58,8 @@ def test_a_csv_of_pandas_with_its_index(frame: Any, tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "t.csv")
     X, y = opened(tmp_path / "t.csv", "mw", y="IC50", meta="Unnamed: 0")
     assert X.tolist() == MW and y.tolist() == IC50
-    assert "probably an index that pandas stored" in needs_roles(tmp_path / "t.csv")
+    message = needs_roles(tmp_path / "t.csv")
+    assert "an index that another program stored" in message and "X=['mw'], y='IC50'" in message
 
 
 @pytest.mark.parametrize("engine", ["pyarrow", "fastparquet"])
@@ -68,7 +69,11 @@ def test_a_parquet_file_of_pandas_with_a_named_index(frame: Any, tmp_path: Path,
     with kd.load_dataset(tmp_path / "t.parquet", X="mw", y="IC50", meta=["chembl_id", "smiles"]) as dataset:
         assert dataset[:][0].tolist() == MW and dataset.column("smiles") == SMILES
         assert dataset.column("chembl_id") == ["CHEMBL1", "CHEMBL2", "CHEMBL3"]
-    needs_roles(tmp_path / "t.parquet")
+    assert "chembl_id  str: an index that another program stored" in needs_roles(tmp_path / "t.parquet")
+    frame.set_index(np.array([7, 8, 9])).rename_axis("number").to_parquet(tmp_path / "n.parquet", engine=engine)
+    message = needs_roles(tmp_path / "n.parquet")
+    assert "number  int64: an index that another program stored" in message.replace("number   ", "number ")
+    assert "X=['mw'], y='IC50'" in message
 
 
 @pytest.mark.parametrize("kind", ["float64", "Int64", "Float32", "boolean"])

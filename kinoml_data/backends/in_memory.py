@@ -68,6 +68,7 @@ class _Source(Storage):
     def __init__(self, source: Storage, device: str | None, *, progress: bool) -> None:
         self._source, self._device, self._progress = source, device, progress
         self.columns, self.unreadable, self.arrays = source.columns, source.unreadable, source.arrays
+        self.indexes = source.indexes
         self.spec, self.identity, self.has_checksums = source.spec, source.identity, source.has_checksums
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ A folder of `.npy` files, one per column, is a backend in five lines::
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -43,6 +43,7 @@ class Storage(ABC):
         columns: the stored columns, by name.
         unreadable: the stored columns that cannot be read, each with the reason and the way out. A backend fills it
             when it is opened without `columns`; a column that a spec names is an error instead.
+        indexes: those of the columns that another program stored as an index of its rows, which is neither X nor y.
         arrays: named arrays that are not per row, such as split indices.
         spec: the spec embedded in the store, as JSON; None if there is none.
         identity: a text that changes when the content changes; None if the backend cannot tell cheaply.
@@ -52,6 +53,7 @@ class Storage(ABC):
 
     columns: Mapping[str, Array]
     unreadable: Mapping[str, str] = {}
+    indexes: Collection[str] = ()
     arrays: Mapping[str, NDArray[Any]] = {}
     spec: str | None = None
     identity: str | None = None

@@ -124,7 +124,8 @@ def roles_hint(dataset: Described) -> str:
     spec = dataset.spec
     if spec.X is not None:
         return ""
-    example = roles_example(spec.columns, spec.storage.options.get("path"))
+    indexes = dataset._session.binding.storage.indexes
+    example = roles_example(spec.columns, spec.storage.options.get("path"), indexes)
     return f"Nothing says which columns are X and y. Name them, for example: {example}"
 
 
@@ -153,8 +154,11 @@ def _column(dataset: Described, name: str, sample: int) -> ColumnFacts:
         column = _sampled(dataset, name, min(sample, len(dataset)))
     except KinomlDataError as error:
         note = re.sub(r"^.*?column '[^']*', (?=row )", "", one_line(error, 300))
-    if column is not None and array.is_string:
-        note = text_among_numbers(dataset._session.binding.storage, array.stored_names(name)[0]) or ""
+    storage = dataset._session.binding.storage
+    if array.stored_names(name)[0] in storage.indexes:
+        note = "an index that another program stored"
+    elif column is not None and array.is_string:
+        note = text_among_numbers(storage, array.stored_names(name)[0]) or ""
     shapes = dataset._session.binding.shapes(name) if stored.rows_differ else None
     exact = shapes is not None or not stored.rows_differ
     if shapes is None and isinstance(column, Ragged):

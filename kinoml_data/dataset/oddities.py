@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -13,23 +12,17 @@ from kinoml_data.errors import KinomlDataError, one_line, quoted
 from kinoml_data.spec.array import Array
 
 ROWS = 10_000  # that are looked at
-# How pandas calls an index that it writes into a table, and how it calls a column without a name.
-INDEX = r"Unnamed: \d+|__index_level_\d+__"
 
 
-def is_index(name: str) -> bool:
-    """True if the name is one that pandas gives to an index, which is neither X nor y."""
-    return re.fullmatch(INDEX, name) is not None
-
-
-def roles_example(columns: Mapping[str, Array], path: object) -> str:
+def roles_example(columns: Mapping[str, Array], path: object, indexes: Collection[str] = ()) -> str:
     """A call of `load_dataset` that names some of these columns as X and y, to show how roles are named.
 
     Args:
         columns: the columns of the table.
         path: the file, as the caller wrote it; None if there is none.
+        indexes: the columns that are an index.
     """
-    numeric = [name for name, array in columns.items() if not array.is_string and not is_index(name)]
+    numeric = [name for name, array in columns.items() if not array.is_string and name not in indexes]
     measured = [name for name in numeric if not columns[name].shape]  # y is mostly one number per row
     y_name = measured[-1] if measured and len(numeric) > 1 else None
     X = [name for name in numeric if name != y_name] or ["..."]
@@ -41,8 +34,8 @@ def roles_example(columns: Mapping[str, Array], path: object) -> str:
 
 def oddity(storage: Storage, name: str) -> str | None:
     """What is odd about the first 10,000 rows of a column; None if nothing is."""
-    if is_index(name):
-        return "probably an index that pandas stored"
+    if name in storage.indexes:
+        return "an index that another program stored"
     if storage.columns[name].is_string:
         return text_among_numbers(storage, name)
     try:

@@ -46,11 +46,12 @@ def test_a_column_of_numbers_is_odd_if_it_cannot_be_read():
     assert "column 'a', row 4 (line 6): a value is missing" in str(oddity(Gaps({"a": np.zeros(3)}), "a"))
 
 
-@pytest.mark.parametrize("name", ["Unnamed: 0", "__index_level_0__"])
-def test_an_index_that_pandas_stored_is_known_for_what_it_is(name):
-    storage = ArrayStorage({name: np.arange(3), "mw": np.ones(3)})
-    assert oddity(storage, name) == "probably an index that pandas stored"
+def test_an_index_is_known_for_what_it_is():
+    storage = ArrayStorage({"id": np.arange(3), "mw": np.ones(3)})
+    storage.indexes = ["id"]
+    assert oddity(storage, "id") == "an index that another program stored"
     assert oddity(storage, "mw") is None
+    assert roles_example(storage.columns, None, storage.indexes) == "load_dataset(..., X=['mw'])"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,6 @@ def test_an_index_that_pandas_stored_is_known_for_what_it_is(name):
     [
         ({"label": (), "embedding": (None,)}, "load_dataset('t.csv', X=['embedding'], y='label')"),
         ({"mw": (), "logp": (), "IC50": ()}, "load_dataset('t.csv', X=['mw', 'logp'], y='IC50')"),
-        ({"Unnamed: 0": (), "a": ()}, "load_dataset('t.csv', X=['a'])"),
         ({}, "load_dataset('t.csv', X=['...'])"),
         (dict.fromkeys("abcde", ()), "load_dataset('t.csv', X=['a', 'b', 'c', ...], y='e')"),
     ],

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from kinoml_data.backends.csv.cells import Cells
-from kinoml_data.backends.csv.text import TextTable
+from kinoml_data.backends.csv.text import UNNAMED, TextTable
 from kinoml_data.columns import Columns
 from kinoml_data.contracts.backend import Backend, DataPath, Storage
 from kinoml_data.errors import SpecError, UnsupportedStoreError, quoted, unknown
@@ -140,6 +140,7 @@ class _Table(Storage):
         if requested is None and (way := text.other_delimiter()):
             self._cells, unreadable = {}, {text.names[0]: f"this is the only column; {way}"}
         self.unreadable = unreadable
+        self.indexes = [name for name in self._cells if name.startswith(UNNAMED)]
         self.columns = {name: Array(cells.dtype) for name, cells in self._cells.items()}
 
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsafeStoreError, UnsupportedStoreError, one_line
 
+UNNAMED = "Unnamed: "  # pandas' name for a column without one, with its number
 GZIP = b"\x1f\x8b"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 MAX_BYTES = 1 << 32  # of a file that is decompressed
@@ -63,7 +64,7 @@ class TextTable:
         if not width:
             raise CorruptStoreError(f"{self.path} is empty")
         # A column without a name, which is often an index, is called as pandas calls it.
-        own = [name or f"Unnamed: {i}" for i, name in enumerate(found)] or list(map(str, range(width)))
+        own = [name or f"{UNNAMED}{i}" for i, name in enumerate(found)] or list(map(str, range(width)))
         if names is not None and len(names) != width:
             raise SpecError(f"{path} has {width} columns, but `names` has {len(names)}")
         self.names = list(own if names is None else names)

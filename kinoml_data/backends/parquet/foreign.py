@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 
@@ -56,7 +57,7 @@ class ForeignTable(Table):
                 if requested is not None:
                     raise
                 unreadable[name] = str(error)
-        self.unreadable = unreadable
+        self.unreadable, self.indexes = unreadable, _pandas_index(file.metadata)
         self._slices: list[tuple[int, int, int]] = []  # the row group, and the first and the last row in it
         self._firsts = np.cumsum([0, *file.groups])
         for group, (rows, size) in enumerate(zip(file.groups, file.group_sizes(self.columns), strict=True)):
@@ -128,6 +129,18 @@ class ForeignTable(Table):
 
     def _where(self, name: str) -> str:
         return f"{self._file.path}: column {quoted(name)}"
+
+
+def _pandas_index(metadata: Mapping[bytes, bytes]) -> frozenset[str]:
+    """The columns in which pandas stored the index of a table.
+
+    Source: https://pandas.pydata.org/docs/development/developer.html, "Storing pandas DataFrame objects".
+    """
+    try:
+        described = json.loads(metadata[b"pandas"])["index_columns"]
+        return frozenset(name for name in described if isinstance(name, str))
+    except (LookupError, TypeError, ValueError):
+        return frozenset()
 
 
 def _extremes(shapes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -55,7 +55,7 @@ class ParquetParts(ParquetContainer):
     """
 
     def __init__(self, path: Path, files: Sequence[Path]) -> None:
-        self.path, self.sealed, self.metadata = path, False, {}
+        self.path, self.sealed = path, False
         self._parts: list[ParquetContainer] = []
         with ExitStack() as opened:
             for file in files:
@@ -64,7 +64,7 @@ class ParquetParts(ParquetContainer):
             self._check()
             opened.pop_all()
         first = self._parts[0]
-        self.types, self.refused = first.types, first.refused
+        self.types, self.refused, self.metadata = first.types, first.refused, first.metadata
         self.groups = [rows for part in self._parts for rows in part.groups]
         self._places = [(part, group) for part in self._parts for group in range(len(part.groups))]
         names = [f"{part.path.name} {part.identity}" for part in self._parts]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,13 @@ class Table(ABC):
     Attributes:
         columns: the columns, by name. An axis that only decoded rows show is ragged until `load` or `settle`.
         parts: the number of rows in each part.
-        unreadable, arrays, spec, has_checksums: see `Storage`.
+        unreadable, indexes, arrays, spec, has_checksums: see `Storage`.
     """
 
     columns: dict[str, Array]
     parts: Sequence[int]
     unreadable: Mapping[str, str] = {}
+    indexes: Collection[str] = ()
     arrays: Mapping[str, NDArray[Any]] = {}
     spec: str | None = None
     has_checksums: bool = False
@@ -68,7 +69,7 @@ class RowGroups(Storage):
         self._file, self._table, self._budget = file, table, budget
         self.columns = {name: table.columns[name] for name in names}
         self.arrays, self.spec, self.identity = table.arrays, table.spec, file.identity
-        self.unreadable, self.has_checksums = table.unreadable, table.has_checksums
+        self.unreadable, self.indexes, self.has_checksums = table.unreadable, table.indexes, table.has_checksums
         self._ends = np.cumsum(table.parts, dtype=np.int64)
         self._cache: LruCache[tuple[int, str], Column] = LruCache(cached, keep=len(names))
         self._lock = threading.Lock()  # Arrow reads the file through a single file position
@@ -103,7 +104,11 @@ class RowGroups(Storage):
                 spec=self.spec,
                 identity=self.identity,
             )
-            storage.unreadable, storage.has_checksums = self.unreadable, self.has_checksums
+            storage.unreadable, storage.indexes, storage.has_checksums = (
+                self.unreadable,
+                self.indexes,
+                self.has_checksums,
+            )
             return storage
         warnings.warn(
             f"{self._file.path} is larger than its memory_budget of {self._budget} bytes when decoded. Its row groups "

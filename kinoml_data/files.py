@@ -396,9 +396,9 @@ def _fingerprint(status: os.stat_result) -> Fingerprint:
 def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Write a file or a folder completely or not at all: yields a temporary path next to `target`, renamed at the end.
 
-    The block creates a file or a folder at the temporary path. What it wrote is flushed to disk before the rename, and
-    the folder around it afterwards. After any exception, including Ctrl-C, the temporary file is removed and `target`
-    is unchanged. A folder never replaces a folder that is not empty.
+    The block creates a file or a folder at the temporary path. A file that replaces another one gets its mode. What was
+    written is flushed to disk before the rename, and the folder around it afterwards. After any exception, including
+    Ctrl-C, the temporary file is removed and `target` is unchanged. A folder never replaces a folder that is not empty.
 
     Raises:
         StoreExistsError: the target exists and `overwrite` is False, or it appeared while the block ran.
@@ -417,6 +417,8 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
             # 40 characters are at most 160 bytes: with the rest, less than the 255 that a name may have.
             temporary = final.with_name(f".{final.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.partial")
             yield temporary
+            if overwrite and final.is_file():
+                temporary.chmod(stat.S_IMODE(final.stat().st_mode))  # what was private stays private
             _sync_all(temporary)
             if overwrite:
                 temporary.replace(final)

@@ -1,5 +1,6 @@
 """`convert` and `save_dataset`: a copy equals its source, or there is none."""
 
+import os
 import pickle
 
 import numpy as np
@@ -307,3 +308,23 @@ def test_nan_payloads_and_signed_zeros_are_copied_bit_for_bit(tmp_path, suffix):
     kd.save_dataset(kd.from_arrays(bits.view(np.float64)), tmp_path / f"x{suffix}")
     with kd.load_dataset(tmp_path / f"x{suffix}") as dataset:
         assert dataset[:][0].numpy().tobytes() == bits.tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_an_empty_view_of_packed_ragged_bits_is_copied(tmp_path, suffix):
+    columns = {"f": {"dtype": "float32", "shape": ["*", 16], "packbits": True}}
+    spec = {"columns": columns, "X": "f", "storage": {"backend": "in-memory"}, "splits": {"none": {"rows": []}}}
+    dataset = kd.load_dataset(spec, data={"f": [np.ones((k, 2), np.uint8) for k in (1, 2)]})
+    kd.save_dataset(dataset.split("none"), tmp_path / f"a{suffix}")
+    with kd.load_dataset(tmp_path / f"a{suffix}") as copy:
+        assert len(copy) == 0 and copy.spec.columns["f"].shape == (None, 16)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_a_file_that_is_replaced_keeps_its_mode(tmp_path):
+    dataset = kd.from_arrays(np.arange(3.0))
+    for name in ("a.npz", "a.parquet"):
+        kd.save_dataset(dataset, tmp_path / name)
+        (tmp_path / name).chmod(0o600)
+        kd.save_dataset(dataset, tmp_path / name, overwrite=True)
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600

@@ -1,7 +1,9 @@
 """Observation models: the formulas, written out by hand, and their gradients."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -298,3 +300,27 @@ def test_training_through_a_model_finds_the_free_energy():
 
     optimizer.step(loss)
     assert g.tolist() == pytest.approx([-6 * math.log(10), -9 * math.log(10)], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "model", [PIC50(), PKi(), PKd(), PercentDisplacement(inhibitor_conc=1e-6)], ids=lambda m: m.name
+)
+def test_a_condition_that_would_change_the_shape_is_an_error_over_every_broadcast(model):
+    name = next(iter(type(model).model_fields))
+    shapes = [(), (4,), (1,), (4, 1), (1, 4), (3, 4), (2, 3, 4), (2, 1, 1), (2, 3, 1)]
+    for prediction, condition in itertools.product(shapes, shapes):
+        dG, values = torch.zeros(prediction), torch.ones(condition)
+        result = broadcast(prediction, condition)
+        if result == prediction:
+            assert model(dG, **{name: values}).shape == prediction
+        elif result is not None:
+            with pytest.raises(SpecError, match=r"the result would have .* give conditions that broadcast"):
+                model(dG, **{name: values})
+
+
+def broadcast(one, other):
+    """The shape that two shapes broadcast to; None if they do not."""
+    try:
+        return np.broadcast_shapes(one, other)
+    except ValueError:
+        return None

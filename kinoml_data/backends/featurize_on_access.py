@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class FeaturizeOnAccess(Backend):
         if data is not None and self.source is not None:
             backend = self.model_copy(update={"source": self.source.with_objects(data=data)})
         elif data is not None:
-            backend._data = data
+            backend._data = {name: _owned(values) for name, values in data.items()}
         if featurizer is not None:
             backend._function, backend._featurizer = featurizer, None
         return backend
@@ -261,6 +261,19 @@ def _array(name: str, value: Any, declared: Array) -> NDArray[Any]:
         value = array.reshape(-1)[lost]
         raise FeaturizationError(f"column {quoted(name)} contains {value}, which does not fit {declared.dtype}")
     return result.reshape(array.shape)
+
+
+def _owned(values: Any) -> Any:
+    """The caller's values such that changing his arrays, tensors and lists later does not change them."""
+    if isinstance(values, np.ndarray):
+        return values.copy()
+    if hasattr(values, "clone"):  # a tensor
+        return values.clone()
+    if isinstance(values, (list, tuple)):
+        return [
+            _owned(value) if isinstance(value, np.ndarray) or hasattr(value, "clone") else value for value in values
+        ]
+    return list(values) if isinstance(values, Iterator) else values
 
 
 def _by_row_number(name: str, values: Any) -> Sequence[Any]:

@@ -58,7 +58,7 @@ class InMemory(Backend):
         data, unreadable = _readable(data) if columns is None else (data, {})
         arrays, values = columns_of(data, columns)
         storage = MemoryStorage(flatten(arrays, values), device=self.device)
-        storage.unreadable = unreadable
+        storage.unreadable, storage.is_source = unreadable, True
         return storage
 
 
@@ -162,7 +162,9 @@ def columns_of(
 
 def _column_of(name: str, values: Any, requested: Array | None) -> tuple[Array, Column]:
     if isinstance(values, Ragged):
-        return ragged_array(name, values.values.dtype, values.shapes), values
+        return ragged_array(name, values.values.dtype, values.shapes), Ragged(
+            values.values.copy(), values.shapes.copy()
+        )
     where, gaps = f"column {quoted(name)}", requested is not None and requested.missing is not None
     values = rows_of(where, values, gaps=gaps)
     package = type(values).__module__.partition(".")[0]
@@ -177,7 +179,7 @@ def _column_of(name: str, values: Any, requested: Array | None) -> tuple[Array, 
         if not values and requested is not None:
             return requested, requested.empty()
         if any(isinstance(value, str) for value in values):
-            return Array(STRING), Ragged.from_strings(_texts(where, values))
+            return Array(STRING), _encoded(where, _texts(where, values))
         rows = _stacked(name, [_row(f"{where}, row {i}", i, value, gaps) for i, value in enumerate(values)])
         return _column_of(name, rows, requested)
     if values.dtype.kind in "UT" or (
@@ -185,7 +187,7 @@ def _column_of(name: str, values: Any, requested: Array | None) -> tuple[Array, 
     ):
         if values.ndim != 1:
             raise SpecError(f"{where}: an array of strings must have one axis")
-        return Array(STRING), Ragged.from_strings(_texts(where, values.tolist()))
+        return Array(STRING), _encoded(where, _texts(where, values.tolist()))
     if values.dtype == object and values.ndim == 1 and len(values):
         return _column_of(name, list(values), requested)
     if values.ndim == 0:
@@ -209,6 +211,17 @@ def _arrow_column(name: str, values: Any, requested: Array | None) -> tuple[Arra
     chunks = getattr(values, "chunks", [values])
     described, column = column_from_arrow(name, values.type, chunks, f"column {quoted(name)}", requested)
     return described, copy.deepcopy(column)  # the values may be those of the caller
+
+
+def _encoded(where: str, texts: list[str]) -> Ragged:
+    try:
+        return Ragged.from_strings(texts)
+    except UnicodeEncodeError:
+        row = next(row for row, text in enumerate(texts) if any("\ud800" <= c <= "\udfff" for c in text))
+        raise SpecError(
+            f"{where}, row {row}: {quoted(texts[row])} contains half of a character, which UTF-8 cannot have; decode "
+            "the text with the encoding that it was written in"
+        ) from None
 
 
 def _texts(where: str, values: Sequence[Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
+from kinoml_data.errors import SpecError
 from kinoml_data.spec.array import Model
 
 if TYPE_CHECKING:
@@ -54,9 +55,18 @@ class ObservationModel(Model, ABC):
 
         Raises:
             TypeError: a condition is not an option of this model.
+            SpecError: the shape of a condition would change the shape of the result, as `(N,)` does beside `(N, 1)`.
         """
         options = type(self).model_fields
         if unknown := set(conditions) - set(options):
             known = ", ".join(options) or "no conditions"
             raise TypeError(f"{self.name} has no condition {min(unknown)!r}; it has: {known}")
-        return self.predict(dG_over_kT, **{name: conditions.get(name, getattr(self, name)) for name in options})
+        measured = self.predict(dG_over_kT, **{name: conditions.get(name, getattr(self, name)) for name in options})
+        shape, found = tuple(getattr(dG_over_kT, "shape", ())), tuple(getattr(measured, "shape", ()))
+        if found != shape:
+            shapes = ", ".join(f"{name} {tuple(getattr(value, 'shape', ()))}" for name, value in conditions.items())
+            raise SpecError(
+                f"{self.name}: dG/kT has the shape {shape}, but the result would have {found}; give conditions that "
+                f"broadcast to {shape}, such as `conc.reshape(dG.shape)`: {shapes or 'there are none'}"
+            )
+        return measured

@@ -163,7 +163,7 @@ def _difference(requested: Array, stored_as: Sequence[str], storage: Storage) ->
         return None if stored.is_string else f"`values` translates texts, but the store has {stored}"
     if requested.packbits:
         bits = requested.shape[-1] or 0
-        if stored.dtype != "uint8" or stored.shape[-1:] != (_packed_length(bits),):
+        if stored.dtype != "uint8" or not _has_last_axis(storage, stored_as[0], _packed_length(bits)):
             text = f"packbits of {bits} needs uint8 rows of {_packed_length(bits)}, but the store has {stored}"
             is_unpacked = stored.shape[-1:] == (bits,)
             way = "; leave `packbits` out, or let the featurizer pack the bits, as those with `packed: true` do"
@@ -185,6 +185,15 @@ def _difference(requested: Array, stored_as: Sequence[str], storage: Storage) ->
                 continue
         return both
     return None
+
+
+def _has_last_axis(storage: Storage, name: str, length: int) -> bool:
+    """True if the last axis of every row of a column has this length; also if there are no rows that show it."""
+    axes = storage.columns[name].shape
+    if axes[-1:] == (None,):
+        shapes = storage.shapes(name)
+        return shapes is not None and bool((shapes[:, -1] == length).all())
+    return axes[-1:] == (length,)
 
 
 def _converts(stored: Array, requested: Array) -> bool:

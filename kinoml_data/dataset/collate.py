@@ -54,7 +54,7 @@ class Batch:
         index = range(self._length)[
             index
         ]  # a negative index counts from the end; raises IndexError if it is out of range
-        return self.collater.sample({name: column[index] for name, column in self.columns.items()})
+        return self.collater.sample({name: np.asarray(column[index]) for name, column in self.columns.items()})
 
 
 class Collater:
@@ -80,7 +80,12 @@ class Collater:
         self._forms = _column_forms(spec, collate if self._batch_form is None else "packed")
 
     def __call__(self, samples: Batch | Sequence[Any]) -> Any:
-        """Collate a batch, or a list of `(X, y)` samples, to `(X, y)` or to the object that a plugin's form makes."""
+        """Collate a batch, or a list of `(X, y)` samples, to `(X, y)` or to the object that a plugin's form makes.
+
+        Anything else is what a loader with `batch_size=None` passes on: a sample, or a batch that is collated already.
+        """
+        if not isinstance(samples, (Batch, list)):
+            return tuple(samples) if isinstance(samples, Sample) else samples
         if isinstance(samples, Batch):
             columns = samples.columns
             return self._batch({name: self._formed(name, columns[name]) for name in self.names})

@@ -22,9 +22,9 @@ from kinoml_data.spec.parts import FileSplit
 class Session:
     """The spec, the backend and the storage opened in this process, which a dataset and all its views share.
 
-    A session is pickled as its spec and its backend, which contains the Python objects of the caller. The process that
-    unpickles it opens the storage again on first use, and notices if the content has changed. A shareable storage is
-    not opened again: it survives a fork, and is sent to spawned workers as shared memory.
+    A session is pickled as its spec and its backend. The process that unpickles it opens the storage again on first
+    use, and notices if the content has changed. Rows that were made from Python objects are pickled themselves. A
+    shareable storage is not opened again: it survives a fork, and is sent to spawned workers as shared memory.
 
     Args:
         spec: the complete spec.
@@ -116,7 +116,14 @@ class Session:
         self._storage, self._pid = storage, os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {"spec": self.spec, "backend": self.backend, "identity": self.identity, "closed": self._closed}
+        state: dict[str, Any] = {
+            "spec": self.spec,
+            "backend": self.backend,
+            "identity": self.identity,
+            "closed": self._closed,
+        }
+        if isinstance(self._storage, MemoryStorage) and self._storage.is_source:
+            state |= {"storage": self._storage, "backend": None}
         # The identity of the store does not cover the files of splits, which may have changed since they were read.
         splits = self.spec.splits
         from_files = isinstance(splits, Mapping) and any(isinstance(split, FileSplit) for split in splits.values())

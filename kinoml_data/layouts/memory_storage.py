@@ -25,9 +25,14 @@ class MemoryStorage(ArrayStorage):
         spec: the spec of the data, as JSON; None if there is none.
         identity: see `Storage.identity`.
         device: the device on which the backend keeps a copy of the columns; it is not passed to other processes.
+
+    Attributes:
+        is_source: True if the rows are nowhere else, as those from Python objects. A dataset is then pickled with them,
+            so that it has the same rows everywhere, whatever happens to the objects.
     """
 
     shareable = True
+    is_source = False
 
     def __init__(
         self,
@@ -55,6 +60,10 @@ class MemoryStorage(ArrayStorage):
                 shape = self._shapes[name][row].tolist()
                 values[name] = self._values[name][ends[row] : ends[row + 1]].reshape(shape).copy()
         return values
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = dict(self._flat), dict(self.arrays), self.spec, self.identity, self.device
+        return _restored, state
 
     def shared(self) -> dict[str, torch.Tensor]:
         """Move every array to shared memory; returns the tensors there, by the names of the flat layout."""
@@ -91,6 +100,18 @@ def _rebuild(
     tensors: dict[str, torch.Tensor], arrays: dict[str, NDArray[Any]], spec: str | None, identity: str | None
 ) -> MemoryStorage:
     return MemoryStorage({n: t.numpy() for n, t in tensors.items()}, arrays=arrays, spec=spec, identity=identity)
+
+
+def _restored(
+    flat: dict[str, NDArray[Any]],
+    arrays: dict[str, NDArray[Any]],
+    spec: str | None,
+    identity: str | None,
+    device: str | None,
+) -> MemoryStorage:
+    storage = MemoryStorage(flat, arrays=arrays, spec=spec, identity=identity, device=device)
+    storage.is_source = True
+    return storage
 
 
 ForkingPickler.register(MemoryStorage, _reduce_shared)

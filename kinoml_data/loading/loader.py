@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import multiprocessing
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from kinoml_data.errors import SpecError, unknown
+from kinoml_data.errors import SpecError, quoted, unknown
 from kinoml_data.loading import shared_ring
 from kinoml_data.loading.prefetch import PrefetchLoader
 from kinoml_data.loading.samplers import LengthBatchSampler
@@ -41,6 +42,7 @@ def make(
         if name not in known:
             raise SpecError(unknown(name, [*known, "seed", "prefetch", "group_by_length", "collate"], "argument"))
     if seed is not None:
+        seed = _checked_seed(seed)
         if kwargs.get("generator") is not None:
             raise SpecError("give either seed or generator, and not both")
         kwargs["generator"] = torch.Generator().manual_seed(seed)
@@ -64,6 +66,21 @@ def make(
     return loader
 
 
+def _checked_seed(seed: Any) -> int:
+    """The seed as an int that torch takes.
+
+    Raises:
+        SpecError: the seed is not an integer of 64 bits.
+    """
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise SpecError(f"seed: {quoted(seed)} is not an integer") from None
+    if not -(2**63) <= number < 2**64:
+        raise SpecError(f"seed: {number} does not fit into 64 bits")
+    return number
+
+
 def _with_worker_defaults(kwargs: dict[str, Any]) -> dict[str, Any]:
     kwargs = {"persistent_workers": True, "timeout": WORKER_TIMEOUT} | kwargs
     if shared_ring.available():
@@ -82,6 +99,9 @@ def _length_sampler(lengths: NDArray[np.int64], seed: int | None, kwargs: dict[s
             f"group_by_length cannot be combined with {samplers[0]}; leave one of them out. If a Lightning trainer put "
             "it in, write `Trainer(use_distributed_sampler=False)`"
         )
+    size = kwargs.get("batch_size", 1)
+    if not isinstance(size, int) or size < 1:
+        raise SpecError(f"group_by_length needs a batch_size of at least 1, not {quoted(size)}")
     return LengthBatchSampler(
         lengths,
         kwargs.pop("batch_size", 1),

@@ -8,6 +8,8 @@ from typing import Any
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from kinoml_data.errors import StoreReadError
+
 POLL_SECONDS = 5.0
 
 
@@ -19,8 +21,42 @@ class WorkerLoader(DataLoader[Any]):
     worker that ends with exit code 0 is not reported.
     """
 
+    _epochs = 0
+
+    def __iter__(self) -> Any:
+        batches = super().__iter__()
+        if not self.persistent_workers:
+            return batches
+        # torch gives every epoch the same iterator, and its workers begin anew.
+        self._epochs += 1
+        return _Epoch(self, batches, self._epochs)
+
     def _get_iterator(self) -> Any:
         return _PollingIterator(self) if self.num_workers else super()._get_iterator()
+
+
+class _Epoch:
+    """The batches of one epoch of a loader whose workers are kept, which only one epoch at a time can use."""
+
+    def __init__(self, loader: WorkerLoader, batches: Any, number: int) -> None:
+        self._loader, self._batches, self._number = loader, batches, number
+
+    def __iter__(self) -> _Epoch:
+        return self
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:  # torch's own, such as `_shutdown_workers`
+        return getattr(self.__dict__["_batches"], name)
+
+    def __next__(self) -> Any:
+        if self._loader._epochs != self._number:
+            raise StoreReadError(
+                "another iteration over this loader has begun, which took over its workers; finish one before the next "
+                "begins, make a second loader, or give persistent_workers=False"
+            )
+        return next(self._batches)
 
 
 class _PollingIterator(_MultiProcessingDataLoaderIter):

@@ -760,3 +760,23 @@ def test_a_dataset_with_a_featurizer_that_pickles_pickles():
 def test_a_spec_with_a_featurizer_object_cannot_be_written_to_a_file(tmp_path):
     with pytest.raises(SpecError, match=r"Python objects.*save_dataset"):
         load(codes).spec.to_file(tmp_path / "s.yaml")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_values_that_are_changed_later_do_not_change_what_is_computed(workers):
+    raw, y, rows = np.arange(4.0), np.arange(4.0) + 1, [np.full(2, i) for i in range(4)]
+    columns = {"f": {"dtype": "float64", "shape": [1]}, "y": {"dtype": "float64"}}
+    storage = {"backend": "featurize-on-access", "inputs": ["raw", "rows"]}
+    spec = {"columns": columns, "X": "f", "y": "y", "storage": storage}
+    data = {"raw": raw, "y": y, "rows": rows}
+    dataset = kd.load_dataset(spec, data=data, featurizer=sum_of)
+    raw += 100
+    y -= y.mean()
+    rows[0][:] = 50
+    rows.reverse()
+    ((X, found),) = dataset.as_dataloader(batch_size=4, num_workers=workers)
+    assert X[:, 0].tolist() == [0, 3, 6, 9] and found.tolist() == [1, 2, 3, 4]
+
+
+def sum_of(raw, row):
+    return np.array([raw + row.sum()], np.float64)

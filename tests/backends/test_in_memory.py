@@ -1,5 +1,8 @@
 """`InMemory`: Python values as columns, and the values that are no column."""
 
+import copy
+import pickle
+
 import awkward as ak
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import torch
 import kinoml_data as kd
 from kinoml_data import Array
 from kinoml_data.errors import CorruptStoreError, SampleIndexError, SpecError, UnsupportedStoreError
+from tests.builders import equal_tensors
 from tests.graphs import DATA, SPEC, store_graphs
 
 
@@ -159,3 +163,30 @@ NOT_COLUMNS = {
 def test_values_that_are_no_column_are_refused_and_the_column_named(values, said):
     with pytest.raises((SpecError, CorruptStoreError, UnsupportedStoreError), match=said):
         kd.from_arrays(values)
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda ds: pickle.loads(pickle.dumps(ds))], ids=["deepcopy", "pickle"]
+)
+def test_a_dataset_owns_its_rows_whatever_happens_to_the_objects_later(again):
+    rows = [np.full(1, float(i)) for i in range(5)]
+    y, flat = np.arange(5.0), kd.Ragged(np.arange(5.0), np.ones((5, 1), np.int64))
+    data = {"rows": rows, "y": y, "flat": flat, "once": iter([np.ones(i % 2) for i in range(5)])}
+    splits = {"test": {"rows": [3, 4]}}
+    spec = {"X": ["rows", "flat", "once"], "y": "y", "splits": splits, "storage": {"backend": "in-memory"}}
+    dataset = kd.load_dataset(spec, data=data)
+    expected = dataset[:]
+    rows.sort(key=lambda row: -row[0])
+    rows[0] += 100
+    y -= y.mean()
+    flat.values[:] = 7
+    for found in (dataset, again(dataset), again(again(dataset))):
+        assert equal_tensors(found[:], expected)
+    assert equal_tensors(again(dataset.split("test"))[:], dataset.split("test")[:])
+    assert dataset.split("test")[:][0]["rows"].tolist() == [[3], [4]]
+
+
+def test_a_text_that_utf8_cannot_have_is_an_error_with_its_row():
+    spec = {"X": "x", "meta": ["s"], "storage": {"backend": "in-memory"}}
+    with pytest.raises(SpecError, match=r"column 's', row 1: .* contains half of a character"):
+        kd.load_dataset(spec, data={"x": [1.0, 2.0], "s": ["a", "\ud800"]})

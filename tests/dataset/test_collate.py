@@ -265,3 +265,20 @@ def test_samples_unpack_compare_and_pickle_as_pairs():
     assert isinstance(sample, tuple) and len(sample) == 2 and sample[0] is X and sample[1] is y
     again = pickle.loads(pickle.dumps(sample))
     assert type(again) is tuple and torch.equal(again[0], X) and torch.equal(again[1], y)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_without_batches_gives_each_sample_as_it_is(workers):
+    dataset = kd.from_arrays(np.arange(4.0).reshape(2, 2), 10 + np.arange(4.0).reshape(2, 2))
+    found = list(dataset.as_dataloader(batch_size=None, num_workers=workers))
+    assert [(X.tolist(), y.tolist()) for X, y in found] == [([0, 1], [10, 11]), ([2, 3], [12, 13])]
+    batches = list(dataset.as_dataloader(batch_size=None, sampler=[[1, 0], [0]], num_workers=workers))
+    assert [X.tolist() for X, _ in batches] == [[[2, 3], [0, 1]], [[0, 1]]]
+
+
+@pytest.mark.parametrize("dtype", ["uint64", "uint16", "bool", "float16", "int8"])
+def test_a_subset_in_a_plain_loader_has_numbers_of_every_dtype(dtype):
+    values = np.array([1, 0, 1]).astype(dtype)
+    subset = Subset(kd.from_arrays(values), [2, 1])
+    ((X, _),) = DataLoader(subset, batch_size=2, collate_fn=kd.from_arrays(values).collate_fn)
+    assert X.numpy().dtype == dtype and X.tolist() == [1, 0]

@@ -181,3 +181,25 @@ def test_a_misspelled_argument_is_refused_with_the_nearest(workers):
     dataset = kd.from_arrays(np.zeros((4, 2)))
     with pytest.raises(SpecError, match="unknown argument 'batchsize'; did you mean 'batch_size'"):
         dataset.as_dataloader(batchsize=2, num_workers=workers)
+
+
+def test_a_seed_may_be_any_integer_of_64_bits():
+    dataset = kd.from_arrays(np.arange(9.0))
+
+    def order(seed):
+        return [int(x) for X, _ in dataset.as_dataloader(shuffle=True, seed=seed) for x in X]
+
+    assert order(np.int64(3)) == order(3) and sorted(order(-1)) == list(range(9))
+    for wrong, message in (
+        (2**64, "does not fit into 64 bits"),
+        (0.5, "is not an integer"),
+        ("a", "is not an integer"),
+    ):
+        with pytest.raises(SpecError, match=f"seed: .* {message}"):
+            order(wrong)
+
+
+@pytest.mark.parametrize("size", [None, 0, -1])
+def test_batches_of_similar_length_need_a_size(size):
+    with pytest.raises(SpecError, match="group_by_length needs a batch_size of at least 1"):
+        kd.from_arrays([[1.0], [1.0, 2.0]]).as_dataloader(group_by_length="X", batch_size=size)

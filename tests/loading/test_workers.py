@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from kinoml_data import XyDataset, from_arrays, load_dataset, save_dataset
-from kinoml_data.errors import FeaturizationError, SpecError, StoreChangedError, StoreNotFoundError
+from kinoml_data.errors import FeaturizationError, SpecError, StoreChangedError, StoreNotFoundError, StoreReadError
 from tests.builders import same_tensor
 from tests.loading.datasets import (
     NEW,
@@ -286,3 +286,15 @@ def test_the_timeout_of_workers_is_300_seconds_unless_it_is_given(tmp_path):
     ds = packed_npz(tmp_path)
     assert ds.as_dataloader(num_workers=1).timeout == 300
     assert ds.as_dataloader(num_workers=1, timeout=7).timeout == 7
+
+
+def test_a_second_iteration_over_kept_workers_is_an_error_for_the_first():
+    loader = from_arrays(np.arange(8.0)).as_dataloader(batch_size=2, num_workers=1)
+    first = iter(loader)
+    assert len(first) == 4 and next(first)[0].tolist() == [0, 1]
+    assert [X.tolist() for X, _ in loader] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    with pytest.raises(StoreReadError, match="another iteration over this loader has begun"):
+        next(first)
+    assert len(list(loader)) == 4 and len(list(loader)) == 4
+    other = from_arrays(np.arange(8.0)).as_dataloader(batch_size=2, num_workers=1, persistent_workers=False)
+    assert len(list(zip(other, other, strict=True))) == 4

@@ -47,6 +47,7 @@ from kinoml_data.layouts.foreign_arrays import (
     foreign_arrays,
     group_problem,
     missing_groups,
+    refuse_scaling,
     scaled_column,
     strings_of,
 )
@@ -91,6 +92,7 @@ __all__ += [
     "foreign_arrays",
     "group_problem",
     "missing_groups",
+    "refuse_scaling",
     "scaled_column",
     "strings_of",
 ]

@@ -274,6 +274,22 @@ def scaled_column(
     return _ScaledColumn(values, scaling, slices, f"{where}: column {quoted(name)}", nan=nan)
 
 
+def refuse_scaling(name: str, attributes: Mapping[str, Any], where: str) -> None:
+    """Refuse a ragged column whose attributes scale its numbers or mark some as missing, which is not applied to it.
+
+    Raises:
+        UnsupportedStoreError: there is such an attribute. A `_FillValue` of NaN changes nothing.
+    """
+    for key in (*SCALING, "_Unsigned"):
+        value = attributes.get(key)
+        if value is None or (key == "_FillValue" and str(np.asarray(value).reshape(-1)[:1]) == "[nan]"):
+            continue
+        raise UnsupportedStoreError(
+            f"{where}: the values of {quoted(name)} have the attribute {key}, which is applied only to columns whose "
+            "rows have one shape; store the numbers that are meant, without the attribute"
+        )
+
+
 def _numbers(key: str, value: Any, raw: np.dtype[Any], where: str, name: str) -> NDArray[Any]:
     if isinstance(value, str) and key == "_FillValue" and raw.kind == "f":  # as xarray writes it into Zarr
         value = _from_base64(value)

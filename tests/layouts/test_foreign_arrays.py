@@ -15,6 +15,7 @@ from kinoml_data.layouts.foreign_arrays import (
     foreign_arrays,
     group_problem,
     missing_groups,
+    refuse_scaling,
     scaled_column,
     strings_of,
 )
@@ -161,6 +162,14 @@ def test_a_fill_value_of_nan_makes_nan_a_missing_value():
 def test_attributes_that_are_no_numbers_are_refused(attributes):
     with pytest.raises(UnsupportedStoreError, match=f"has the attribute {next(iter(attributes))}, which is not a num"):
         scaled([1.0], attributes)
+
+
+def test_ragged_columns_are_not_scaled():
+    for attributes in ({}, {"units": "nM"}, {"_FillValue": np.nan}, {"_FillValue": np.array([np.nan])}):
+        refuse_scaling("X", attributes, "a.h5")
+    for attributes in ({"_FillValue": 0.0}, {"_FillValue": "x"}, {"valid_max": [np.nan]}, {"_Unsigned": "true"}):
+        with pytest.raises(UnsupportedStoreError, match=f"'X' have the attribute {next(iter(attributes))}, "):
+            refuse_scaling("X", attributes, "a.h5")
 
 
 def test_integers_that_do_not_fit_float64_are_an_error():

@@ -35,8 +35,9 @@ FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6:
 """The filters that h5py includes, by their HDF5 codes. For any other filter, HDF5 would load a library."""
 MAX_RATIO = 4096  # an array may take this many times as many bytes in memory as in the file
 SMALL_ARRAY = 1 << 20  # bytes; an array of up to this size may be stored in any number of bytes
+MAX_RATIO_OF_HEAP = 8  # strings and lists of variable length may take this many times as many bytes as the file
 
-
+PART_ROWS, PART_BYTES = 1024, 1 << 24  # of strings or lists that are read at once
 DIMENSION = b"This is a netCDF dimension but not a netCDF variable"
 # What netCDF-C writes where no value was written, if a variable has no attribute `_FillValue`.
 NETCDF_FILL = {
@@ -284,7 +285,7 @@ class Hdf5File:
             padded = dataset.dtype.kind == "S" and dataset.id.get_type().get_strpad() == h5py.h5t.STR_SPACEPAD
 
             def strings() -> Ragged:
-                items = dataset[...].tolist()
+                items = [item for part in self._parts(dataset, where) for item in part.tolist()]
                 return strings_of([item.rstrip(b" ") for item in items] if padded else items, where)
 
             return WholeColumn(Array(STRING), len(dataset), strings)
@@ -292,10 +293,27 @@ class Hdf5File:
         native = np.dtype(bool) if is_bool else base.base
 
         def lists() -> Ragged:
-            rows = dataset[...]
-            return Ragged.from_rows([np.asarray(row).astype(native) for row in rows], native, 1 + len(base.shape))
+            rows = [np.asarray(row).astype(native) for part in self._parts(dataset, where) for row in part]
+            return Ragged.from_rows(rows, native, 1 + len(base.shape))
 
         return WholeColumn(Array(native, (None, *base.shape)), len(dataset), lists)
+
+    def _parts(self, dataset: Any, where: str) -> Iterator[NDArray[Any]]:
+        """The rows of strings or lists, some at a time; many rows may refer to the same bytes of the file.
+
+        Raises:
+            UnsafeStoreError: they take far more bytes in memory than the file contains.
+        """
+        # Bytes of variable length are stored without compression.
+        ratio = MAX_RATIO if dataset.dtype.kind == "S" else MAX_RATIO_OF_HEAP
+        limit, size = max(SMALL_ARRAY, ratio * self._watched.stat[2]), 0
+        step = max(1, PART_BYTES // dataset.dtype.itemsize) if dataset.dtype.kind == "S" else PART_ROWS
+        for start in range(0, len(dataset), step):
+            part = dataset[start : start + step]
+            size += part.nbytes if part.dtype.kind == "S" else sum(len(row) for row in part)
+            if size > limit:
+                raise UnsafeStoreError(f"{where} would take more than {limit} bytes in memory; leave it out")
+            yield part
 
     def close(self) -> None:
         if self._file is not None:

@@ -33,6 +33,7 @@ from kinoml_data.plugin import (
     is_reserved,
     missing_groups,
     own_arrays,
+    refuse_scaling,
     rows_of,
     scaled_column,
 )
@@ -195,10 +196,13 @@ def _column_of(file: Hdf5File, name: str, group: str, declared: Array | None, sl
         shapes = _at(group, name + SHAPES)
         if shapes not in file:
             raise UnsupportedStoreError(f"{file.path} contains {quoted(key)}, but not {quoted(name + SHAPES)}")
+        refuse_scaling(name, file.attributes(_at(group, key)), str(file.path))
         return {key: rows_of(file, _at(group, key)), name + SHAPES: file.whole(shapes)}
     if is_reserved(name):
         raise UnsupportedStoreError(f"{file.path}: {quoted(at)} has a name that no column can have; rename it")
     if (column := file.decoded(at)) is not None:
+        if not column.array.is_string:
+            refuse_scaling(name, file.attributes(at), str(file.path))
         return {name: column}
     values = rows_of(file, at)
     attributes, fill = file.attributes(at), file.fill(values.dtype)
@@ -215,6 +219,7 @@ def _ragged(file: Hdf5File, name: str, layout: RaggedLayout, group: str) -> dict
     values = file.array(_at(group, layout.values))
     if file.decoded(_at(group, layout.values)) is not None:
         raise UnsupportedStoreError(f"{where} contains strings or lists; remove it from the option `ragged`")
+    refuse_scaling(name, file.attributes(_at(group, layout.values)), str(file.path))
     counts = file.whole(_at(group, path))
     if counts.ndim != 1 or counts.dtype.kind not in "iu" or (layout.offsets and len(counts) == 0):
         raise CorruptStoreError(

@@ -166,6 +166,43 @@ def test_lists_of_another_byte_order_are_refused_because_h5py_does_not_convert_t
     assert list(listed(tmp_path / "a.h5")[0]) == ["y"]
 
 
+def test_rows_that_all_refer_to_the_same_bytes_do_not_fill_the_memory(tmp_path):
+    for name, dtype, row in (
+        ("lists", h5py.vlen_dtype(np.dtype("u1")), np.ones(1 << 20, np.uint8)),
+        ("texts", h5py.string_dtype(), "x" * (1 << 20)),
+    ):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            data = file.create_dataset("X", (20_000,), dtype)
+            data[0] = row
+            data.flush()
+            at = data.id.get_offset()
+        content = bytearray((tmp_path / f"{name}.h5").read_bytes())
+        content[at : at + 16 * 20_000] = bytes(content[at : at + 16]) * 20_000
+        (tmp_path / f"{name}.h5").write_bytes(content)
+        with (
+            closing(Hdf5(path=tmp_path / f"{name}.h5").open({"X": None})) as storage,
+            pytest.raises(UnsafeStoreError, match="bytes in memory; leave it out"),
+        ):
+            storage.read(np.array([0]), ["X"])
+
+
+def test_ragged_numbers_that_are_scaled_are_refused(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        lists = file.create_dataset("lists", (2,), h5py.vlen_dtype(np.dtype("f8")))
+        lists[0], lists[1] = np.ones(2), np.ones(1)
+        file["flat.values"], file["flat.shapes"], file["n"] = np.ones(3), np.array([[2], [1]]), [2, 1]
+        for name in ("lists", "flat.values"):
+            file[name].attrs["_FillValue"] = np.nan
+    ragged = {"ragged": {"X": {"values": "flat.values", "lengths": "n"}}}
+    for name, options in (("lists", {}), ("flat", {}), ("X", ragged)):
+        assert values(tmp_path / "a.h5", name, **options) == [[1, 1], [1]]
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        for name in ("lists", "flat.values"):
+            file[name].attrs["scale_factor"] = 2.0
+    for name, options in (("lists", {}), ("flat", {}), ("X", ragged)):
+        refused(tmp_path / "a.h5", name, "attribute scale_factor, which is applied only to", **options)
+
+
 # -- a file that is in use
 
 

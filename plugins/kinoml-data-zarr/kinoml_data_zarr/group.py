@@ -202,10 +202,7 @@ class ZarrGroup:
             UnsafeStoreError: the array would take more than `MAX_ARRAY_BYTES` in memory.
         """
         array = self.array(key)
-        if (size := array.dtype.itemsize * np.prod(array.shape, dtype=np.float64)) > MAX_ARRAY_BYTES:
-            raise UnsafeStoreError(
-                f"{self.where}: {quoted(key)} would take {size:.0f} bytes in memory; the limit is {MAX_ARRAY_BYTES}"
-            )
+        self._refuse_size(f"{self.where}: {quoted(key)}", array.dtype.itemsize * np.prod(array.shape, dtype=np.float64))
         return np.asarray(array[:]).astype(array.dtype.newbyteorder("="), copy=False)
 
     def array(self, key: str, *, text: bool = False) -> Any:
@@ -255,6 +252,7 @@ class ZarrGroup:
                 f"{where} contains strings in more than one axis, which cannot be read; store one of them per row, or "
                 "leave it out"
             )
+        self._refuse_size(where, array.dtype.itemsize * array.shape[0])
         return WholeColumn(Array(STRING), array.shape[0], lambda: strings_of(np.asarray(array[:]).tolist(), where))
 
     def lists(self, key: str, *, fill: bool) -> WholeColumn | None:
@@ -281,6 +279,7 @@ class ZarrGroup:
         if wrong or len(shape) != 1 or dtype.name not in DTYPES:
             problem = f"the codec {quoted(wrong[0])}" if wrong else f"{dtype} in {len(shape)} axes"
             raise UnsupportedStoreError(f"{where} contains lists with {problem}, which cannot be read; leave it out")
+        self._refuse_size(where, 8 * shape[0])
         codecs = [numcodecs.get_codec(config) for config in (filters[0], *others)]
         places = range(-(-shape[0] // chunks[0]) if shape[0] else 0)
 
@@ -304,6 +303,16 @@ class ZarrGroup:
                 return Ragged.from_rows([np.asarray(row, native) for row in rows], native, 1)
 
         return WholeColumn(Array(dtype, (None,)), shape[0], decode)
+
+    def attributes_of_lists(self, key: str) -> Mapping[str, Any]:
+        """The attributes of an array for which `lists` gives a column."""
+        found = self._metadata(key, ".zattrs")
+        return found if isinstance(found, dict) else {}
+
+    @staticmethod
+    def _refuse_size(where: str, size: float) -> None:
+        if size > MAX_ARRAY_BYTES:
+            raise UnsafeStoreError(f"{where} would take {size:.0f} bytes in memory; the limit is {MAX_ARRAY_BYTES}")
 
     def _metadata(self, key: str, *names: str) -> Any:
         """The metadata of an array or group, from the first of some files; None if there is none, or it is no JSON."""

@@ -33,6 +33,7 @@ from kinoml_data.plugin import (
     gather,
     is_reserved,
     own_arrays,
+    refuse_scaling,
     rows_of,
     scaled_column,
     to_native_order,
@@ -193,10 +194,12 @@ def _column(
                 if part not in names and container.get(part) is None:
                     raise UnsupportedStoreError(f"{container.where} contains {quoted(key)}, but not {quoted(part)}")
                 _refuse_holes(container, part, fill=fill)
+            refuse_scaling(name, container.array(key).attrs.asdict(), container.where)
             return {key: rows_of(container, key), name + SHAPES: container.whole(name + SHAPES)}
     if is_reserved(name):
         raise UnsupportedStoreError(f"{container.where}: {quoted(name)} has a name that no column can have; rename it")
     if (lists := container.lists(name, fill=fill)) is not None:
+        refuse_scaling(name, container.attributes_of_lists(name), container.where)
         return {name: lists}
     strings = container.strings(name)
     _refuse_holes(container, name, fill=fill)

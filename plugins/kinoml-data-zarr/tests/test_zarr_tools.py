@@ -15,7 +15,7 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
-from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError
+from kinoml_data.errors import CorruptStoreError, SpecError, UnsafeStoreError, UnsupportedStoreError
 from kinoml_data.verify import verify
 
 from kinoml_data_zarr import Zarr
@@ -102,6 +102,44 @@ def test_a_missing_or_damaged_chunk_of_lists_is_damage(tmp_path):
     with pytest.raises(CorruptStoreError, match="missing_chunks: fill"):
         values(tmp_path / "a.zarr", "X")
     assert values(tmp_path / "a.zarr", "X", missing_chunks="fill") == [*LISTS[:2], [], [], LISTS[4]]
+
+
+def test_lists_that_are_scaled_too_many_or_of_odd_dtypes_are_refused(tmp_path):
+    group_of(tmp_path / "a.zarr", 2, y=np.arange(5.0))
+    rows = [np.array(row) for row in LISTS]
+    objects(tmp_path / "a.zarr", "scaled", rows, numcodecs.VLenArray("<f8"))
+    (tmp_path / "a.zarr/scaled/.zattrs").write_text('{"add_offset": 1}')
+    refused(tmp_path / "a.zarr", "scaled", "attribute add_offset, which is applied only to")
+    objects(tmp_path / "a.zarr", "dates", [row.astype("i8") for row in rows], numcodecs.VLenArray("<i8"))
+    file = tmp_path / "a.zarr/dates/.zarray"
+    file.write_text(file.read_text().replace('"<i8"', '"<M8[s]"'))
+    refused(tmp_path / "a.zarr", "dates", r"lists with datetime64\[s\] in 1 axes")
+    objects(tmp_path / "a.zarr", "other", [row.astype(">f8") for row in rows], numcodecs.VLenArray(">f8"))
+    assert values(tmp_path / "a.zarr", "other") == LISTS
+    objects(tmp_path / "a.zarr", "packed", rows, numcodecs.VLenArray("<f8"))
+    file = tmp_path / "a.zarr/packed/.zarray"
+    metadata = json.loads(file.read_text())
+    file.write_text(json.dumps(metadata | {"compressor": {"id": "pickle"}}))
+    refused(tmp_path / "a.zarr", "packed", "lists with the codec 'pickle'")
+    file.write_text(json.dumps(metadata | {"shape": [1 << 40]}))
+    with pytest.raises(UnsafeStoreError, match="bytes in memory"):
+        values(tmp_path / "a.zarr", "packed", missing_chunks="fill")
+    assert set(listed(tmp_path / "a.zarr")[1]) == {"scaled", "dates", "packed"}
+
+
+def test_a_group_at_a_url_is_read_like_one_in_a_folder(tmp_path):
+    import fsspec
+
+    group_of(tmp_path / "a.zarr", 2, obs__age=np.arange(1.0, 6.0), y=np.arange(5.0))
+    objects(tmp_path / "a.zarr", "X", [np.array(row) for row in LISTS], numcodecs.VLenArray("<f8"))
+    objects(tmp_path / "a.zarr", "names", list("abcde"), numcodecs.JSON())
+    fsspec.filesystem("memory").put(str(tmp_path / "a.zarr"), "/tools.zarr", recursive=True)
+    storage = {"backend": "zarr", "url": "memory://tools.zarr"}
+    columns = {"X": {"dtype": "float64", "shape": ["*"]}, "age": {"dtype": "float64", "stored_as": "obs/age"}}
+    with kd.load_dataset({"columns": columns, "X": "X", "y": "age", "storage": storage}) as dataset:
+        assert dataset[2][0].tolist() == [3] and dataset[2][1] == 3
+    with closing(Zarr(url="memory://tools.zarr").open(None)) as opened:
+        assert set(opened.columns) == {"X", "y"} and set(opened.unreadable) == {"names", "obs"}
 
 
 @UNSTABLE

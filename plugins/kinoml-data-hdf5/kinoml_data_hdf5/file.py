@@ -37,7 +37,7 @@ MAX_RATIO = 4096  # an array may take this many times as many bytes in memory as
 SMALL_ARRAY = 1 << 20  # bytes; an array of up to this size may be stored in any number of bytes
 MAX_RATIO_OF_HEAP = 8  # strings and lists of variable length may take this many times as many bytes as the file
 
-PART_ROWS, PART_BYTES = 1024, 1 << 24  # of strings or lists that are read at once
+PART_ROWS, PART_BYTES = 256, 1 << 24  # of strings or lists that are read at once
 DIMENSION = b"This is a netCDF dimension but not a netCDF variable"
 # What netCDF-C writes where no value was written, if a variable has no attribute `_FillValue`.
 NETCDF_FILL = {

@@ -15,6 +15,7 @@ from kinoml_data.errors import CorruptStoreError, SpecError, UnsafeStoreError, U
 UNNAMED = "Unnamed: "  # pandas' name for a column without one, with its number
 GZIP = b"\x1f\x8b"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
+WITHOUT_THREADS = 1 << 20  # bytes
 MAX_BYTES = 1 << 32  # of a file that is decompressed
 
 
@@ -86,7 +87,8 @@ class TextTable:
             return [pa.array([], pa.large_string()) for _ in places]
         if not body.endswith((b"\n", b"\r")):
             body += b"\n"
-        read = arrow_csv.ReadOptions(column_names=ids)
+        # Little text is read without threads, so that a process that forks soon afterwards has none at work.
+        read = arrow_csv.ReadOptions(column_names=ids, use_threads=len(body) > WITHOUT_THREADS)
         parse = arrow_csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True, ignore_empty_lines=width > 1)
         convert = arrow_csv.ConvertOptions(
             column_types=dict.fromkeys(ids, pa.large_string()),

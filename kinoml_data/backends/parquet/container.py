@@ -23,6 +23,7 @@ DIGEST_BYTES = 16
 MAX_FOOTER_BYTES = 64 << 20
 MAX_GROUP_BYTES = 1 << 36
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
+WITHOUT_THREADS = 1 << 20  # bytes of a row group before compression
 SLICE_BUFFER = 1 << 17  # bytes of a column chunk that are read at once if a row group is decoded in slices
 # Arrow builds every registered extension type that the values of these two keys name. With one letter changed, the keys
 # mean nothing to Arrow, which then uses Parquet's own types. These suffice for everything that is read here.
@@ -151,8 +152,10 @@ class ParquetContainer:
         stop = self.groups[group] if stop is None else stop
         paths = [self._parquet.schema.column(leaf).path for name in names for leaf in self._leaves[name]]
         with arrow_errors(self.path):
-            # In a forked worker, the threads of the parent process do not exist.
-            threads = multiprocessing.parent_process() is None
+            # In a forked worker, the threads of the parent process do not exist. Little data is read without them, so
+            # that a process that forks soon afterwards has no threads at work.
+            large = self._parquet.metadata.row_group(group).total_byte_size > WITHOUT_THREADS
+            threads = large and multiprocessing.parent_process() is None
             if (start, stop) == (0, self.groups[group]):
                 table = self._parquet.read_row_group(group, columns=paths, use_threads=threads)
             else:
@@ -209,6 +212,7 @@ class ParquetContainer:
         return sum(self.group_sizes(columns))
 
     def close(self) -> None:
+        self._slices.clear()
         self._file.close()
 
 

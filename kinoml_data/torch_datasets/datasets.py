@@ -198,7 +198,10 @@ class MultiXTorchDataset(WithIndices):
         self._single = "X" in self._data
         self.core = core if self._single else core.with_collater(AsKinoml(core.spec))
         self._by_system = core if self._single else core.with_collater(BySystem(core.spec))
-        self._fast_key_access = self._str_keys_to_nested_dict(self._data)
+
+    @cached_property
+    def _fast_key_access(self) -> dict[int, list[str]]:
+        return self._str_keys_to_nested_dict(self._data)
 
     def __getitem__(self, index: Any) -> Any:
         return self._by_system[index]

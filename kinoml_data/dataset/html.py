@@ -41,7 +41,7 @@ def _table(columns: Sequence[description.ColumnFacts]) -> str:
             )
         )
     header = ("role", "column", "dtype", "shape of a row", "in memory")
-    return details_html("Columns", rows_html(header, rows), is_open=True)
+    return details_html("Columns", rows_html(header, rows, numeric="in memory"), is_open=True)
 
 
 def _splits(counts: dict[str, int], total: int) -> str:

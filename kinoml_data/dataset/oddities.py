@@ -8,7 +8,7 @@ import numpy as np
 
 from kinoml_data.columns import Ragged
 from kinoml_data.contracts.backend import Storage
-from kinoml_data.errors import KinomlDataError, one_line, quoted
+from kinoml_data.errors import KinomlDataError, count_of, one_line, quoted
 from kinoml_data.spec.array import Array
 
 ROWS = 10_000  # that are looked at
@@ -67,7 +67,7 @@ def text_among_numbers(storage: Storage, name: str, least: float = 0.5) -> str |
     count = len(texts) - len(others)
     if not others or count < least * len(texts):
         return None
-    numbers = f"{count:,} number{'' if count == 1 else 's'}" if count else "no numbers"
+    numbers = count_of(count, "number") if count else "no numbers"
     more = f" and {len(others) - 1:,} more texts" if len(others) > 1 else ""
     return f"{numbers}, and {quoted(texts[others[0]], 40)} in row {others[0]}{more}"
 

@@ -254,8 +254,7 @@ def infer_array(
         axes = declared.shape
         if declared.packbits and axes[-1] is not None:
             axes = (*axes[:-1], -(-axes[-1] // 8))
-    if declared is not None and declared.missing is not None and (dtype == NULL or np.dtype(dtype).kind in "iub"):
-        dtype = "float64"
+    dtype = _with_gaps(dtype, declared)
     if dtype == NULL:
         if declared is None or len(declared.shape) < depth:
             raise SpecError(f"{where}: no row shows its type; specify its dtype and shape in `columns`")
@@ -266,6 +265,12 @@ def infer_array(
     if len(lengths):
         axes = tuple(_axis(lengths[:, i] if i < depth else lengths[:0], axis) for i, axis in enumerate(axes))
     return Array(dtype, axes)
+
+
+def _with_gaps(dtype: str, declared: Array | None) -> str:
+    """The dtype of a column whose nulls become NaN if `declared` has `missing: nan`: integers and bools are float64."""
+    fills = declared is not None and declared.missing is not None
+    return "float64" if fills and (dtype == NULL or np.dtype(dtype).kind in "iub") else dtype
 
 
 def _axis(lengths: NDArray[np.int64], declared: int | None) -> int | None:
@@ -326,8 +331,7 @@ def arrow_array(type_: Any, where: str, declared: Array | None = None) -> Array:
         UnsupportedStoreError: the Arrow type is not supported; the message begins with `where`.
     """
     _, dtype = dtype_of(type_, where)
-    if declared is not None and declared.missing is not None and (dtype == NULL or np.dtype(dtype).kind in "iub"):
-        dtype = "float64"
+    dtype = _with_gaps(dtype, declared)
     if dtype == NULL:
         raise UnsupportedStoreError(f"{where} contains only nulls; leave it out, or declare it with `missing: nan`")
     return Array(dtype, type_axes(type_))

@@ -84,15 +84,14 @@ def pairs_html(pairs: Iterable[tuple[str, str]]) -> str:
     return f"<table>{''.join(lines)}</table>"
 
 
-def rows_html(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table, whose cells are HTML already; a last column "in memory" contains numbers."""
-    numeric = len(header) - 1 if header and header[-1] == "in memory" else -1
+def rows_html(header: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: str | None = None) -> str:
+    """A table, whose cells are HTML already. The column called `numeric` is aligned to the right."""
 
     def line(cells: Sequence[str], tag: str) -> str:
-        tags = [f"{tag} class=n" if i == numeric else tag for i in range(len(cells))]
+        tags = [f"{tag} class=n" if name == numeric else tag for name in header]
         return "<tr>" + "".join(f"<{t}>{cell}</{tag}>" for cell, t in zip(cells, tags, strict=True)) + "</tr>"
 
-    head = line(list(map(escape, header)), "th") if header else ""
+    head = line(list(map(escape, header)), "th")
     return f"<table>{head}{''.join(line(row, 'td') for row in rows)}</table>"
 
 

@@ -62,7 +62,7 @@ class ZarrStorage(CheckedArrayStorage):
         UnsafeStoreError: an array needs too much memory.
         UnsupportedStoreError: an array has a dtype or a codec that is not supported, or a later version of this library
             wrote the group.
-        SpecError: the group contains none of the columns, or there is no such group.
+        SpecError: the group contains none of the columns, or the group does not exist.
         StoreReadError: the group cannot be reached.
     """
 
@@ -136,7 +136,6 @@ def _foreign_arrays(
         name for name in names if (name.startswith("idx_") or name.endswith(INDEX)) and name not in (columns or ())
     ]
     groups: dict[str, str] = {}
-    unreadable: dict[str, str] = {}
     if columns is None:
         stored = dict.fromkeys(column_of(name, names) for name in names if name not in splits and name != SPEC_KEY)
         groups = _groups(container, stored)

@@ -82,7 +82,7 @@ class PositionedFile:
             on which files should not stay open.
 
     Raises:
-        StoreNotFoundError: there is no such regular file.
+        StoreNotFoundError: the file does not exist or is not a regular file.
         StoreReadError: the operating system failed to open it.
     """
 

@@ -109,9 +109,9 @@ def verify(
     """Read all rows of a dataset with every check enabled, and report all damage and all that cannot be read.
 
     The store is opened once. Every value of every column is read, computed columns included, and compared with the
-    dtype, the values and the range that the spec asks for; then the spec and its
-    splits are compared with the store. Only bytes that are not what was written are damage. A spec that does not fit
-    an intact store is an error, unless the store itself contains that spec.
+    dtype, the values and the range that the spec asks for; then the spec and its splits are compared with the store.
+    Only bytes that are not what was written are damage. A spec that does not fit an intact store is an error, unless
+    the store itself contains that spec.
 
     Args:
         spec: as for `load_dataset`.
@@ -130,9 +130,8 @@ def verify(
     backend: Backend = with_checks(make_backend(described))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # these warn about slow reading, which is expected with all checks
+            # These warn about slow reading, which is expected with all checks.
+            warnings.simplefilter("ignore", UserWarning)
             storage = backend.open(described.requested_columns)
     except CorruptStoreError as error:
         if not _is_damage(error):

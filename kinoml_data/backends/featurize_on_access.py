@@ -264,7 +264,7 @@ def _array(name: str, value: Any, declared: Array) -> NDArray[Any]:
 
 
 def _owned(values: Any) -> Any:
-    """The caller's values such that changing his arrays, tensors and lists later does not change them."""
+    """A copy of the caller's arrays, tensors and lists, so that changing those later does not change the dataset."""
     if isinstance(values, np.ndarray):
         return values.copy()
     if hasattr(values, "clone"):  # a tensor

@@ -96,7 +96,8 @@ def specs(path: str, name: str | None = None, settings: Sequence[str] | None = N
         settings: texts such as `key.key=value`, which replace values in the spec.
 
     Raises:
-        SpecError: there is no dataset of this name, the file describes one dataset, or settings are given for several.
+        SpecError: the file does not describe a dataset called `name`; `name` is given for a single dataset; or
+            `settings` are given for several datasets.
     """
     from kinoml_data.several import specs_by_name
     from kinoml_data.spec import config

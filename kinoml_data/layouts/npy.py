@@ -162,7 +162,7 @@ def read(path: Path) -> NDArray[Any]:
     """Read a `.npy` file without unpickling anything.
 
     Raises:
-        StoreNotFoundError: there is no such regular file.
+        StoreNotFoundError: the file does not exist or is not a regular file.
         StoreReadError: the operating system failed to read.
         CorruptStoreError: the file is not an npy array, or is longer or shorter than its header specifies.
         UnsafeStoreError: the array contains Python objects, or its header is longer than `MAX_HEADER`.

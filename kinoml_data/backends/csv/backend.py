@@ -73,7 +73,7 @@ class Csv(Backend):
         """Read the text of the columns into memory; see `Backend.open`.
 
         Raises:
-            StoreNotFoundError: there is no such regular file.
+            StoreNotFoundError: the file does not exist or is not a regular file.
             CorruptStoreError: the last row is cut off, or compressed data is damaged.
             UnsafeStoreError: the file takes more than 4 GiB when it is decompressed.
             UnsupportedStoreError: the number of values differs between rows, or a name occurs twice.

@@ -85,7 +85,7 @@ class NpzStorage(Storage):
         verify: "first", "always" or "never", see `Archive`.
 
     Raises:
-        StoreNotFoundError: there is no such regular file.
+        StoreNotFoundError: the file does not exist or is not a regular file.
         CorruptStoreError: the file is damaged, or its arrays do not fit together.
         UnsafeStoreError: reading the file would run code or take unbounded memory.
         UnsupportedStoreError: a requested column cannot be read, there are too many arrays per row, or the file is of a

@@ -57,7 +57,7 @@ class Directory:
         identity: a text that changes when the directory changes, and so when the checksum of any member changes.
 
     Raises:
-        StoreNotFoundError: there is no such regular file.
+        StoreNotFoundError: the file does not exist or is not a regular file.
         CorruptStoreError: the directory is inconsistent or truncated.
         UnsafeStoreError: members overlap, or a name or the directory is too long.
         UnsupportedStoreError: two members have the same name, or there are bytes before the first member.

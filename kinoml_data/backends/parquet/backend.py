@@ -41,7 +41,7 @@ class ParquetAwkward(Backend):
         """Open the file for reading; see `Backend.open`.
 
         Raises:
-            StoreNotFoundError: there is no such regular file.
+            StoreNotFoundError: the file does not exist or is not a regular file.
             CorruptStoreError: the file is damaged.
             UnsafeStoreError: the footer has more than 64 MiB, or a row group takes more than 64 GiB.
             UnsupportedStoreError: the file is encrypted, or a column that is asked for has a type that is not

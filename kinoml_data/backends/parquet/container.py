@@ -49,7 +49,7 @@ class ParquetContainer:
         max_readers: how many readers of slices stay open. Each takes a few MiB for every column that it reads.
 
     Raises:
-        StoreNotFoundError: there is no such regular file.
+        StoreNotFoundError: the file does not exist or is not a regular file.
         CorruptStoreError: the file is not a Parquet file, or is damaged.
         UnsafeStoreError: the footer has more than 64 MiB.
         UnsupportedStoreError: the file is encrypted.

@@ -22,8 +22,8 @@ def part_paths(path: Path) -> list[Path] | None:
     In a folder, files whose names begin with `_` or `.` are not parts, as other programs write notes into them.
 
     Raises:
-        StoreNotFoundError: there is no such file.
-        UnsupportedStoreError: the folder has folders in it.
+        StoreNotFoundError: the folder or the pattern contains no Parquet file.
+        UnsupportedStoreError: the folder contains folders.
     """
     if path.is_dir():
         inside = sorted(p for p in path.iterdir() if not p.name.startswith(("_", ".")))
@@ -38,7 +38,7 @@ def part_paths(path: Path) -> list[Path] | None:
     else:
         return None
     if not found:
-        raise StoreNotFoundError(f"there is no Parquet file in {quoted(str(path))}")
+        raise StoreNotFoundError(f"{quoted(str(path))} contains no Parquet file")
     return found
 
 

@@ -1,4 +1,4 @@
-"""A Parquet file whose rows are decoded in parts: a row group, or a slice of one that is too large."""
+"""Reading a Parquet file in parts, each of which is a row group or a slice of a large row group."""
 
 from __future__ import annotations
 

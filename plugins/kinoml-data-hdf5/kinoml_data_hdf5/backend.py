@@ -43,7 +43,7 @@ class Hdf5(Backend):
         """Open the file for reading; see `Backend.open`.
 
         Raises:
-            StoreNotFoundError: there is no such regular file.
+            StoreNotFoundError: the file does not exist or is not a regular file.
             CorruptStoreError: the file is damaged, or is not an HDF5 file.
             UnsafeStoreError: a column takes its values from another file, or needs far more memory than is stored.
             UnsupportedStoreError: a column has a type or a filter that is not supported, or a path is a soft link.

@@ -58,7 +58,7 @@ class Hdf5File:
         path: the file.
 
     Raises:
-        StoreNotFoundError: there is no such regular file.
+        StoreNotFoundError: the file does not exist or is not a regular file.
         StoreReadError: the operating system failed to read, or another program has the file open for writing.
         StoreChangedError: the file was replaced while it was opened.
         UnsupportedStoreError: the file is a netCDF file of the classic format, which is not HDF5.
@@ -171,7 +171,7 @@ class Hdf5File:
         """The names of the members of a group that may be columns, sorted, with "y" last.
 
         Raises:
-            SpecError: there is no such group.
+            SpecError: the file does not contain the group.
             UnsafeStoreError: a part of the path is an external link.
             UnsupportedStoreError: a part of the path is a soft link.
         """

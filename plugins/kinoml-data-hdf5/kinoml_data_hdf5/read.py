@@ -57,7 +57,7 @@ class Hdf5Storage(CheckedArrayStorage):
         fill: True if values that were never written are read as fill values; only for files of other programs.
 
     Raises:
-        StoreNotFoundError: there is no such regular file.
+        StoreNotFoundError: the file does not exist or is not a regular file.
         CorruptStoreError: the file is damaged, or is not an HDF5 file.
         UnsafeStoreError: a column takes its values from another file, or needs far more memory than is stored.
         UnsupportedStoreError: a column has a type or a filter that is not supported, or a path is a soft link.

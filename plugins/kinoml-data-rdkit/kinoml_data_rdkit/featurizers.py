@@ -1,7 +1,8 @@
 """Featurizers for SMILES, computed by RDKit: fingerprints, descriptors, one-hot SMILES and molecular graphs.
 
 RDKit is imported when the first row is featurized, not when this module is imported: the import takes a while, and a
-process that only reads features does not need it.
+process that only reads features does not need it. Only `rdkit-descriptors` imports it earlier, as RDKit determines how
+many descriptors there are.
 """
 
 from __future__ import annotations

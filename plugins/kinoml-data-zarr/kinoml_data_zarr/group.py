@@ -153,7 +153,10 @@ class ZarrGroup:
         return inside
 
     def names(self) -> list[str]:
-        """The names of the members, sorted, with "y" last. None of them has been looked at if Zarr knows not all."""
+        """The names of the members, sorted, with "y" last.
+
+        If Zarr cannot open every member, the names are those that the store lists, whatever the members are.
+        """
         try:
             names = [name for name, _ in self.group.members()]
         except UNKNOWN:
@@ -315,7 +318,7 @@ class ZarrGroup:
             raise UnsafeStoreError(f"{where} would take {size:.0f} bytes in memory; the limit is {MAX_ARRAY_BYTES}")
 
     def _metadata(self, key: str, *names: str) -> Any:
-        """The metadata of an array or group, from the first of some files; None if there is none, or it is no JSON."""
+        """The metadata of an array or group, from the first of some files; None if there is none, or it is not JSON."""
         for name in names:
             if (data := self._bytes(f"{key}/{name}")) is not None:
                 try:
@@ -363,8 +366,8 @@ def _type_problem(array: Any) -> str | None:
         )
     if dtype.name in DTYPES and dtype.name != STRING:
         return None
-    way = '`.astype("int64")`' if dtype.kind in "mM" else "numbers or strings"
-    return f"contains {dtype}, which cannot be read; store it as {way}, or leave it out"
+    way = 'with `.astype("int64")`' if dtype.kind in "mM" else "as numbers or strings"
+    return f"contains {dtype}, which cannot be read; store it {way}, or leave it out"
 
 
 def _codecs(codecs: Sequence[Any]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.dataset import splits
 from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.dataset import XyDataset
+from kinoml_data.dataset.session import open_storage
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted
 from kinoml_data.factory import BACKEND_OF, make_backend, open_to_copy
 from kinoml_data.layouts.checksums import row_checksums
@@ -128,7 +129,7 @@ def _copy(dataset: XyDataset, target: Any, overwrite: bool, progress: Progress |
     text = plain_json(spec_dict).decode()
     backend.write(columns, rows(), arrays=arrays, spec=text, overwrite=overwrite, check=compare)
     if not compared:  # the backend does not call `check`
-        with backend.open(spec.requested_columns) as copy:
+        with open_storage(backend, spec.requested_columns) as copy:
             compare(copy)
     return spec
 

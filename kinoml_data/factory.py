@@ -19,8 +19,9 @@ from kinoml_data.contracts.backend import Backend, SpecContext, Storage
 from kinoml_data.contracts.observation_model import ObservationModel
 from kinoml_data.dataset.collate import Collater
 from kinoml_data.dataset.dataset import XyDataset
-from kinoml_data.dataset.session import Session
+from kinoml_data.dataset.session import Session, open_storage
 from kinoml_data.errors import SpecError, StoreNotFoundError, error_prefix, quoted
+from kinoml_data.files import os_errors
 from kinoml_data.inference import complete
 from kinoml_data.layouts.foreign import table_of
 from kinoml_data.spec import config
@@ -154,12 +155,12 @@ def _open(
     spec: DatasetSpec, backend: Backend, dtype: Any, opened: ExitStack, *, needs_X: bool = True
 ) -> tuple[CompleteSpec, Storage]:
     """The complete spec and the open storage, which `opened` closes."""
-    storage = backend.open(spec.requested_columns)
+    storage = open_storage(backend, spec.requested_columns)
     opened.callback(storage.close)
     if spec.columns is None and spec.X is not None and storage.spec is not None:
         # The embedded spec names more columns than the caller's roles.
         storage.close()
-        storage = backend.open(None)
+        storage = open_storage(backend, None)
         opened.callback(storage.close)
     return complete(spec, storage, dtype, needs_X=needs_X), storage
 
@@ -314,6 +315,7 @@ def backend_for_file(path: Path, named: str | None = None) -> str:
     Raises:
         SpecError: no backend opens files of this suffix, or the path is a folder without Parquet files.
         StoreNotFoundError: the file does not exist.
+        StoreReadError: the operating system failed to read the folder.
     """
     suffix = path.suffix.lower()
     if name := registry.backend_for(path.name):
@@ -323,12 +325,15 @@ def backend_for_file(path: Path, named: str | None = None) -> str:
     shown = quoted(str(path))
     if not os.path.lexists(path):
         raise StoreNotFoundError(f"there is no file {shown}")
-    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+    with os_errors(path):
+        is_folder = path.is_dir()
+        names = {inside.name for inside in path.iterdir()} if is_folder else set()
+    if not names.isdisjoint({"state.json", "dataset_dict.json"}):
         way = (
             f"write `datasets.load_from_disk({shown}).to_parquet('data.parquet')`, for each split if there are several"
         )
         raise SpecError(f"{shown} is a folder that the package 'datasets' saved; {way}")
-    if next(path.glob("*.parquet"), None) is not None:
+    if any(name.endswith(".parquet") for name in names):
         return PARQUET
     way = WAYS.get(suffix, "").format(path=shown)
     if backend := BACKEND_OF.get(suffix):
@@ -338,7 +343,7 @@ def backend_for_file(path: Path, named: str | None = None) -> str:
         )
     opened = {s for cls in registry.list_backends().values() for s in cls.suffixes}
     suffixes = ", ".join(sorted(opened | set(config.SUFFIXES)))
-    if path.is_dir() and not way:
+    if is_folder and not way:
         raise SpecError(
             f"{shown} is a folder; name a file in it, or the backend that opens folders, such as backend='zarr', or "
             f"backend='lance'; known suffixes: {suffixes}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import mmap
 import operator
 import os
@@ -17,8 +18,10 @@ import stat
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from glob import glob, has_magic
 from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
@@ -381,6 +384,42 @@ def _wait_for_tick(modified: int) -> None:
     age = time.time() - modified / 1e9
     if abs(age) < tick:
         time.sleep(tick - age)
+
+
+@contextmanager
+def os_errors(path: Path | str) -> Iterator[None]:
+    """Turn an error of the operating system while looking at a path into a `StoreReadError` that names the path."""
+    try:
+        yield
+    except KinomlDataError:  # some of them are errors of the operating system, too
+        raise
+    except OSError as error:
+        raise StoreReadError(f"{quoted(str(path))} cannot be read: {error}") from None
+
+
+def matches(pattern: Path | str, folder: Path | None = None) -> list[str]:
+    """The paths that match a pattern, sorted. `**` stands for any number of folders.
+
+    Args:
+        pattern: the pattern.
+        folder: the folder that a relative pattern starts from; by default the working directory.
+
+    Raises:
+        StoreReadError: a folder that may contain a match cannot be read, which `glob` would pass over.
+    """
+    text = str(pattern)
+    found = sorted(glob(text, root_dir=folder, recursive=True))  # noqa: PTH207 - Path.glob refuses absolute patterns
+    *folders, _ = Path(text).parts
+    fixed = list(itertools.takewhile(lambda part: not has_magic(part), folders))
+    root = (folder or Path()).joinpath(*fixed)
+    with os_errors(root):
+        if root.is_dir():
+            deque(root.iterdir() if fixed == folders else os.walk(root, onerror=_raise), maxlen=0)
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _close(fd: int) -> None:

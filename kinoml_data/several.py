@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
-from glob import glob
 from pathlib import Path
 from typing import Any
 
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.errors import SpecError, StoreNotFoundError, error_prefix, quoted
 from kinoml_data.factory import backend_for_file, load_dataset, plain
+from kinoml_data.files import matches
 from kinoml_data.spec import config
 from kinoml_data.spec.dataset_spec import DatasetSpec
 
@@ -81,7 +81,7 @@ def _several_of_mapping(specs: Any, folder: Path) -> dict[str, Callable[[], Data
 
 def _matches(pattern: str, folder: Path) -> list[tuple[str, str]]:
     """The stem and the path of each file that matches a glob, sorted by stem."""
-    paths = sorted(glob(str(config.expanded(pattern, folder)), root_dir=folder, recursive=True))  # noqa: PTH207 - Path.glob refuses absolute patterns
+    paths = matches(config.expanded(pattern, folder), folder)
     if not paths:
         raise StoreNotFoundError(f"no file matches {quoted(pattern)} in {quoted(str(folder))}")
     by_stem: dict[str, str] = {}

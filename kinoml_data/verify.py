@@ -16,7 +16,7 @@ from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.columns import Column, Ragged
 from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.dataset.binding import Binding
-from kinoml_data.dataset.session import Session
+from kinoml_data.dataset.session import Session, open_storage
 from kinoml_data.errors import (
     CorruptStoreError,
     KinomlDataError,
@@ -132,7 +132,7 @@ def verify(
         with warnings.catch_warnings():
             # These warn about slow reading, which is expected with all checks.
             warnings.simplefilter("ignore", UserWarning)
-            storage = backend.open(described.requested_columns)
+            storage = open_storage(backend, described.requested_columns)
     except CorruptStoreError as error:
         if not _is_damage(error):
             raise

@@ -14,7 +14,9 @@ from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.dataset import splits
 from kinoml_data.dataset.binding import Binding
 from kinoml_data.errors import SpecError, StoreChangedError, StoreReadError
+from kinoml_data.files import os_errors
 from kinoml_data.layouts.memory_storage import MemoryStorage
+from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
 from kinoml_data.spec.parts import FileSplit
 
@@ -101,7 +103,7 @@ class Session:
 
     def _reopened(self) -> Storage:
         assert self.backend is not None
-        storage = self.backend.open(self.spec.requested_columns).loaded(self.spec.stored_names)
+        storage = open_storage(self.backend, self.spec.requested_columns).loaded(self.spec.stored_names)
         if storage.identity != self.identity:
             storage.close()
             raise StoreChangedError(
@@ -150,3 +152,13 @@ def _reduce_for_worker(session: Session) -> tuple[Any, ...]:
 
 
 ForkingPickler.register(Session, _reduce_for_worker)
+
+
+def open_storage(backend: Backend, columns: Mapping[str, Array | None] | None) -> Storage:
+    """Open a store for reading; see `Backend.open`.
+
+    Raises:
+        StoreReadError: the operating system failed, and the backend did not say so itself.
+    """
+    with os_errors(str(getattr(backend, "path", backend.name))):
+        return backend.open(columns)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from kinoml_data.columns import Ragged
 from kinoml_data.contracts.backend import Backend
+from kinoml_data.errors import KinomlDataError
 from kinoml_data.spec.array import Array
 from kinoml_data.testing import examples, machine
 from kinoml_data.testing.comparing import (
@@ -182,6 +186,23 @@ class ReadingTests(Suite):
                     thread.join()
         if failures:
             raise failures[0]
+
+    def test_a_path_that_the_system_cannot_look_at_is_an_error_of_the_library(
+        self, shared: Shared, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        example, stored = shared(examples.mixed())
+        path, stat = getattr(stored, "path", None), os.stat
+        if path is None:
+            pytest.skip("the backend has no path")
+
+        def failing(target: Any, **options: Any) -> os.stat_result:
+            if isinstance(target, (str, os.PathLike)) and Path(target) == path:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return stat(target, **options)
+
+        monkeypatch.setattr(os, "stat", failing)
+        with suppress(KinomlDataError), self.dataset(stored, example) as dataset:
+            dataset[0]
 
     def test_any_use_of_any_dataset_gives_what_was_stored(self, backend: Backend, tmp_path: Path) -> None:
         def store(example: Example) -> Backend:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsafeStoreError, UnsupportedStoreError, one_line
 
 UNNAMED = "Unnamed: "  # pandas' name for a column without one, with its number
@@ -97,9 +99,12 @@ class TextTable:
             quoted_strings_can_be_null=False,
             null_values=[""],
         )
+        # Arrow's threads may outlive this call for a moment, so what they release must not be an object of Python.
+        buffer = pa.allocate_buffer(len(body))
+        np.frombuffer(buffer, np.uint8)[:] = np.frombuffer(body, np.uint8)
         try:
             table = arrow_csv.read_csv(
-                pa.BufferReader(body), read_options=read, parse_options=parse, convert_options=convert
+                pa.BufferReader(buffer), read_options=read, parse_options=parse, convert_options=convert
             )
         except pa.ArrowInvalid as error:
             raise self._uneven() or CorruptStoreError(f"{self.path}: {one_line(error)}") from None

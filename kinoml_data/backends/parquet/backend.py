@@ -25,9 +25,10 @@ class ParquetAwkward(Backend):
     Attributes:
         path: the file; or a folder or a pattern such as `parts/*.parquet` of files with the same columns, whose rows
             follow one another in the order of the names of the files.
-        memory_budget: a number of bytes; by default, half of the memory that is available when the file is opened. If
-            the columns of a dataset take more when they are decoded, they are read by row group, and decoded row groups
-            are remembered up to this size.
+        memory_budget: the number of bytes that reading may take; by default, three quarters of the memory that is
+            available when the file is opened. The columns of a dataset are kept in memory if they take at most half of
+            it when they are decoded. Otherwise they are read by row group, or by slices of a large row group, and the
+            decoded rows are remembered up to a third of it.
     """
 
     name = "parquet-awkward"
@@ -92,7 +93,7 @@ class ParquetAwkward(Backend):
         from kinoml_data.layouts.arrow import arrow_errors
         from kinoml_data.layouts.arrow_rows import ArrowLayout
 
-        budget = available_memory() // 2 if self.memory_budget is None else self.memory_budget
+        budget = available_memory() * 3 // 4 if self.memory_budget is None else self.memory_budget
         parts = part_paths(self.path)
         file = ParquetContainer(self.path) if parts is None else ParquetParts(self.path, parts)
         try:

@@ -6,7 +6,9 @@ import base64
 import hashlib
 import io
 import multiprocessing
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ DIGEST_BYTES = 16
 MAX_FOOTER_BYTES = 64 << 20
 MAX_GROUP_BYTES = 1 << 36
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
-WITHOUT_THREADS = 1 << 20  # bytes of a row group before compression
+MOST_THREADS = 8
+WITHOUT_THREADS = 16 << 20  # bytes of a row group before compression; less is not read faster by several
 SLICE_BUFFER = 1 << 17  # bytes of a column chunk that are read at once if a row group is decoded in slices
 # Arrow builds every registered extension type that the values of these two keys name. With one letter changed, the keys
 # mean nothing to Arrow, which then uses Parquet's own types. These suffice for everything that is read here.
@@ -73,7 +76,9 @@ class ParquetContainer:
         if self.sealed:  # only files of this library; their rows are compared with checksums whenever they are decoded
             self._file.recheck_with(self.same_content)
         self._footer = start, footer.replace(SCHEMA, HIDDEN_SCHEMA)
+        self._parquet: Any = None
         self._parquet = self._parquet_file()
+        self._parallel = [self._parquet]
         self.max_readers = 1
         self._slices: dict[tuple[str, ...], tuple[int, int, Iterator[Any]]] = {}
         footer_metadata = self._parquet.metadata
@@ -100,6 +105,7 @@ class ParquetContainer:
     def _parquet_file(self, **options: Any) -> Any:
         return pq.ParquetFile(
             _FooterOverride(self._file, *self._footer),
+            metadata=None if self._parquet is None else self._parquet.metadata,
             memory_map=False,
             pre_buffer=False,
             page_checksum_verification=True,
@@ -150,20 +156,15 @@ class ParquetContainer:
         """
         names = list(columns)
         stop = self.groups[group] if stop is None else stop
-        paths = [self._parquet.schema.column(leaf).path for name in names for leaf in self._leaves[name]]
         with arrow_errors(self.path):
-            # In a forked worker, the threads of the parent process do not exist. Little data is read without them, so
-            # that a process that forks soon afterwards has no threads at work.
-            large = self._parquet.metadata.row_group(group).total_byte_size > WITHOUT_THREADS
-            threads = large and multiprocessing.parent_process() is None
             if (start, stop) == (0, self.groups[group]):
-                table = self._parquet.read_row_group(group, columns=paths, use_threads=threads)
+                tables = self._group(group, names)
             else:
-                table = self._slice(group, paths, start, stop)
+                tables = dict.fromkeys(names, self._slice(group, self._paths(names), start, stop))
             self._file.check()
             arrays = {}
             for name in names:
-                chunks = table.column(self._root if self._root is not None else name).chunks
+                chunks = tables[name].column(self._root if self._root is not None else name).chunks
                 if self._root is not None:
                     # `flatten` turns a missing struct into missing fields.
                     chunks = [chunk.flatten()[chunk.type.get_field_index(name)] for chunk in chunks]
@@ -175,15 +176,42 @@ class ParquetContainer:
                 arrays[name] = [tensor.nested(chunk) for chunk in chunks] if tensor else chunks
         return arrays
 
+    def _paths(self, names: Iterable[str]) -> list[str]:
+        return [self._parquet.schema.column(leaf).path for name in names for leaf in self._leaves[name]]
+
+    def _group(self, group: int, names: Sequence[str]) -> dict[str, Any]:
+        """All rows of a row group, as a `pyarrow.Table` for each column, which some columns share.
+
+        The threads are not Arrow's: those stay, and may still be giving back the Python file when the process forks or
+        ends, which then hangs or crashes.
+        """
+        large = self._parquet.metadata.row_group(group).total_byte_size > WITHOUT_THREADS
+        cores = (os.cpu_count() or 1) if large and multiprocessing.parent_process() is None else 1
+        count = max(1, min(cores, MOST_THREADS, len(names)))
+        while len(self._parallel) < count:
+            self._parallel.append(self._parquet_file())
+        shares = [names[i::count] for i in range(count)]
+
+        def read(file: Any, share: Sequence[str]) -> Any:
+            return file.read_row_group(group, columns=self._paths(share), use_threads=False)
+
+        if count == 1:
+            return dict.fromkeys(names, read(self._parquet, names))
+        with ThreadPoolExecutor(count) as pool:
+            tables = list(pool.map(read, self._parallel, shares))
+        return {name: table for table, share in zip(tables, shares, strict=True) for name in share}
+
     def _slice(self, group: int, paths: list[str], start: int, stop: int) -> Any:
         """Some rows of a row group, as a `pyarrow.Table`."""
         at_group, at, rows = self._slices.pop(tuple(paths), (-1, 0, iter(())))
         if (at_group, at) != (group, start):
             rows = _rows_of(self._parquet_file(buffer_size=SLICE_BUFFER), group, paths, start, stop - start)
         table = next(rows)
-        self._slices[tuple(paths)] = group, stop, rows
+        if start > 0:  # a reader that has read the first slice only may have been asked for a few rows, and no more
+            self._slices[tuple(paths)] = group, stop, rows
         while len(self._slices) > self.max_readers:
             del self._slices[next(iter(self._slices))]
+        pa.default_memory_pool().release_unused()
         return table
 
     def same_content(self, file: PositionedFile) -> bool:
@@ -213,6 +241,7 @@ class ParquetContainer:
 
     def close(self) -> None:
         self._slices.clear()
+        self._parallel.clear()
         self._file.close()
 
 
@@ -262,6 +291,8 @@ def _rows_of(file: Any, group: int, paths: list[str], start: int, count: int) ->
     for batch in file.iter_batches(count, row_groups=[group], columns=paths, use_threads=False):
         if (skip := min(start - skipped, len(batch))) > 0:
             skipped += skip
+            if skip == len(batch):
+                continue  # an empty slice would keep the memory of all its rows
             batch = batch.slice(skip)
         held, rows = [*held, batch], rows + len(batch)
         while rows >= count:

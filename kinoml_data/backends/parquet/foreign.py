@@ -25,8 +25,8 @@ from kinoml_data.layouts.arrow import (
 from kinoml_data.spec.array import Array
 
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")
-LEAST_PART = 1 << 20  # bytes
-READER = 8 << 20  # bytes that are reckoned for the pages and the dictionary of a column that is read in slices
+LEAST_SLICE, MOST_SLICE = 1 << 20, 32 << 20  # bytes
+READER = 4 << 20  # bytes that are reckoned for the pages and the dictionary of a column that is read in slices
 
 
 class ForeignTable(Table):
@@ -36,7 +36,9 @@ class ForeignTable(Table):
         file: the open file.
         requested: the columns that the spec asks for, None for all; they provide dtypes and axes that no row shows.
             The index of a pandas table is a column only if it is requested.
-        budget: the number of bytes that may be held. A row group of more than half of them is decoded in slices.
+        budget: the number of bytes that reading may take: a third for the rows that `RowGroups` remembers, a quarter
+            for the readers of slices, and the rest for the slice that is decoded. A row group of more than an eighth of
+            the budget, or more than 32 MiB, is decoded in slices of this size.
 
     Raises:
         SpecError: columns are requested, and none of them is stored; or the type of a column is not known.
@@ -61,10 +63,10 @@ class ForeignTable(Table):
         self._slices: list[tuple[int, int, int]] = []  # the row group, and the first and the last row in it
         self._firsts = np.cumsum([0, *file.groups])
         for group, (rows, size) in enumerate(zip(file.groups, file.group_sizes(self.columns), strict=True)):
-            count = min(rows, -(-size // max(budget // 2, LEAST_PART))) or 1
+            count = min(rows, -(-size // max(LEAST_SLICE, min(budget // 8, MOST_SLICE)))) or 1
             step = -(-rows // count)
             self._slices += [(group, start, min(start + step, rows)) for start in range(0, max(rows, 1), step or 1)]
-        file.max_readers = max(1, budget // READER)
+        file.max_readers = max(1, budget // 4 // READER)
         self.parts = [stop - start for _, start, stop in self._slices]
 
     def read(self, part: int, names: Sequence[str]) -> dict[str, Column]:
@@ -81,18 +83,18 @@ class ForeignTable(Table):
         return {
             name: column_of(self.columns[name], rows, self._with_declared_axes(name))
             for some in together
-            for name, rows in self._rows(part, some).items()
+            for name, rows in self._rows((group, start, stop), some).items()
         }
 
     def load(self, names: Sequence[str], budget: int) -> dict[str, Column] | None:
         """See `Table`; raises the errors of `read`."""
         found: dict[str, list[ArrowRows]] = {name: [] for name in names}
         size = 0
-        for part in range(len(self.parts)):
-            for name, rows in self._rows(part, names).items():
+        for group, count in enumerate(self._file.groups):
+            for name, rows in self._rows((group, 0, count), names).items():
                 found[name] += rows
                 size += sum(r.values.nbytes + r.shapes.nbytes + 8 * len(r.shapes) for r in rows)
-            if size * (2 if part else 1) > budget:  # the parts, and the whole that is made of them
+            if size * (2 if group else 1) > budget:  # the parts, and the whole that is made of them
                 return None
         for name, rows in found.items():
             self.columns[name] = self._inferred(name, [part_rows.shapes for part_rows in rows])
@@ -101,7 +103,7 @@ class ForeignTable(Table):
     def settle(self, name: str) -> None:
         """See `Table`; raises the errors of `read`. A column that the spec declares needs nothing."""
         if self._requested.get(name) is None and self.columns[name].ragged:
-            parts = (self._rows(part, [name])[name] for part in range(len(self.parts)))
+            parts = (self._rows(place, [name])[name] for place in self._slices)
             self.columns[name] = self._inferred(name, [_extremes(rows.shapes) for part in parts for rows in part])
 
     def _with_declared_axes(self, name: str) -> Array:
@@ -119,8 +121,9 @@ class ForeignTable(Table):
     def _inferred(self, name: str, shapes: Sequence[NDArray[np.int64]]) -> Array:
         return infer_array(name, self._file.types[name], shapes, self._where(name), self._requested.get(name))
 
-    def _rows(self, part: int, names: Sequence[str]) -> dict[str, list[ArrowRows]]:
-        group, start, stop = self._slices[part]
+    def _rows(self, place: tuple[int, int, int], names: Sequence[str]) -> dict[str, list[ArrowRows]]:
+        """The rows of some columns in a row group, from the first row to the last."""
+        group, start, stop = place
         chunks = self._file.read(group, names, start, stop)
         first = int(self._firsts[group]) + start
         return {

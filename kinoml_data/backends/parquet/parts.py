@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from glob import glob, has_magic
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
 from kinoml_data.backends.parquet.container import ParquetContainer
 from kinoml_data.errors import StoreNotFoundError, UnsupportedStoreError, one_line, quoted
+from kinoml_data.files import matches
 from kinoml_data.layouts.arrow_rows import ArrowLayout
 
 SUFFIXES = (".parquet", ".pq", ".parq")
@@ -23,6 +25,7 @@ def part_paths(path: Path) -> list[Path] | None:
 
     Raises:
         StoreNotFoundError: the folder or the pattern contains no Parquet file.
+        OSError: a folder cannot be listed; `open_storage` makes it a `StoreReadError`.
         UnsupportedStoreError: the folder contains folders.
     """
     if path.is_dir():
@@ -33,8 +36,8 @@ def part_paths(path: Path) -> list[Path] | None:
                 "of a column; give a pattern for the files of one table, such as 'folder/**/*.parquet'"
             )
         found = [p for p in inside if p.suffix.lower() in SUFFIXES]
-    elif has_magic(str(path)) and not path.exists():
-        found = [Path(p) for p in sorted(glob(str(path), recursive=True)) if Path(p).is_file()]  # noqa: PTH207 - Path.glob refuses absolute patterns
+    elif has_magic(str(path)) and not os.path.lexists(path):
+        found = [Path(p) for p in matches(path) if Path(p).is_file()]
     else:
         return None
     if not found:

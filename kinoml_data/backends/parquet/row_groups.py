@@ -20,6 +20,8 @@ from kinoml_data.layouts.memory_storage import MemoryStorage
 from kinoml_data.lru import LruCache
 from kinoml_data.spec.array import Array
 
+MOST_TOGETHER = 32 << 20  # bytes that are decoded at once: the readers of columns take as much again
+
 
 class Table(ABC):
     """How the columns of a file are decoded.
@@ -59,7 +61,7 @@ class RowGroups(Storage):
         file: the open file, which is closed with this storage.
         table: decodes its columns.
         names: the columns of this storage.
-        budget: the number of bytes that may be held.
+        budget: the number of bytes that reading may take.
         cached: the number of bytes of decoded parts to keep; the last part is kept in any case.
     """
 
@@ -91,7 +93,7 @@ class RowGroups(Storage):
         return {name: _take(concatenate(pieces), inverse) for name, pieces in taken.items()}
 
     def loaded(self, columns: Sequence[str]) -> Storage:
-        """The columns in memory if they fit into the budget, and otherwise through a cache of that size."""
+        """The columns in memory if they take at most half of the budget, and otherwise through a cache."""
         if not columns:
             return self
         table, data = self._table, self._loaded(columns)
@@ -111,26 +113,26 @@ class RowGroups(Storage):
             )
             return storage
         warnings.warn(
-            f"{self._file.path} is larger than its memory_budget of {self._budget} bytes when decoded. Its row groups "
-            "are decoded as rows are read, which is slow for shuffled rows. Convert the file to npz-lazy, or raise the "
-            "budget.",
+            f"{self._file.path} takes more than half of its memory_budget of {self._budget} bytes when decoded. Its "
+            "row groups are decoded as rows are read, which is slow for shuffled rows. Convert the file to npz-lazy, "
+            "or raise the budget.",
             stacklevel=3,
         )
         for name in columns:
             table.settle(name)
-        return RowGroups(self._file, table, columns, budget=self._budget, cached=self._budget)
+        return RowGroups(self._file, table, columns, budget=self._budget, cached=self._budget // 3)
 
     def close(self) -> None:
         self._file.close()
 
     def _loaded(self, columns: Sequence[str]) -> dict[str, Column] | None:
-        """All rows of some columns; None if they exceed the budget."""
+        """All rows of some columns; None if they take more than half of the budget."""
         data: dict[str, Column] = {}
-        left = self._budget
+        left = self._budget // 2  # decoding takes as much again, with what the allocator keeps
         sizes = {name: self._file.decoded_size([name]) for name in columns}
         if sum(sizes.values()) > left:
             return None
-        for names in _together(sizes, left // 8):
+        for names in _together(sizes, min(left // 8, MOST_TOGETHER)):
             found = self._table.load(names, left)
             if found is None:
                 return None

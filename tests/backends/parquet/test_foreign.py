@@ -264,7 +264,7 @@ def test_a_null_anywhere_is_named_with_its_row(tmp_path: Path, values: Any, row:
     ],
     ids=str,
 )
-@pytest.mark.filterwarnings("ignore:.*larger than its memory_budget:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*takes more than half of its memory_budget:UserWarning")
 def test_a_null_is_nan_if_the_spec_says_so(
     tmp_path: Path, values: Any, expected: list[Any], row_group_size: int
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 import kinoml_data as kd
 from kinoml_data.backends.parquet.parts import part_paths
-from kinoml_data.errors import StoreChangedError, StoreNotFoundError, UnsupportedStoreError
+from kinoml_data.errors import StoreChangedError, StoreNotFoundError, StoreReadError, UnsupportedStoreError
 from kinoml_data.verify import verify
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(no checksums of its rows|memory_budget):UserWarning")
@@ -37,6 +39,28 @@ def folder(tmp_path: Path) -> Path:
     (found / "_SUCCESS").touch()
     (found / "notes.txt").touch()
     return found
+
+
+@pytest.mark.parametrize("pattern", ["*.parquet", "*/*.parquet", "**/*.parquet"])
+def test_parts_in_a_folder_that_cannot_be_read_are_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        pq.write_table(part(0, 4), tmp_path / name / f"{name}.parquet")
+    scandir, locked = os.scandir, tmp_path / ("b" if "/" in pattern else "")
+
+    def failing(path: Any) -> Any:
+        if not isinstance(path, int) and Path(path) == locked:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    monkeypatch.setattr(os, "listdir", lambda path: [entry.name for entry in failing(path)])
+    with pytest.raises(StoreReadError, match="Permission denied"):
+        kd.load_dataset(tmp_path / pattern, X="i", backend="parquet-awkward")
+    with pytest.raises(StoreReadError, match="Permission denied"):
+        kd.load_datasets({"datasets": str(tmp_path / pattern), "X": "i"})
 
 
 @pytest.mark.parametrize("budget", [None, 0])

@@ -50,7 +50,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def by_group(path: Path, budget: int = 0) -> kd.XyDataset:
-    with pytest.warns(UserWarning, match="larger than its memory_budget"):
+    with pytest.warns(UserWarning, match="takes more than half of its memory_budget"):
         ds = kd.load_dataset(path, **roles(path), memory_budget=budget)
     return ds
 
@@ -65,7 +65,7 @@ def roles(path: Path) -> dict[str, Any]:
 
 def test_a_file_over_the_budget_is_not_decoded_when_it_opens(path: Path) -> None:
     storage = ParquetAwkward(path=path, memory_budget=0).open(None)
-    with pytest.warns(UserWarning, match="larger than its memory_budget"):
+    with pytest.warns(UserWarning, match="takes more than half of its memory_budget"):
         storage = storage.loaded(list(storage.columns))
     with storage:
         assert isinstance(storage, RowGroups)
@@ -122,7 +122,7 @@ def test_another_time_stamp_is_a_change_only_of_a_file_without_checksums(path: P
             else:
                 with pytest.raises(StoreChangedError):
                     dataset[[3, 50]]
-        with pytest.warns(UserWarning, match="larger than its memory_budget"):
+        with pytest.warns(UserWarning, match="takes more than half of its memory_budget"):
             assert equal_tensors(pickle.loads(sent)[[3, 50]], expected)
 
 
@@ -143,7 +143,7 @@ def test_a_file_that_was_altered_in_place_is_an_error(path: Path) -> None:
 
 @pytest.mark.parametrize("budget", [0, 40_000])
 def test_a_large_row_group_is_decoded_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
-    monkeypatch.setattr(foreign, "LEAST_PART", 10_000)
+    monkeypatch.setattr(foreign, "LEAST_SLICE", 10_000)
     lists = [RNG.normal(size=row % 7).tolist() for row in range(1_000)]
     table = pa.table({"i": np.arange(1_000), "x": lists, "t": [f"m{row}" * (row % 9) for row in range(1_000)]})
     pq.write_table(table, tmp_path / "t.parquet", row_group_size=700)
@@ -157,6 +157,66 @@ def test_a_large_row_group_is_decoded_in_slices(tmp_path: Path, monkeypatch: pyt
             for name in ("x", "t"):
                 np.testing.assert_array_equal(found[name].values, expected[name].values)
                 np.testing.assert_array_equal(found[name].shapes, expected[name].shapes)
+
+
+OPERATIONS = {
+    "open": "kd.load_dataset(spec)[:10]",
+    "read the middle": "kd.load_dataset(spec)[100_000:100_100]",
+    "verify": "assert verify(spec).intact",
+    "convert": "kd.convert(spec, target)",
+    "inspect": "columns(open_to_copy(spec, loads=False), 1000)",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_one_large_row_group_of_many_columns_takes_no_more_than_the_budget(tmp_path: Path, operation: str) -> None:
+    rows, budget = 200_000, 60_000_000
+    rng = np.random.default_rng(0)
+    table = {f"f{i}": rng.random(rows) for i in range(60)}  # 96 MB
+    for path, data in (("large", pa.table(table)), ("small", pa.table(table)[:10])):
+        pq.write_table(data, tmp_path / path)
+    program = f"""
+import warnings
+warnings.simplefilter("ignore")
+import kinoml_data as kd
+from kinoml_data.dataset.description import columns
+from kinoml_data.factory import open_to_copy
+from kinoml_data.verify import verify
+
+def peak():
+    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+columns_of_spec = {{"X": {{"dtype": "float64", "stored_as": {{"glob": "f*"}}}}}}
+for path in ("small", "large"):
+    storage = {{"backend": "parquet-awkward", "path": f"{tmp_path}/{{path}}", "memory_budget": {budget}}}
+    spec, target = {{"columns": columns_of_spec, "storage": storage}}, f"{tmp_path}/{{path}}.npz"
+    before = peak()
+    {OPERATIONS[operation]}
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < budget, done.stdout
+
+
+@pytest.mark.slow
+def test_no_thread_is_left_after_a_large_row_group_was_read(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random(2_000_000)
+    table = pa.table({"a": values, "b": values})
+    pq.write_table(table[:10], tmp_path / "small.parquet")
+    pq.write_table(table, tmp_path / "large.parquet")
+    program = f"""
+import os, warnings
+warnings.simplefilter("ignore")
+import kinoml_data as kd
+counts = []
+for path in ("small", "large"):
+    kd.load_dataset(f"{tmp_path}/{{path}}.parquet", X="a", y="b")
+    counts.append(len(os.listdir("/proc/self/task")))
+print(counts[1] - counts[0])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= 0
 
 
 @pytest.mark.parametrize("origin", ["ours", "another program's"])

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from kinoml_data import registry
+from kinoml_data.backends.featurize_on_access import FeaturizeOnAccess
 from kinoml_data.columns import Columns
 from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.dataset import splits
@@ -19,7 +20,7 @@ from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.dataset.session import open_storage
 from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted
-from kinoml_data.factory import BACKEND_OF, make_backend, open_to_copy
+from kinoml_data.factory import BACKEND_OF, as_spec, make_backend, open_to_copy
 from kinoml_data.layouts.checksums import row_checksums
 from kinoml_data.spec import config
 from kinoml_data.spec.array import Array
@@ -63,7 +64,9 @@ def convert(
     """
     if isinstance(source, XyDataset):
         return _copy(source, target, overwrite, progress)
-    with open_to_copy(source) as dataset:
+    # Each row is read once, so that features need not be remembered.
+    once: dict[str, Any] = {"memory_budget": 0} if as_spec(source).storage.backend == FeaturizeOnAccess.name else {}
+    with open_to_copy(source, **once) as dataset:
         unreadable = dataset._session.binding.storage.unreadable
         if unreadable and dataset.spec.X is None:  # all columns are copied
             name, reason = next(iter(unreadable.items()))

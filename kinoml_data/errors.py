@@ -126,15 +126,22 @@ def missing_value(where: str, row: int, line: int | None = None, *, is_number: b
 def quoted(value: object, limit: int = 120) -> str:
     """`value` for an error message: on one line, with control characters escaped, shortened to `limit` characters.
 
-    Of a value that is shown on several lines, such as a table, only the type is named.
+    Of a value that is shown on several lines, such as a table, or cannot be shown, only the type is named.
     """
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:
+        text = "\n"
     return f"a value of type {type(value).__name__}" if "\n" in text else one_line(text, limit)
 
 
 def one_line(error: object, limit: int = 400) -> str:
     """The text of another library's error on one line, without control characters, shortened to `limit` characters."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    try:
+        shown = str(error)
+    except Exception:  # the text of an exception is another program's code
+        shown = f"a {type(error).__name__} without a text"
+    text = " ".join("".join(c if c.isprintable() else " " for c in shown).split())
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 

@@ -20,7 +20,7 @@ from kinoml_data.contracts.observation_model import ObservationModel
 from kinoml_data.dataset.collate import Collater
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.dataset.session import Session, open_storage
-from kinoml_data.errors import SpecError, StoreNotFoundError, error_prefix, quoted
+from kinoml_data.errors import SpecError, StoreNotFoundError, error_prefix, one_line, quoted
 from kinoml_data.files import os_errors
 from kinoml_data.inference import complete
 from kinoml_data.layouts.foreign import table_of
@@ -273,7 +273,9 @@ def as_spec(spec: Any, base: Path | None = None, backend: str | Backend | None =
     if isinstance(spec, DatasetSpec):
         return spec if base is None else spec.located(base, spec.root)
     if isinstance(spec, Mapping) or _is_omegaconf(spec):
-        return DatasetSpec.parse(plain(spec), base)
+        spec = plain(spec)
+        if isinstance(spec, Mapping):
+            return DatasetSpec.parse(spec, base)
     if not isinstance(spec, (str, os.PathLike)):
         raise SpecError(f"{quoted(spec)} is not a spec; give a DatasetSpec, a mapping or a path")
     path = config.expanded(spec, base)
@@ -358,12 +360,24 @@ def _is_omegaconf(spec: Any) -> bool:
 
 
 def plain(spec: Any) -> Any:
-    """A spec of mappings, sequences or an OmegaConf config as dicts and lists."""
+    """A spec of mappings, sequences or an OmegaConf config as dicts and lists.
+
+    Raises:
+        SpecError: an interpolation of OmegaConf cannot be resolved, a mandatory value is missing, or the spec is nested
+            too deep, for example because it contains itself.
+    """
     if _is_omegaconf(spec):
-        return sys.modules["omegaconf"].OmegaConf.to_container(spec, resolve=True)
-    if isinstance(spec, Mapping):
-        return {key: plain(value) for key, value in spec.items()}
-    return [plain(value) for value in spec] if isinstance(spec, (list, tuple)) else spec
+        omegaconf: Any = sys.modules["omegaconf"]
+        try:
+            return omegaconf.OmegaConf.to_container(spec, resolve=True, throw_on_missing=True)
+        except omegaconf.errors.OmegaConfBaseException as error:
+            raise SpecError(f"the config cannot be resolved: {one_line(error)}") from None
+    try:
+        if isinstance(spec, Mapping):
+            return {key: plain(value) for key, value in spec.items()}
+        return [plain(value) for value in spec] if isinstance(spec, (list, tuple)) else spec
+    except RecursionError:
+        raise SpecError("the spec is nested too deep; does a mapping contain itself?") from None
 
 
 # -- the backend

@@ -234,8 +234,10 @@ class PositionedFile:
                 _close(fd)
 
     def __del__(self) -> None:
-        with suppress(Exception):
+        try:  # noqa: SIM105 - when the process ends, `suppress` may be gone already
             self.close()
+        except Exception:
+            pass
 
     def _reading(self, read: Callable[[int], T]) -> T:
         """What `read` returns for the descriptor of the file, which afterwards must still be the file that was opened.

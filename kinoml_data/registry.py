@@ -27,6 +27,7 @@ from kinoml_data.spec.parts import FORMS
 
 GROUP = hookspecs.PROJECT
 COLLATE_FORM = "collate form"
+ALLOWED = "KINOML_DATA_PLUGINS"  # the environment variable that restricts plugins
 KINDS: Mapping[str, tuple[str, type]] = {
     "backend": ("register_backends", Backend),
     "featurizer": ("register_featurizers", Featurizer),
@@ -110,6 +111,8 @@ class Registry:
             message = unknown(name, known, kind)
             if known and "; known: " not in message:  # only the nearest name was given
                 message += f" (installed: {', '.join(known)})"
+            if (allowed := os.environ.get(ALLOWED)) is not None:
+                message += f"; the environment variable {ALLOWED} allows no plugin other than {quoted(allowed)}"
             raise UnknownNameError("; ".join([message, *(plugin.failure() for plugin in self.broken())]))
         return owners[0].names[kind][name]
 
@@ -193,7 +196,7 @@ def _distribution(entry_point: EntryPoint) -> tuple[str, str]:
 
 
 def _allowed(entry_point: EntryPoint) -> bool:
-    allowed = os.environ.get("KINOML_DATA_PLUGINS")
+    allowed = os.environ.get(ALLOWED)
     if allowed is None:
         return True
     names = {name.strip() for name in allowed.split(",")}

@@ -7,8 +7,17 @@ import pickle
 
 import pytest
 
+import kinoml_data as kd
 from kinoml_data import DatasetSpec
-from kinoml_data.errors import SpecError, SplitError, StoreReadError, error_prefix
+from kinoml_data.errors import (
+    FeaturizationError,
+    SpecError,
+    SplitError,
+    StoreReadError,
+    error_prefix,
+    format_error,
+    quoted,
+)
 
 
 def test_the_text_of_a_spec_error_is_all_of_its_problems():
@@ -48,3 +57,25 @@ def test_the_problems_of_a_spec_are_separate_also_where_one_check_reports_severa
 
 def test_control_characters_are_escaped_in_the_text():
     assert str(SpecError("a\x1b[31m", "b\0")) == "a\\x1b[31m; b\\x00"
+
+
+class Silent(Exception):
+    """An exception whose text cannot be made."""
+
+    def __str__(self):
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+def test_an_exception_without_a_text_is_named_by_its_type():
+    assert format_error(Silent()) == "Silent: a Silent without a text"
+    assert quoted(Silent()) == "a value of type Silent"
+
+    def featurize(value):
+        raise Silent
+
+    columns = {"f": {"dtype": "float64"}}
+    spec = {"columns": columns, "X": "f", "storage": {"backend": "featurize-on-access", "inputs": ["raw"]}}
+    with pytest.raises(FeaturizationError, match=r"failed for row 0: Silent"):
+        kd.load_dataset(spec, data={"raw": [1.0]}, featurizer=featurize)[0]

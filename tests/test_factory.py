@@ -659,3 +659,34 @@ def test_ids_that_are_numbers_and_bits_that_are_not_packed_say_what_to_write():
 def test_a_misspelled_argument_of_the_loader_is_recognized(stored):
     with pytest.raises(SpecError, match="unknown argument 'batchsize'; did you mean 'batch_size' of as_dataloader"):
         kd.load_dataset(stored / "x.npz", batchsize=8)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "${nope}"}, "Interpolation key 'nope' not found"),
+        ({"name": "${oc.env:NO_SUCH_VARIABLE}"}, "NO_SUCH_VARIABLE"),
+        ({"name": "???"}, "Missing mandatory value: name"),
+    ],
+)
+def test_an_omegaconf_config_that_cannot_be_resolved_is_a_spec_error(change, said):
+    omegaconf = pytest.importorskip("omegaconf")
+    config = omegaconf.OmegaConf.create({"storage": {"backend": "in-memory"}, "X": "X", **change})
+    with pytest.raises(SpecError, match=re.escape(said)):
+        kd.load_dataset(config)
+    with pytest.raises(SpecError, match="is not a spec"):
+        kd.load_dataset(omegaconf.OmegaConf.create(["a"]))
+
+
+def test_a_mapping_that_contains_itself_is_a_spec_error():
+    spec = {"X": "X"}
+    spec["storage"] = spec
+    with pytest.raises(SpecError, match="does a mapping contain itself"):
+        kd.load_dataset(spec)
+
+
+def test_a_process_that_ends_by_an_error_prints_nothing_else(tmp_path):
+    kd.save_dataset(kd.from_arrays(np.arange(3.0)), tmp_path / "a.npz")
+    program = f"import kinoml_data as kd\nd = kd.load_dataset({str(tmp_path / 'a.npz')!r})\n1 / 0\n"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero", run.stderr

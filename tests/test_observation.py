@@ -324,3 +324,27 @@ def broadcast(one, other):
         return np.broadcast_shapes(one, other)
     except ValueError:
         return None
+
+
+@pytest.mark.parametrize(
+    ("model", "conditions"),
+    [
+        (PIC50(), {"substrate_conc": -1.0}),
+        (PIC50(), {"michaelis_constant": 0}),
+        (PIC50(), {"substrate_conc": math.nan}),
+        (PKd(), {"standard_conc": 0.0}),
+        (PercentDisplacement(inhibitor_conc=1.0), {"inhibitor_conc": 0}),
+    ],
+    ids=str,
+)
+def test_a_number_that_is_not_valid_as_an_option_is_not_valid_as_a_condition(model, conditions):
+    (name,) = conditions
+    with pytest.raises(SpecError, match=f"{model.name}.{name}: "):
+        model(torch.zeros(3), **conditions)
+
+
+def test_a_condition_may_be_a_numpy_array_and_keeps_the_dtype():
+    conc = np.array([1e-6, 1e-5])
+    found = PIC50()(torch.zeros(2), substrate_conc=conc)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, PIC50()(torch.zeros(2), substrate_conc=torch.tensor(conc, dtype=torch.float32)))

@@ -559,6 +559,12 @@ def test_the_environment_restricts_plugins_or_switches_them_off(site, monkeypatc
         assert names - BUILT_IN <= {"csv", "joined"} and "p_one" not in sys.modules
 
 
+def test_an_unknown_name_says_that_the_environment_restricts_plugins(monkeypatch):
+    monkeypatch.setenv("KINOML_DATA_PLUGINS", "hdf55")
+    with pytest.raises(UnknownNameError, match="KINOML_DATA_PLUGINS allows no plugin other than 'hdf55'"):
+        Registry().get("backend", "hdf5")
+
+
 # -- refresh
 
 

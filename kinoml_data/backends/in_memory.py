@@ -13,7 +13,7 @@ from pydantic import PrivateAttr
 from kinoml_data.columns import Column, Columns, Ragged, cast, concatenate
 from kinoml_data.contracts.backend import AnyBackend, Backend, Storage
 from kinoml_data.errors import SpecError, UnsupportedStoreError, missing_value, quoted
-from kinoml_data.layouts.flat_arrays import flatten, is_reserved, ragged_array
+from kinoml_data.layouts.flat_arrays import flatten, is_reserved, ragged_array, to_native_order
 from kinoml_data.layouts.foreign import is_missing, missing_text, refusal, rows_of
 from kinoml_data.layouts.memory_storage import MemoryStorage
 from kinoml_data.spec.array import DTYPES, STRING, Array
@@ -281,6 +281,7 @@ def _stacked(name: str, rows: Sequence[NDArray[Any]]) -> NDArray[Any] | Ragged:
         raise SpecError(
             f"column {quoted(name)}: row {wrong[0]} has {rows[wrong[0]].ndim} axes, but row 0 has {rows[0].ndim}"
         )
+    rows = [to_native_order(row) for row in rows]
     dtype = np.result_type(*{row.dtype for row in rows})
     # Integers and floating-point numbers may be mixed, as in Python lists, if every value is converted exactly.
     if dtype not in {row.dtype for row in rows} or any(cast(row, dtype)[1] is not None for row in rows):

@@ -62,8 +62,8 @@ class Collater:
 
     Args:
         spec: a complete spec.
-        collate: a form for all ragged columns, a mapping of columns to forms, or a `BatchForm`. By default the
-            spec's own.
+        collate: a form for all ragged columns in X and y, a mapping of columns to forms, or a `BatchForm`. By default
+            the spec's own.
 
     Raises:
         SpecError: a form or column is unknown, a form cannot represent its column, or a padding value is missing.
@@ -142,18 +142,19 @@ def _batch_form(spec: CompleteSpec, collate: Any) -> BatchForm | None:
 
 def _column_forms(spec: CompleteSpec, collate: Any) -> dict[str, CollateForm]:
     columns = spec.columns
-    if isinstance(collate, (str, CollateForm)) or collate is None:
-        requested = dict.fromkeys(columns, "list" if collate is None else collate)
+    requested: dict[str, Any] = dict.fromkeys(columns, "list")
+    if collate is None or isinstance(collate, (str, CollateForm)):
+        requested |= dict.fromkeys((*spec.X_names, *spec.y_names), "list" if collate is None else collate)
     elif isinstance(collate, Mapping):
         if strangers := [name for name in collate if name not in columns]:
             raise SpecError(f"collate: {unknown(strangers[0], columns, 'column')}")
-        requested = {name: collate.get(name, "list") for name in columns}
+        requested |= collate
     else:
         raise SpecError(f"collate: {quoted(collate)} is neither a form nor a mapping of columns to forms")
     forms = {}
     for name, value in requested.items():
         form = _parse_form(name, value)
-        if columns[name].ragged and (name in (*spec.X_names, *spec.y_names) or isinstance(collate, Mapping)):
+        if columns[name].ragged:
             _check_form(name, form, columns[name])
         forms[name] = form
     return forms

@@ -168,6 +168,8 @@ class XyDataset(Dataset[Any]):
     def column(self, name: str) -> Any:
         """All rows of one column: a tensor `(rows, ...)`, a ragged column in its collate form, or a list of strings.
 
+        A ragged column in meta is a list of tensors, unless `collate` names a form for this column.
+
         Raises:
             SpecError: the spec has no such column.
         """

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset
 
 from kinoml_data.errors import SpecError, quoted, unknown
 from kinoml_data.loading import shared_ring
 from kinoml_data.loading.prefetch import PrefetchLoader
-from kinoml_data.loading.samplers import LengthBatchSampler
+from kinoml_data.loading.samplers import LengthBatchSampler, SeededSampler
 from kinoml_data.loading.workers import WorkerLoader
 
 WORKER_TIMEOUT = 300.0
@@ -35,12 +35,24 @@ def make(
     """The loader of `XyDataset.as_dataloader`. `lengths` is int64 `(rows,)`, by which rows are grouped.
 
     Raises:
-        SpecError: arguments cannot be combined, or `DataLoader` does not have an argument of this name.
+        SpecError: arguments cannot be combined, `DataLoader` does not have an argument of this name, or several
+            processes train together and rows are shuffled without a sampler.
     """
     known = list(inspect.signature(DataLoader.__init__).parameters)[2:]
     for name in kwargs:
         if name not in known:
             raise SpecError(unknown(name, [*known, "seed", "prefetch", "group_by_length", "collate"], "argument"))
+    own_order = {name for name in ("sampler", "batch_sampler") if kwargs.get(name) is not None}
+    if kwargs.get("shuffle") and not own_order and (ranks := _ranks()) > 1:
+        raise SpecError(
+            f"shuffle: {ranks} processes train together, and each of them would read all rows; "
+            + (
+                "group_by_length cannot distribute them"
+                if lengths is not None
+                else "write `sampler=torch.utils.data.DistributedSampler(dataset)`, or `sampler=torch.utils.data."
+                "RandomSampler(dataset)` if another library distributes the rows"
+            )
+        )
     if seed is not None:
         seed = _checked_seed(seed)
         if kwargs.get("generator") is not None:
@@ -48,9 +60,9 @@ def make(
         kwargs["generator"] = torch.Generator().manual_seed(seed)
         # The order has a generator of its own, because DataLoader also draws from its generator, and at other times
         # with workers than without.
-        if kwargs.get("shuffle") and not {"sampler", "batch_sampler"} & {*kwargs} and lengths is None:
-            rows = range(len(dataset))  # type: ignore[arg-type]  # torch's Dataset declares no length, ours has one
-            kwargs["sampler"] = RandomSampler(rows, generator=torch.Generator().manual_seed(seed))
+        if kwargs.get("shuffle") and not own_order and lengths is None:
+            rows = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length, ours has one
+            kwargs["sampler"] = SeededSampler(rows, torch.Generator().manual_seed(seed))
             del kwargs["shuffle"]
     if lengths is not None:
         kwargs["batch_sampler"] = _length_sampler(lengths, seed, kwargs)
@@ -64,6 +76,12 @@ def make(
     loader = PrefetchLoader(dataset, **kwargs)
     loader.prefetch = prefetch
     return loader
+
+
+def _ranks() -> int:
+    """The number of processes that `torch.distributed` trains with."""
+    distributed = torch.distributed
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def _checked_seed(seed: Any) -> int:

@@ -1,4 +1,4 @@
-"""A batch sampler that puts rows of similar length together."""
+"""The order of rows: random with one draw an epoch, and batches of rows of similar length."""
 
 from __future__ import annotations
 
@@ -10,6 +10,32 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 WINDOW = 50  # batches whose rows are sorted together: enough for little padding, few enough for a random order
+
+
+CHUNK = 1 << 16  # row numbers that are Python ints at once
+
+
+class SeededSampler(Sampler[int]):
+    """All rows in random order, which is drawn once, as an epoch begins.
+
+    torch's `RandomSampler` draws again as an epoch ends, so that the next order would depend on whether the epoch was
+    read to its end, and with workers, which read ahead, on how far.
+
+    Args:
+        rows: the number of rows.
+        generator: the source of the random order.
+    """
+
+    def __init__(self, rows: int, generator: torch.Generator) -> None:
+        self.rows, self.generator = rows, generator
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.randperm(self.rows, generator=self.generator)
+        for start in range(0, self.rows, CHUNK):
+            yield from order[start : start + CHUNK].tolist()
 
 
 class LengthBatchSampler(Sampler[list[int]]):

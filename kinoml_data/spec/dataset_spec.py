@@ -98,7 +98,8 @@ class DatasetSpec(Model):
         """Write the spec to a .yaml, .json or .toml file. Relative paths are rewritten to start from its folder.
 
         Raises:
-            SpecError: the file has another suffix, or the dataset contains Python objects.
+            SpecError: the file has another suffix, the dataset contains Python objects, or the text would be longer
+                than `from_file` reads.
             StoreWriteError: the operating system could not write the file.
         """
         file = _spec_file(path)
@@ -110,8 +111,15 @@ class DatasetSpec(Model):
         for split in data.get("splits", {}).values():
             if isinstance(split, dict) and isinstance(split.get("file"), str):
                 split["file"] = _relative(split["file"], self._base, folder)
+        text = config.dump(data, file.suffix.lower()).encode()
+        if len(text) > config.MAX_BYTES:
+            raise SpecError(
+                f"{file}: the spec takes {len(text):,} bytes, but a spec file may have at most {config.MAX_BYTES:,}; "
+                "save long lists of rows with `numpy.save`, and name the file in the spec, such as "
+                "`splits: {train: {file: train.npy}}`"
+            )
         with replacing(file, overwrite=True) as temporary:
-            temporary.write_text(config.dump(data, file.suffix.lower()), encoding="utf-8")
+            temporary.write_bytes(text)
 
     def _repr_html_(self) -> str:
         """The spec as tables for a notebook."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +112,27 @@ class WritingTests(Suite):
                 elsewhere.write(example.columns, example.batches())
             assert not (path.parent / "none").exists()
 
+    def test_a_full_disk_is_a_write_error_and_changes_nothing(self, backend: Backend, tmp_path: Path) -> None:
+        self.needs(backend, "can_write")
+        path, array = getattr(backend, "path", None), Array("float32", (64,))
+        if not isinstance(path, Path) or not self.supports(backend, array):
+            pytest.skip("the backend has no path, or does not store numbers")
+        example = self.usable(backend, examples.mixed())
+        rng = np.random.default_rng(0)
+        with _small_disk(tmp_path / "disk") as disk:
+            stored = backend.model_copy(update={"path": disk / path.name})
+            stored.write(example.columns, example.batches())
+            before = contents(disk)
+            overwrite = self.can(backend, "can_overwrite")
+            target = stored if overwrite else backend.model_copy(update={"path": disk / f"second-{path.name}"})
+            for _ in range(5):
+                batches = ({"X": rng.random((100, 64), np.float32)} for _ in range(120))  # 3 MB
+                with pytest.raises(StoreWriteError):
+                    target.write({"X": array}, batches, overwrite=overwrite)
+                assert contents(disk) == before
+            with stored.open(example.columns) as storage:
+                same_rows(storage, example, list(range(len(example))))
+
     def test_a_file_that_is_cut_or_missing_is_an_error_or_harmless(self, backend: Backend, tmp_path: Path) -> None:
         self.needs(backend, "can_write")
         example = self.usable(backend, examples.mixed())
@@ -137,6 +160,19 @@ class WritingTests(Suite):
         example = self.usable(backend, examples.mixed())
         with pytest.raises(UnsupportedStoreError, match=backend.name):
             backend.write(example.columns, _never_read())
+
+
+@contextmanager
+def _small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 1 MiB at `folder`; the test is skipped if this process may not mount one."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this process may not mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=True)
 
 
 class OverwritingTests(Suite):

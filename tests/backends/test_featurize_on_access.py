@@ -10,6 +10,7 @@ import torch
 
 import kinoml_data as kd
 from kinoml_data import Array, DataPath, Featurizer, ObservationModel, registry
+from kinoml_data.backends.featurize_on_access import FeaturizeOnAccess
 from kinoml_data.errors import FeaturizationError, KinomlDataError, SampleIndexError, SpecError
 
 SMILES = ["C", "CC", "", "CCO", "c1ccccc1", "N"]
@@ -604,6 +605,24 @@ def test_a_named_featurizer_says_its_inputs_and_outputs_itself(named):
     X, y = dataset[[3, 1]]
     assert_rows((X["X"], y), [3, 1])
     assert X["n"].tolist() == [3, 2]
+
+
+def test_converting_a_spec_remembers_no_features(named, tmp_path, monkeypatch):
+    budgets = []
+    opened = FeaturizeOnAccess.open
+
+    def recorded(backend, columns):
+        budgets.append(backend.memory_budget)
+        return opened(backend, columns)
+
+    monkeypatch.setattr(FeaturizeOnAccess, "open", recorded)
+    (tmp_path / "a.csv").write_text("smiles,y\nC,1\nCC,2\n")
+    source = {"backend": "csv", "path": str(tmp_path / "a.csv")}
+    storage = {"backend": "featurize-on-access", "featurizer": {"name": "codes"}, "source": source}
+    kd.convert({"X": ["X", "n"], "y": "y", "storage": storage}, tmp_path / "a.npz")
+    assert budgets == [0]
+    with kd.load_dataset(tmp_path / "a.npz") as copy:
+        assert copy[:][0]["n"].tolist() == [1, 2]
 
 
 def test_a_spec_without_columns_takes_the_columns_in_its_roles_from_the_source_and_the_featurizer(named):

@@ -190,3 +190,9 @@ def test_a_text_that_utf8_cannot_have_is_an_error_with_its_row():
     spec = {"X": "x", "meta": ["s"], "storage": {"backend": "in-memory"}}
     with pytest.raises(SpecError, match=r"column 's', row 1: .* contains half of a character"):
         kd.load_dataset(spec, data={"x": [1.0, 2.0], "s": ["a", "\ud800"]})
+
+
+@pytest.mark.parametrize("lengths", [(2, 2), (2, 3)])
+def test_rows_in_the_other_byte_order_have_their_values(lengths):
+    dataset = kd.from_arrays([np.arange(n, dtype=">f8") for n in lengths])
+    assert [x.tolist() for x, _ in dataset] == [list(range(n)) for n in lengths]

@@ -282,3 +282,23 @@ def test_a_subset_in_a_plain_loader_has_numbers_of_every_dtype(dtype):
     subset = Subset(kd.from_arrays(values), [2, 1])
     ((X, _),) = DataLoader(subset, batch_size=2, collate_fn=kd.from_arrays(values).collate_fn)
     assert X.numpy().dtype == dtype and X.tolist() == [1, 0]
+
+
+def test_a_form_of_the_whole_batch_is_not_that_of_meta():
+    columns = {
+        "X": {"dtype": "float32", "shape": ["*"]},
+        "pairs": {"dtype": "float32", "shape": ["*", "*"]},
+        "ids": {"dtype": "int64", "shape": ["*"]},
+    }
+    spec = {"columns": columns, "X": "X", "meta": ["pairs", "ids"], "storage": {"backend": "in-memory"}}
+    data = {
+        "X": [np.ones(1, np.float32), np.ones(2, np.float32)],
+        "pairs": [np.ones((1, 2), np.float32), np.ones((2, 3), np.float32)],
+        "ids": [np.arange(2), np.arange(1)],
+    }
+    for form in ("nested", "pad", "packed"):
+        dataset = kd.load_dataset(spec, data=data, collate=form)
+        assert [tuple(row.shape) for row in dataset.column("pairs")] == [(1, 2), (2, 3)]
+        assert [row.tolist() for row in dataset.column("ids")] == [[0, 1], [0]]
+    padded = kd.load_dataset(spec, data=data, collate={"ids": {"form": "pad", "value": -1}})
+    assert padded.column("ids").tolist() == [[0, 1], [0, -1]]

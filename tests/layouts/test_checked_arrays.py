@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,10 @@ from kinoml_data import Backend, DataPath
 from kinoml_data.errors import (
     CorruptStoreError,
     StoreChangedError,
-    StoreExistsError,
     StoreNotFoundError,
-    StoreWriteError,
     UnsupportedStoreError,
 )
+from kinoml_data.files import replacing
 from kinoml_data.layouts.checked_arrays import CheckedArrayStorage, check_names, own_arrays, write_rows
 from kinoml_data.testing import BackendTests, mixed, same_rows
 from tests.builders import FORK_OR_SPAWN
@@ -67,12 +65,7 @@ class Folder(Backend):
         check_names("folder", columns, arrays or {}, lambda name: name == "about")
         if overwrite:
             raise UnsupportedStoreError("a folder is not replaced")
-        if self.path.exists():
-            raise StoreExistsError(f"{self.path} exists")
-        if not self.path.parent.is_dir():
-            raise StoreWriteError(f"there is no folder {self.path.parent}")
-        with TemporaryDirectory(dir=self.path.parent) as place:
-            folder = Path(place) / "folder"
+        with replacing(self.path, overwrite=False) as folder:
             folder.mkdir()
 
             def create(key: str, dtype: Any, shape: tuple[int, ...]) -> Npy:
@@ -83,7 +76,6 @@ class Folder(Backend):
             if check is not None:
                 with Folder(path=folder).open(columns) as storage:
                     check(storage)
-            folder.rename(self.path)
 
 
 class TestCheckedFolder(BackendTests):

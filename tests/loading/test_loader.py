@@ -42,6 +42,36 @@ def test_a_seed_gives_the_same_order_in_every_way_of_loading(
     assert found[0] != found[1] != found[2] != found[0]
 
 
+@pytest.mark.parametrize("order", [{}, {"group_by_length": "X"}, {"batch_size": 7}], ids=["plain", "groups", "small"])
+@pytest.mark.parametrize("kwargs", WAYS, ids=["plain", "thread", "workers", "new workers"])
+def test_the_order_after_an_epoch_that_was_not_finished_is_that_of_the_next_epoch(
+    dataset: kd.XyDataset, kwargs: dict[str, Any], order: dict[str, Any]
+) -> None:
+    def loader(**kwargs: Any) -> DataLoader[Any]:
+        return dataset.as_dataloader(**{"batch_size": 16, "shuffle": True, "seed": 5, **order, **kwargs})
+
+    whole, cut = loader(), loader(**kwargs)
+    epochs = [rows_of(whole) for _ in range(4)]
+    for epoch, batches in enumerate((1, 3, 1)):
+        rows = [row for (_, y), _ in zip(cut, range(batches), strict=False) for row in y.tolist()]
+        assert rows == epochs[epoch][: len(rows)] and rows
+    assert rows_of(cut) == epochs[3]
+
+
+@pytest.mark.parametrize("options", [{}, {"group_by_length": "X"}, {"seed": 3}, {"num_workers": 2}])
+def test_shuffling_without_a_sampler_is_refused_if_several_processes_train(
+    dataset: kd.XyDataset, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(SpecError, match="2 processes train together, and each of them would read all rows"):
+        dataset.as_dataloader(shuffle=True, **options)
+    assert len(dataset.as_dataloader(batch_size=50)) == 10
+    if "group_by_length" not in options:
+        sampler = torch.utils.data.DistributedSampler(dataset, num_replicas=2, rank=1)
+        assert len(dataset.as_dataloader(batch_size=50, sampler=sampler, **options)) == 5
+
+
 @pytest.mark.parametrize("name", ["sampler", "batch_sampler"])
 def test_shuffling_beside_a_sampler_is_refused_as_torch_does(dataset: kd.XyDataset, name: str) -> None:
     with pytest.raises(ValueError, match="mutually exclusive"):

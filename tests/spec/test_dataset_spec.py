@@ -451,6 +451,13 @@ def test_a_spec_read_through_a_link_has_its_paths_beside_the_file_itself(tmp_pat
     assert DatasetSpec.from_file(tmp_path / "link.yaml").base == tmp_path / "real"
 
 
+def test_to_file_refuses_what_from_file_would_not_read(tmp_path):
+    long = spec(splits={"train": {"rows": list(range(200_000))}})
+    with pytest.raises(SpecError, match=r"save long lists of rows with `numpy.save`"):
+        long.to_file(tmp_path / "a.yaml")
+    assert not list(tmp_path.iterdir())
+
+
 def test_to_file_writes_utf_8(tmp_path):
     for name in ("é", "é2"):
         DatasetSpec(name=name, storage={"backend": "in-memory"}).to_file(tmp_path / "s.yaml")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,13 +35,18 @@ def write(
     """See `Zarr.write`."""
     check_names("zarr", columns, arrays, _is_refused)
     with replacing(path, overwrite=False) as temporary:
-        group = zarr.create_group(LocalStore(temporary), zarr_format=3)
+        store = _Folder(temporary)
+        group = zarr.create_group(store, zarr_format=3)
         options = {"compressors": "auto" if compress else None}
 
         def create(key: str, dtype: Any, row_shape: tuple[int, ...]) -> _Dataset:
             return _Dataset(group, key, dtype, row_shape, chunk_bytes, options)
 
-        group.attrs[ATTRIBUTE] = write_rows(columns, batches, arrays=arrays, spec=spec, create=create)
+        try:
+            group.attrs[ATTRIBUTE] = write_rows(columns, batches, arrays=arrays, spec=spec, create=create)
+        except BaseException:
+            store.give_up()
+            raise
         if check is not None:
             with ZarrStorage(local_group(temporary), columns, fill=False) as storage:
                 check(storage)
@@ -46,6 +54,36 @@ def write(
 
 def _is_refused(name: str) -> bool:
     return "/" in name or "\\" in name or name.startswith((".", "__")) or name in ("", "zarr.json")
+
+
+class _Folder(LocalStore):
+    """A folder whose writes can be given up.
+
+    Zarr writes several chunks at once. If one of them fails, the others go on, and would create the folder once more
+    after it was removed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._lock, self._given_up, self._writing = threading.Lock(), False, 0
+
+    async def set(self, key: str, value: Any) -> None:
+        with self._lock:
+            if self._given_up:
+                raise OSError(errno.ECANCELED, f"{key}: another write has failed")
+            self._writing += 1
+        try:
+            await super().set(key, value)
+        finally:
+            with self._lock:
+                self._writing -= 1
+
+    def give_up(self) -> None:
+        """Refuse every further write, and wait for those that have begun."""
+        with self._lock:
+            self._given_up = True
+        while self._writing:
+            time.sleep(0.001)
 
 
 class _Dataset:

@@ -238,7 +238,8 @@ class _FeaturizedStorage(Storage):
 def _outputs_of_function(
     raw_columns: Mapping[str, Array], columns: Mapping[str, Array | None] | None
 ) -> dict[str, Array]:
-    outputs = {name: array for name, array in (columns or {}).items() if name not in raw_columns and array is not None}
+    declared = {name: array for name, array in (columns or {}).items() if name not in raw_columns}
+    outputs = {name: array.as_stored for name, array in declared.items() if array is not None}
     if columns is None or (not outputs and None in columns.values()):
         raise SpecError("a Python featurizer needs `columns` in the spec: the dtype and shape of what it returns")
     if not outputs:

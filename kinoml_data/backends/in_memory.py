@@ -162,9 +162,10 @@ def columns_of(
 
 def _column_of(name: str, values: Any, requested: Array | None) -> tuple[Array, Column]:
     if isinstance(values, Ragged):
-        return ragged_array(name, values.values.dtype, values.shapes), Ragged(
-            values.values.copy(), values.shapes.copy()
-        )
+        array, flat = ragged_array(name, values.values.dtype, values.shapes), to_native_order(values.values.copy())
+        if array.ragged:
+            return array, Ragged(flat, values.shapes.copy())
+        return array, flat.reshape(len(values), *array.row_shape)
     where, gaps = f"column {quoted(name)}", requested is not None and requested.missing is not None
     values = rows_of(where, values, gaps=gaps)
     package = type(values).__module__.partition(".")[0]
@@ -177,7 +178,7 @@ def _column_of(name: str, values: Any, requested: Array | None) -> tuple[Array, 
     if not isinstance(values, np.ndarray):
         values = list(values)
         if not values and requested is not None:
-            return requested, requested.empty()
+            return requested.as_stored, requested.as_stored.empty()
         if any(isinstance(value, str) for value in values):
             return Array(STRING), _encoded(where, _texts(where, values))
         rows = _stacked(name, [_row(f"{where}, row {i}", i, value, gaps) for i, value in enumerate(values)])

@@ -190,10 +190,10 @@ def _difference(requested: Array, stored_as: Sequence[str], storage: Storage) ->
 def _has_last_axis(storage: Storage, name: str, length: int) -> bool:
     """True if the last axis of every row of a column has this length; also if there are no rows that show it."""
     axes = storage.columns[name].shape
-    if axes[-1:] == (None,):
+    if axes[-1:] == (None,) and len(storage):
         shapes = storage.shapes(name)
         return shapes is not None and bool((shapes[:, -1] == length).all())
-    return axes[-1:] == (length,)
+    return axes[-1:] in ((length,), (None,))
 
 
 def _converts(stored: Array, requested: Array) -> bool:

@@ -251,14 +251,12 @@ def infer_array(
     depth, dtype = dtype_of(type_, where)
     axes: tuple[int | None, ...] = (None,) * depth
     if declared is not None and (dtype == NULL or len(declared.shape) == depth):
-        axes = declared.shape
-        if declared.packbits and axes[-1] is not None:
-            axes = (*axes[:-1], -(-axes[-1] // 8))
+        axes = declared.as_stored.shape
     dtype = _with_gaps(dtype, declared)
     if dtype == NULL:
         if declared is None or len(declared.shape) < depth:
             raise SpecError(f"{where}: no row shows its type; specify its dtype and shape in `columns`")
-        dtype = "uint8" if declared.packbits else declared.dtype
+        dtype = declared.as_stored.dtype
     if dtype == STRING:
         return Array(STRING)
     lengths = np.concatenate([np.empty((0, depth), np.int64), *shapes])

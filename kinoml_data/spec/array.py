@@ -128,9 +128,15 @@ class Array(Model):
         return f"{self.dtype} ({axes}{',' if len(self.shape) == 1 else ''})"
 
     @property
-    def stored_dtype(self) -> str:
-        """The dtype of the stored column, which is "str" if `values` translates texts."""
-        return self.dtype if self.values is None else STRING
+    def as_stored(self) -> Array:
+        """The stored column as far as the spec says: packed bits are uint8, and what `values` translates is text."""
+        if self.values is not None:
+            return Array(STRING)
+        if not self.packbits:
+            return self
+        *axes, bits = self.shape
+        shape = (*axes, None if bits is None else -(-bits // 8))
+        return self.model_copy(update={"dtype": "uint8", "shape": shape, "packbits": False, "range": None})
 
     def stored_names(self, name: str) -> tuple[str, ...]:
         """The names in the store of the column `name`, which this array describes: one, or several that are stacked.

@@ -284,7 +284,7 @@ def _problems_of_columns(columns: Mapping[str, Array], roles: Mapping[str, tuple
 
 def _of_store(array: Array) -> tuple[object, ...]:
     """What an array says about the stored column, rather than about what is made of it."""
-    return array.stored_dtype, array.shape, array.packbits, array.missing
+    return array.as_stored.dtype, array.as_stored.shape, array.missing
 
 
 def _spec_file(path: str | os.PathLike[str]) -> Path:

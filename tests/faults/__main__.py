@@ -12,6 +12,7 @@ PROOFS = {
     "attacks": "tests.faults.attacks",
     "bits": "tests.faults.bits",
     "changing": "tests.faults.changing",
+    "differential": "tests.faults.differential",
     "npz": "tests.faults.npz_mutants",
     "parquet": "tests.faults.parquet_mutants",
     "power_loss": "tests.faults.power_loss",

@@ -76,7 +76,7 @@ class Cells:
         return result
 
     def _dtype(self) -> str:
-        declared = self._declared and self._declared.stored_dtype
+        declared = self._declared and self._declared.as_stored.dtype
         if declared in (STRING, "bool"):
             self._are_bools = declared == "bool"
             return declared

@@ -192,8 +192,8 @@ def _inexact(values: NDArray[Any], result: NDArray[Any]) -> NDArray[np.bool_] | 
     real = result.real
     if bits <= np.finfo(real.dtype).nmant + 1:
         return None
-    # Casting a value outside of the integers' range back is undefined behaviour.
-    outside = real >= 2.0**bits
+    # Casting a value outside of the integers' range back is undefined behaviour. The least integer may become -inf.
+    outside = np.isinf(real) | (real >= 2.0**bits)
     lost: NDArray[np.bool_] = outside | (np.where(outside, 0, real).astype(values.dtype) != values)
     return lost
 

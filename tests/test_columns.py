@@ -1,9 +1,13 @@
-"""`Ragged`: rows of different shapes, laid end to end."""
+"""`Ragged`: rows of different shapes, laid end to end; and casts."""
+
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from kinoml_data.columns import Ragged, concatenate, sizes_of
+from kinoml_data.columns import Ragged, cast, concatenate, sizes_of
+from kinoml_data.spec.array import DTYPES
 from tests.dataset.tensors import filled
 
 
@@ -64,3 +68,85 @@ def test_concatenated_columns_have_the_rows_of_all_parts():
 def test_sizes_of_rows_without_axes_are_1():
     assert sizes_of(np.empty((3, 0), np.int64)).tolist() == [1, 1, 1]
     assert sizes_of(np.array([[2, 3], [0, 4]])).tolist() == [6, 0]
+
+
+# -- casts, against exact arithmetic
+
+NUMBERS = [name for name in DTYPES if name != "str"]
+POWERS = [2**bits for bits in (0, 1, 7, 8, 11, 12, 15, 16, 24, 25, 31, 32, 53, 54, 63, 64)]
+
+
+def boundary_values(dtype):
+    """The limits of a dtype, those of the others that it can represent, and their neighbours."""
+    kind = np.dtype(dtype)
+    if kind.kind == "b":
+        return np.array([False, True])
+    if kind.kind in "iu":
+        low, high = int(np.iinfo(kind).min), int(np.iinfo(kind).max)
+        near = {sign * (power + step) for power in POWERS for sign in (1, -1) for step in (-1, 0, 1)}
+        return np.array(sorted(value for value in {low, low + 1, high - 1, high, *near} if low <= value <= high), kind)
+    real = np.dtype({"complex64": "float32", "complex128": "float64"}.get(dtype, dtype))
+    limits, others = np.finfo(real), [np.finfo(name) for name in ("float16", "float32", "float64")]
+    with np.errstate(all="ignore"):
+        values = np.array(
+            [0.0, 0.5, 1.5, *map(float, POWERS), *(float(other.max) for other in others), float(limits.tiny)], real
+        )
+        values = np.concatenate([values, np.nextafter(values, real.type(np.inf)), np.nextafter(values, real.type(0))])
+        values = np.concatenate([values, -values, [np.inf, -np.inf, np.nan, -0.0]]).astype(real)
+    if kind.kind == "f":
+        return values
+    both = np.zeros((3, len(values)), kind)
+    both[0].real, both[1].imag = values, values
+    both[2].real, both[2].imag = values, values[::-1]
+    return both.reshape(-1)
+
+
+def nearest(value, dtype):
+    """A number rounded to a floating-point dtype by exact arithmetic; None if a finite number becomes infinite."""
+    if not math.isfinite(value):
+        return dtype.type(value)
+    with np.errstate(all="ignore"):
+        near = dtype.type(value)
+        around = [near, np.nextafter(near, dtype.type(-np.inf)), np.nextafter(near, dtype.type(np.inf))]
+    finite = [each for each in around if np.isfinite(each)]
+    # A number from half a step above the largest one is infinite.
+    limits = np.finfo(dtype)
+    step = Fraction(float(limits.max)) - Fraction(float(np.nextafter(limits.max, dtype.type(0))))
+    if abs(Fraction(value)) >= Fraction(float(limits.max)) + step / 2:
+        return None
+    distances = [abs(Fraction(float(each)) - Fraction(value)) for each in finite]
+    best = [each for each, distance in zip(finite, distances, strict=True) if distance == min(distances)]
+    return near if near in best else best[0]
+
+
+def converted(value, dtype):
+    """What a number becomes in a dtype; None if it does not fit. See `cast`."""
+    if dtype.kind == "c":
+        part = np.dtype("float32" if dtype == np.complex64 else "float64")
+        parts = [converted(each, part) for each in (value.real, value.imag)]
+        return None if None in parts else dtype.type(complex(*map(float, parts)))
+    if dtype.kind == "f":
+        near = nearest(value, dtype)
+        return None if near is None or (isinstance(value, int) and int(near) != value) else near
+    if isinstance(value, float) and not (math.isfinite(value) and value == int(value)):
+        return None
+    if dtype.kind == "b":
+        return np.bool_(value) if value in (0, 1) else None
+    return dtype.type(int(value)) if np.iinfo(dtype).min <= value <= np.iinfo(dtype).max else None
+
+
+@pytest.mark.parametrize("source", NUMBERS)
+@pytest.mark.parametrize("target", NUMBERS)
+def test_every_boundary_value_is_cast_as_exact_arithmetic_says(source, target):
+    if source.startswith("complex") and not target.startswith("complex"):
+        pytest.skip("complex numbers fit complex dtypes only")
+    dtype = np.dtype(target)
+    for value in boundary_values(source):
+        expected = converted(value.item(), dtype)
+        result, lost = cast(np.array([value]), dtype)
+        said = f"{value!r} as {target}: {result[0]!r}, {lost}; expected {expected!r}"
+        assert (lost is not None) == (expected is None), said
+        if expected is not None:
+            same = np.array_equal(result, np.array([expected]), equal_nan=dtype.kind in "fc")
+            assert result.dtype == dtype and same, said
+            assert dtype.kind != "f" or np.signbit(result[0]) == np.signbit(expected) or np.isnan(expected), said

@@ -104,7 +104,8 @@ def spec_error(error: ValidationError, model: type[BaseModel], where: str = "") 
         where: the path of the validated value itself.
     """
     problems: dict[str, None] = {}  # each once, in order: a union reports what its members share more than once
-    for problem in error.errors(include_url=False):
+    errors = error.errors(include_url=False)
+    for problem in errors[: 10 * MOST_PROBLEMS]:  # a list of thousands of wrong values has one for each
         loc = tuple(str(part) for part in problem["loc"] if not str(part).startswith(TAG_MARK))
         cause = problem.get("ctx", {}).get("error")
         texts = cause.problems if isinstance(cause, SpecError) else (_in_our_words(problem, loc),)
@@ -115,5 +116,6 @@ def spec_error(error: ValidationError, model: type[BaseModel], where: str = "") 
         for text in texts:
             problems[f"{one_line(path, 200)}: {one_line(text)}" if path else one_line(text)] = None
     sentences = list(problems)
-    more = [f"and {len(sentences) - MOST_PROBLEMS} more"] if len(sentences) > MOST_PROBLEMS else []
+    rest = max(0, len(sentences) - MOST_PROBLEMS) + max(0, len(errors) - 10 * MOST_PROBLEMS)
+    more = [f"and {rest} more"] if rest else []
     return SpecError(*sentences[:MOST_PROBLEMS], *more)

@@ -22,29 +22,39 @@ DEVICE = {
 }
 
 
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=NO_CUDA)]
+
+
+def same(found, expected, device):
+    return found.device.type == device and found.dtype == expected.dtype and torch.equal(found.cpu(), expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("data", "column"), DEVICE.values(), ids=DEVICE)
-def test_data_kept_on_a_device_is_the_same_data(data, column):
+def test_data_kept_on_a_device_is_the_same_data(data, column, device):
     spec = {"columns": {"a": column}, "X": "a", "storage": {"backend": "in-memory"}}
-    plain, held = kd.load_dataset(spec, data=data), kd.load_dataset(spec, data=data, device="cpu")
-    assert held.spec.storage.options["device"] == "cpu"
+    plain, held = kd.load_dataset(spec, data=data), kd.load_dataset(spec, data=data, device=device)
+    assert held.spec.storage.options["device"] == device
     rows = list(range(len(plain)))
     for index in (slice(None), [], rows[::-1], rows[:1] * 3):
         a, b = plain[index][0], held[index][0]
         if isinstance(a, torch.Tensor):
             a, b = [a], [b]
-        assert len(a) == len(b) and all(torch.equal(x, y) and x.dtype == y.dtype for x, y in zip(a, b, strict=True))
+        assert len(a) == len(b) and all(same(y, x, device) for x, y in zip(a, b, strict=True))
     for i in rows:
         x, y = plain[i][0], held[i][0]
-        assert torch.equal(x, y) and x.dtype == y.dtype
+        assert same(y, x, device)
         y.zero_()
-        assert torch.equal(held[i][0], x)
+        assert same(held[i][0], x, device)
     for form in ("packed", "pad-mask"):
         a = next(iter(plain.as_dataloader(batch_size=3, collate=form)), (None,))[0]
         b = next(iter(held.as_dataloader(batch_size=3, collate=form)), (None,))[0]
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)) if a is not None else b is None
+        assert all(same(y, x, device) for x, y in zip(a, b, strict=True)) if a is not None else b is None
 
 
-def test_data_kept_on_a_device_can_be_saved(tmp_path):
-    kd.save_dataset(kd.load_dataset(SPEC, data=DATA, device="cpu"), tmp_path / "x.npz")
+@pytest.mark.parametrize("device", DEVICES)
+def test_data_kept_on_a_device_can_be_saved(tmp_path, device):
+    kd.save_dataset(kd.load_dataset(SPEC, data=DATA, device=device), tmp_path / "x.npz")
     with kd.load_dataset(tmp_path / "x.npz") as dataset:
         assert_rows(dataset, range(N))

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from kinoml_data.columns import Column, Ragged
+from kinoml_data.dataset.forms import as_signed
 
 
 class DeviceColumns:
@@ -43,7 +44,7 @@ def _moved(column: Column, device: str) -> Any:
 
 def _take(column: Any, rows: NDArray[np.int64]) -> Any:
     if not isinstance(column, Ragged):
-        return column[torch.from_numpy(rows).to(column.device)]
+        return _indexed(column, torch.from_numpy(rows).to(column.device))
     values: Any = column.values
     taken = Ragged(values, column.shapes[rows])  # its values are still those of all rows
     starts = taken.offsets[:-1]
@@ -53,4 +54,8 @@ def _take(column: Any, rows: NDArray[np.int64]) -> Any:
     )
     total = int(taken.offsets[-1])
     index = torch.repeat_interleave(distances, sizes, output_size=total) + torch.arange(total, device=values.device)
-    return taken.with_values(values[index])
+    return taken.with_values(_indexed(values, index))
+
+
+def _indexed(values: Any, index: Any) -> Any:
+    return as_signed(values)[index].view(values.dtype)

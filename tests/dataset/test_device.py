@@ -5,6 +5,10 @@ import pytest
 import torch
 
 import kinoml_data as kd
+from kinoml_data.columns import Ragged
+from kinoml_data.dataset.forms import scattered
+from tests.builders import padded, same_tensor
+from tests.dataset.tensors import NUMBERS, filled
 from tests.graphs import DATA, SPEC, N, assert_rows
 
 DEVICE = {
@@ -58,3 +62,24 @@ def test_data_kept_on_a_device_can_be_saved(tmp_path, device):
     kd.save_dataset(kd.load_dataset(SPEC, data=DATA, device=device), tmp_path / "x.npz")
     with kd.load_dataset(tmp_path / "x.npz") as dataset:
         assert_rows(dataset, range(N))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize("shape", [(None,), (None, 3), (2, None), (None, None), (None, 2, None)], ids=str)
+def test_rows_are_padded_and_taken_on_a_device_as_on_the_cpu(dtype, shape, device):
+    rng = np.random.default_rng(0)
+    lengths = [tuple(int(rng.integers(0, 4)) if axis is None else axis for axis in shape) for _ in range(6)]
+    rows = [filled(each, dtype, start=1 + 10 * i) for i, each in enumerate(lengths)]
+    value = 1 if dtype == "bool" else np.iinfo(dtype).max if np.dtype(dtype).kind in "iu" else -1.5
+    column = Ragged.from_rows(rows, dtype, len(shape))
+    for some in (column, column[:1], column[:0]):
+        longest = some.shapes.max(axis=0).tolist() if len(some) else [axis or 0 for axis in shape]
+        expected = padded(list(some), dtype, shape, value)[0]
+        found = scattered(torch.from_numpy(some.values).to(device), some.shapes, longest, value)
+        assert found.device.type == device
+        same_tensor(found.cpu(), expected)
+    spec = {"columns": {"a": {"dtype": dtype, "shape": list(shape)}}, "X": "a", "storage": {"backend": "in-memory"}}
+    held = kd.load_dataset(spec, data={"a": rows}, device=device)
+    for found, i in zip(held[[5, 0, 5]][0], (5, 0, 5), strict=True):
+        same_tensor(found.cpu(), rows[i])

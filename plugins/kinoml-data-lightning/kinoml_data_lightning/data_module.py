@@ -48,6 +48,7 @@ class DataModule(LightningDataModule):
         base: the folder that relative paths in a mapping start from; by default the working directory.
         dataset_options: further arguments of `kinoml_data.load_dataset`, such as `backend: in-memory`.
         loader_options: further arguments of `XyDataset.as_dataloader` for all loaders, such as `pin_memory: true`.
+            `drop_last: true` drops rows of the validation and the test set, too.
 
     Attributes:
         dataset: the dataset with all splits; None before `setup` and after `teardown`.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import pairwise
@@ -94,6 +95,27 @@ class Ragged:
 
 Column = NDArray[Any] | Ragged
 Columns = Mapping[str, Column]
+
+
+def owned(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The caller's values by column, copied, so that changing them later does not change a dataset.
+
+    Objects of other classes, such as a sequence that reads its rows from a file, are kept as they are.
+    """
+    return {name: _owned(values) for name, values in data.items()}
+
+
+def _owned(values: Any) -> Any:
+    if isinstance(values, np.ndarray):
+        return copy.deepcopy(values) if values.dtype == object else values.copy()
+    if hasattr(values, "clone"):  # a tensor; polars has a method of this name, too
+        return values.clone()
+    if isinstance(values, (list, tuple)):
+        return [value if isinstance(value, (str, int, float)) else _owned(value) for value in values]
+    if isinstance(values, Iterator):
+        return _owned(list(values))
+    is_column = isinstance(values, Ragged) or type(values).__module__.partition(".")[0] in ("pandas", "awkward")
+    return copy.deepcopy(values) if is_column else values
 
 
 def offsets_of(shapes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
 
 from kinoml_data.backends.in_memory import InMemory
-from kinoml_data.columns import Column, Columns, Ragged, cast
+from kinoml_data.columns import Column, Columns, Ragged, cast, owned
 from kinoml_data.contracts.backend import AnyBackend, Backend, SpecContext, Storage
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.errors import FeaturizationError, SpecError, error_prefix, format_error, quoted, unknown
@@ -53,9 +53,9 @@ class FeaturizeOnAccess(Backend):
     ) -> Backend:
         backend = self.model_copy()
         if data is not None and self.source is not None:
-            backend = self.model_copy(update={"source": self.source.with_objects(data=data)})
+            backend = self.model_copy(update={"source": self.source.with_objects(data=owned(data))})
         elif data is not None:
-            backend._data = {name: _owned(values) for name, values in data.items()}
+            backend._data = owned(data)
         if featurizer is not None:
             backend._function, backend._featurizer = featurizer, None
         return backend
@@ -262,19 +262,6 @@ def _array(name: str, value: Any, declared: Array) -> NDArray[Any]:
         value = array.reshape(-1)[lost]
         raise FeaturizationError(f"column {quoted(name)} contains {value}, which does not fit {declared.dtype}")
     return result.reshape(array.shape)
-
-
-def _owned(values: Any) -> Any:
-    """A copy of the caller's arrays, tensors and lists, so that changing those later does not change the dataset."""
-    if isinstance(values, np.ndarray):
-        return values.copy()
-    if hasattr(values, "clone"):  # a tensor
-        return values.clone()
-    if isinstance(values, (list, tuple)):
-        return [
-            _owned(value) if isinstance(value, np.ndarray) or hasattr(value, "clone") else value for value in values
-        ]
-    return list(values) if isinstance(values, Iterator) else values
 
 
 def _by_row_number(name: str, values: Any) -> Sequence[Any]:

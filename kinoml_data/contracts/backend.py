@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, SerializeAsAny, Strict, ValidationInfo, model_serializer
 
-from kinoml_data.columns import Columns
+from kinoml_data.columns import Columns, owned
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.errors import SpecError, UnsupportedStoreError, quoted
 from kinoml_data.spec import config
@@ -218,6 +218,7 @@ class Backend(Model, ABC):
         """
         source = getattr(self, "source", None)
         if isinstance(source, Backend):
+            data = None if data is None else owned(data)  # the source may be opened again in another process
             return self.model_copy(update={"source": source.with_objects(data=data, featurizer=featurizer)})
         if data is not None:
             raise SpecError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import tracemalloc
 from contextlib import closing
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -275,3 +277,18 @@ def test_strings_alone_are_no_dataset(folder):
     }
     with pytest.raises(SpecError, match="does not say which columns are X"):
         kd.load_dataset(spec, base=folder)
+
+
+@pytest.mark.parametrize("rows", [np.arange(4), [0, 1, 2, 3]], ids=["array", "list"])
+def test_a_source_of_python_values_is_owned_by_the_dataset(tmp_path, rows):
+    kd.save_dataset(kd.from_arrays(np.arange(4.0)), tmp_path / "t.npz")
+    table = {"source": {"backend": "npz-lazy", "path": str(tmp_path / "t.npz")}, "columns": {"f": "X"}}
+    storage = {"backend": "joined", "source": {"backend": "in-memory"}, "tables": {"r": table}}
+    spec = {"X": "f", "y": "y", "columns": {"f": {"dtype": "float64"}, "y": {"dtype": "float64"}}, "storage": storage}
+    data = {"r": rows, "y": pd.Series([5.0, 6.0, 7.0, 8.0])}
+    dataset = kd.load_dataset(spec, data=data)
+    data["r"][:], data["y"][:] = [0, 0, 0, 0], 0.0
+    batches = [dataset[:], pickle.loads(pickle.dumps(dataset))[:], copy.deepcopy(dataset)[:]]
+    batches += dataset.as_dataloader(batch_size=4, num_workers=1, multiprocessing_context="fork")
+    for X, y in batches:
+        assert X.tolist() == [0, 1, 2, 3] and y.tolist() == [5, 6, 7, 8]

@@ -221,11 +221,18 @@ class Case:
         )
         rows = [self.rng.randrange(self.count) for _ in range(self.count)]
         index = np.array(rows, self.rng.choice(["uint8", "int64", "int16"]))
-        kd.save_dataset(kd.from_arrays({"row-of": index, "z-of": np.zeros(self.count)}), folder / "thin.npz")
-        source = {"backend": "npz-lazy", "path": str(folder / "thin.npz")}
+        thin = {"row-of": index, "z-of": np.zeros(self.count)}
+        in_memory = self.rng.random() < 0.5
+        if not in_memory:
+            kd.save_dataset(kd.from_arrays(thin), folder / "thin.npz")
+        source = {"backend": "in-memory"} if in_memory else {"backend": "npz-lazy", "path": str(folder / "thin.npz")}
         table = {"backend": "npz-lazy", "path": str(folder / "table.npz")}
         tables = {"row-of": {"source": table, "columns": {name: name for name in self.columns}}}
-        return kd.load_dataset(self.spec(backend="joined", source=source, tables=tables)), rows
+        spec = self.spec(backend="joined", source=source, tables=tables)
+        dataset = kd.load_dataset(spec, data=thin if in_memory else None)
+        _spoil(index)
+        self.check(pickle.loads(pickle.dumps(dataset)), rows)
+        return dataset, rows
 
     # -- comparing
 

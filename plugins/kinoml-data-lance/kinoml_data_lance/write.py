@@ -59,10 +59,15 @@ def write_dataset(
                 check(storage)
         with lance_errors(f"cannot write {quoted(str(final))}", StoreWriteError):
             _sync(temporary)
+            if not exists:
+                try:
+                    _rename_new(temporary, final)
+                except StoreExistsError:  # another program has written a dataset meanwhile
+                    exists = overwrite and (final / "_versions").is_dir()
+                    if not exists:
+                        raise
             if exists:
                 _add_version(temporary, final, operation)
-            else:
-                _rename_new(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

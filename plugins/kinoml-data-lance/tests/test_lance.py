@@ -496,3 +496,22 @@ def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     Path("spec.yaml").write_text(spec)
     with kd.load_dataset("spec.yaml") as found:
         assert len(found) == 1000
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_dataset_that_appears_meanwhile_is_replaced_if_overwriting_is_allowed(tmp_path, overwrite):
+    backend = Lance(path=tmp_path / "d.lance")
+
+    def batches():
+        kd.save_dataset(kd.from_arrays(np.zeros(3)), backend.path)
+        yield {"X": np.arange(4.0)}
+
+    with closing(batches()) as rows:
+        if overwrite:
+            backend.write({"X": kd.Array("float64")}, rows, overwrite=True)
+        else:
+            with pytest.raises(StoreExistsError, match="appeared while this store was being written"):
+                backend.write({"X": kd.Array("float64")}, rows)
+    with backend.open(None) as storage:
+        assert len(storage) == (4 if overwrite else 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["d.lance"]

@@ -343,6 +343,12 @@ def test_a_number_that_is_not_valid_as_an_option_is_not_valid_as_a_condition(mod
         model(torch.zeros(3), **conditions)
 
 
+@pytest.mark.parametrize("number", [1, np.float32(1), np.float64(1), np.int64(1), torch.tensor(1.0)], ids=repr)
+def test_a_condition_may_be_a_number_of_any_kind(number):
+    expected = PIC50()(torch.zeros(2), substrate_conc=1.0)
+    torch.testing.assert_close(PIC50()(torch.zeros(2), substrate_conc=number), expected)
+
+
 def test_a_condition_may_be_a_numpy_array_and_keeps_the_dtype():
     conc = np.array([1e-6, 1e-5])
     found = PIC50()(torch.zeros(2), substrate_conc=conc)

@@ -73,7 +73,7 @@ class ObservationModel(Model, ABC):
         values: dict[str, Tensor | float] = {
             name: torch.as_tensor(value, dtype=dG_over_kT.dtype, device=dG_over_kT.device)
             if isinstance(value, np.ndarray)
-            else value
+            else (value.item() if isinstance(value, np.generic) else value)
             for name, value in conditions.items()
         }
         numbers = {name: value for name, value in values.items() if not isinstance(value, torch.Tensor)}

@@ -100,22 +100,28 @@ Columns = Mapping[str, Column]
 def owned(data: Mapping[str, Any]) -> dict[str, Any]:
     """The caller's values by column, copied, so that changing them later does not change a dataset.
 
-    Objects of other classes, such as a sequence that reads its rows from a file, are kept as they are.
+    Arrays, tensors, lists and columns of pandas and awkward are copied, both as columns and as rows. Objects of other
+    classes, such as a sequence that reads its rows from a file, are kept as they are.
     """
     return {name: _owned(values) for name, values in data.items()}
 
 
 def _owned(values: Any) -> Any:
-    if isinstance(values, np.ndarray):
-        return copy.deepcopy(values) if values.dtype == object else values.copy()
-    if hasattr(values, "clone"):  # a tensor; polars has a method of this name, too
-        return values.clone()
-    if isinstance(values, (list, tuple)):
-        return [value if isinstance(value, (str, int, float)) else _owned(value) for value in values]
-    if isinstance(values, Iterator):
-        return _owned(list(values))
-    is_column = isinstance(values, Ragged) or type(values).__module__.partition(".")[0] in ("pandas", "awkward")
-    return copy.deepcopy(values) if is_column else values
+    if isinstance(values, (list, tuple, Iterator)):
+        return [_owned_row(row) for row in values]
+    return _owned_row(values)
+
+
+def _owned_row(value: Any) -> Any:
+    """A copy of one row, or of a column that is a single object."""
+    if isinstance(value, np.ndarray):
+        return copy.deepcopy(value) if value.dtype == object else value.copy()
+    if hasattr(value, "clone"):  # a tensor; polars has a method of this name, too
+        return value.clone()
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_owned_row, value)) if type(value) in (list, tuple) else value
+    is_column = isinstance(value, Ragged) or type(value).__module__.partition(".")[0] in ("pandas", "awkward")
+    return copy.deepcopy(value) if is_column else value
 
 
 def offsets_of(shapes: NDArray[np.int64]) -> NDArray[np.int64]:

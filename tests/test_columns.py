@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from kinoml_data.columns import Ragged, cast, concatenate, sizes_of
+from kinoml_data.columns import Ragged, cast, concatenate, owned, sizes_of
 from kinoml_data.spec.array import DTYPES
 from tests.dataset.tensors import filled
 
@@ -150,3 +150,17 @@ def test_every_boundary_value_is_cast_as_exact_arithmetic_says(source, target):
             same = np.array_equal(result, np.array([expected]), equal_nan=dtype.kind in "fc")
             assert result.dtype == dtype and same, said
             assert dtype.kind != "f" or np.signbit(result[0]) == np.signbit(expected) or np.isnan(expected), said
+
+
+def test_values_of_the_caller_are_copied_and_rows_keep_their_type():
+    rows = iter([1, 2])
+    array, inner = np.arange(3), [np.arange(2), "a"]
+    data = {"a": array, "b": [inner, (array,), rows, "text"], "c": iter([array, 1.5])}
+    found = owned(data)
+    array[:], inner[0][:] = 9, 9
+    assert found["a"].tolist() == [0, 1, 2]
+    first, second, third, fourth = found["b"]
+    assert first[0].tolist() == [0, 1] and first[1] == "a"
+    assert type(second) is tuple and second[0].tolist() == [0, 1, 2]
+    assert third is rows and fourth == "text"
+    assert found["c"][0].tolist() == [0, 1, 2] and found["c"][1] == 1.5

@@ -67,7 +67,8 @@ class Ragged:
 
     def take(self, rows: NDArray[np.int64]) -> Ragged:
         """The given rows in the given order, as new arrays."""
-        return Ragged(gather(self.values, self.offsets[rows], self.offsets[rows + 1]), self.shapes[rows])
+        starts, stops = self.offsets.take(rows), self.offsets.take(rows + 1)
+        return Ragged(gather(self.values, starts, stops), self.shapes.take(rows, axis=0))
 
     def strings(self) -> list[str]:
         """The rows decoded as UTF-8.
@@ -153,9 +154,10 @@ def gather(values: NDArray[Any], starts: NDArray[np.int64], stops: NDArray[np.in
     """`values[start:stop]` for every pair of a start and a stop, end to end in a new array."""
     if len(starts) == 0:
         return np.empty(0, values.dtype)
-    if len(starts) == 1 or np.array_equal(starts[1:], stops[:-1]):
+    if np.count_nonzero(starts[1:] != stops[:-1]) == 0:
         return values[starts[0] : stops[-1]].copy()
-    # Slicing a memoryview takes half the time of slicing an array; fancy indexing by element takes 40 times as long.
+    # Joining slices of a memoryview is as fast as a loop in C over rows of some kilobytes. `np.take` is faster only if
+    # rows have less than 20 values.
     data = np.ascontiguousarray(values).data
     parts = [data[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)]
     return np.frombuffer(bytearray().join(parts), values.dtype)

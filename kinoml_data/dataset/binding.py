@@ -77,11 +77,9 @@ class Binding:
                 self._plans[name] = _plan(name, stored_as, requested, storage)
         if problems:
             raise SpecError(*problems).prefixed("the spec does not fit the store: ")
-        # These columns need no change, and the storage has a shorter way to read one row of them.
-        overridden = type(storage).read_row is not Storage.read_row
-        plans = self._plans.items()
-        self._direct = frozenset(n for n, p in plans if overridden and p.stored_as == (n,) and not p.adapts)
-        self._direct_names: set[tuple[str, ...]] = set()
+        # These columns need no change.
+        self._direct = frozenset(n for n, plan in self._plans.items() if plan.stored_as == (n,) and not plan.adapts)
+        self._has_read_row = type(storage).read_row is not Storage.read_row  # a shorter way to read one row
         self._device: DeviceColumns | None = None
         if isinstance(storage, MemoryStorage) and storage.device is not None:
             names = [*spec.X_names, *spec.y_names]
@@ -96,6 +94,8 @@ class Binding:
         """
         if self._device is not None and all(name in self._device for name in names):
             return self._device.read(rows, names)
+        if self._direct.issuperset(names):
+            return self._read(rows, names)
         plans = [self._plans[name] for name in names]
         columns = self._read(rows, _stored_names(plans))
         return {plan.name: _adapt(columns, plan, rows) for plan in plans}
@@ -104,10 +104,8 @@ class Binding:
         """Read one row of the columns `names`, each as a new array in its own shape; raises the errors of `read`."""
         if self._device is not None:
             return self._device.read_row(row, names)
-        if names in self._direct_names:
+        if self._has_read_row and self._direct.issuperset(names):
             return self.storage.read_row(row, names)
-        if self._direct.issuperset(names):
-            self._direct_names.add(names)
         columns = self.read(np.array([row]), names)
         return {name: np.array(column[0]) for name, column in columns.items()}
 
@@ -130,18 +128,18 @@ class Binding:
         plan = self._plans[name]
         return None if plan.several else self.storage.shapes(plan.stored_as[0])
 
-    def _read(self, rows: NDArray[np.int64], stored_names: list[str]) -> Columns:
+    def _read(self, rows: NDArray[np.int64], stored_names: Sequence[str]) -> dict[str, Column]:
         """Read from the storage and check the result: missing rows would only make an epoch shorter."""
         columns = self.storage.read(rows, stored_names)
-        for name in stored_names:
-            column = columns[name]
+        result = {name: columns[name] for name in stored_names}
+        for name, column in result.items():
             problem = mismatch(self.storage.columns[name], column)
             if len(column) != len(rows) or problem:
                 raise StoreReadError(
                     f"{type(self.storage).__name__} is wrong: it was asked for {len(rows)} rows of column "
                     f"{quoted(name)}, but returned {problem or f'{len(column)} rows'}"
                 )
-        return columns
+        return result
 
 
 def _stored_names(plans: Sequence[_Plan]) -> list[str]:

@@ -85,9 +85,10 @@ class XyDataset(Dataset[Any]):
         row = position if self._rows is None else int(self._rows[position])
         return self.collate_fn.sample(binding.read_row(row, self.collate_fn.names))
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int] | RowNumbers) -> Batch:
         """Samples at several positions, read together. The loaders of torch call this."""
-        return self._read(normalize_index(list(indices), len(self))[0])
+        index = indices if isinstance(indices, np.ndarray) else list(indices)
+        return self._read(normalize_index(index, len(self))[0])
 
     def _read(self, positions: RowNumbers) -> Batch:
         rows = positions if self._rows is None else self._rows[positions]

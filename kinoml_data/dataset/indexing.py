@@ -27,7 +27,10 @@ def normalize_index(index: Any, length: int) -> tuple[NDArray[np.int64], bool]:
         SampleIndexError: `index` is out of range, or is of another kind: a bool, float, string or tuple, a mask of
             another length, or an array of several axes.
     """
-    if isinstance(index, slice):
+    if type(index) is np.ndarray and index.dtype == np.int64 and index.ndim == 1 and len(index):
+        if index.view(np.uint64).max() < length:  # as loaders do; a negative number is a large one
+            return index.copy(), False
+    elif isinstance(index, slice):
         try:
             return np.arange(*index.indices(length), dtype=np.int64), False
         except (TypeError, ValueError) as error:

@@ -104,10 +104,10 @@ def mismatch(array: Array, column: Column) -> str | None:
     if shapes.ndim != 2 or shapes.shape[1] != len(array.axes):
         return f"shapes {shapes.shape} instead of those of {array}"
     for axis, length in enumerate(array.axes):
-        if length is not None and (wrong := shapes[:, axis] != length).any():
+        if length is not None and np.count_nonzero(wrong := shapes[:, axis] != length):
             return f"a row of shape {tuple(shapes[wrong][0].tolist())} instead of {array}"
     total = int(column.offsets[-1])
-    if values.ndim != 1 or shapes.min(initial=0) < 0 or total != len(values):
+    if values.ndim != 1 or total != len(values) or np.count_nonzero(shapes < 0):
         return f"{values.shape} values, but its shapes add up to {total}"
     return None
 
@@ -235,13 +235,12 @@ class ArrayStorage(Storage):
             return values.read(rows)
         if name not in self._shapes:
             if isinstance(values, np.ndarray):
-                return to_native_order(values[rows])
+                return to_native_order(np.asarray(values).take(rows, axis=0))
             return self.slices(values, rows, rows + 1)
-        shapes = self._shapes[name][rows]
-        offsets = self._offsets[name]
+        shapes, offsets, array = self._shapes[name].take(rows, axis=0), self._offsets[name], self.columns[name]
+        starts, stops = offsets.take(rows), offsets.take(rows + 1)
         read = gather if isinstance(values, np.ndarray) else self.slices
-        taken = to_native_order(read(values, offsets[rows], offsets[rows + 1]))
-        array = self.columns[name]
+        taken = to_native_order(read(values, starts, stops))
         if array.rows_differ:
             return Ragged(taken, shapes)
         return taken.reshape(len(rows), *array.row_shape)  # stored as ragged, but all rows have one shape

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from kinoml_data.errors import SpecError, quoted, unknown
 from kinoml_data.loading import shared_ring
 from kinoml_data.loading.prefetch import PrefetchLoader
-from kinoml_data.loading.samplers import LengthBatchSampler, SeededSampler
+from kinoml_data.loading.samplers import ArrayLoader, LengthBatchSampler, RandomSampler
 from kinoml_data.loading.workers import WorkerLoader
 
 WORKER_TIMEOUT = 300.0
@@ -58,12 +58,13 @@ def make(
         if kwargs.get("generator") is not None:
             raise SpecError("give either seed or generator, and not both")
         kwargs["generator"] = torch.Generator().manual_seed(seed)
-        # The order has a generator of its own, because DataLoader also draws from its generator, and at other times
-        # with workers than without.
-        if kwargs.get("shuffle") and not own_order and lengths is None:
-            rows = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length, ours has one
-            kwargs["sampler"] = SeededSampler(rows, torch.Generator().manual_seed(seed))
-            del kwargs["shuffle"]
+    if kwargs.get("shuffle") and not own_order and lengths is None:
+        rows = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length, ours has one
+        # The seeded order has a generator of its own, because DataLoader also draws from its generator, and at other
+        # times with workers than without.
+        generator = kwargs.get("generator") if seed is None else torch.Generator().manual_seed(seed)
+        kwargs["sampler"] = RandomSampler(rows, generator)
+        del kwargs["shuffle"]
     if lengths is not None:
         kwargs["batch_sampler"] = _length_sampler(lengths, seed, kwargs)
     kwargs = {"collate_fn": collate_fn} | kwargs
@@ -72,7 +73,7 @@ def make(
             raise SpecError("prefetch is for loading without workers; use prefetch_factor with num_workers")
         return WorkerLoader(dataset, **_with_worker_defaults(kwargs))
     if not prefetch:
-        return DataLoader(dataset, **kwargs)
+        return ArrayLoader(dataset, **kwargs)
     loader = PrefetchLoader(dataset, **kwargs)
     loader.prefetch = prefetch
     return loader

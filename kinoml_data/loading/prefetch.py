@@ -7,10 +7,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader
+from kinoml_data.loading.samplers import ArrayLoader
 
 
-class PrefetchLoader(DataLoader[Any]):
+class PrefetchLoader(ArrayLoader):
     """A `DataLoader` without workers whose batches are read in a thread while the model works on earlier ones.
 
     Attributes:

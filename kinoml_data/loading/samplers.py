@@ -3,42 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 
 WINDOW = 50  # batches whose rows are sorted together: enough for little padding, few enough for a random order
 
 
-CHUNK = 1 << 16  # row numbers that are Python ints at once
-
-
-class SeededSampler(Sampler[int]):
+class RandomSampler(Sampler[int]):
     """All rows in random order, which is drawn once, as an epoch begins.
 
     torch's `RandomSampler` draws again as an epoch ends, so that the next order would depend on whether the epoch was
-    read to its end, and with workers, which read ahead, on how far.
+    read to its end, and with workers, which read ahead, on how far. It also keeps a list of all rows as Python ints.
 
     Args:
         rows: the number of rows.
-        generator: the source of the random order.
+        generator: the source of the random order; by default torch's own.
     """
 
-    def __init__(self, rows: int, generator: torch.Generator) -> None:
+    def __init__(self, rows: int, generator: torch.Generator | None = None) -> None:
         self.rows, self.generator = rows, generator
 
     def __len__(self) -> int:
         return self.rows
 
     def __iter__(self) -> Iterator[int]:
-        order = torch.randperm(self.rows, generator=self.generator)
-        for start in range(0, self.rows, CHUNK):
-            yield from order[start : start + CHUNK].tolist()
+        return map(int, self.order())
+
+    def order(self) -> NDArray[np.int64]:
+        """The rows of an epoch: int64 `(rows,)`."""
+        return torch.randperm(self.rows, generator=self.generator).numpy()
 
 
-class LengthBatchSampler(Sampler[list[int]]):
+class ArrayBatches:
+    """The batches of a torch `BatchSampler` as int64 arrays, if the sampler is sequential or a `RandomSampler`.
+
+    Such a batch costs no Python int per row on its way to the dataset.
+    """
+
+    def __init__(self, batches: BatchSampler) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        sampler, size = self.batches.sampler, self.batches.batch_size
+        if type(sampler) is SequentialSampler:
+            order = np.arange(len(sampler))
+        elif type(sampler) is RandomSampler:
+            order = sampler.order()
+        else:
+            yield from self.batches
+            return
+        stop = len(order) - len(order) % size if self.batches.drop_last else len(order)
+        for start in range(0, stop, size):
+            yield order[start : start + size]
+
+
+class ArrayLoader(DataLoader[Any]):
+    """A `DataLoader` that asks the dataset for batches with arrays of row numbers where it can."""
+
+    @property
+    def _index_sampler(self) -> Any:  # torch's, from which the row numbers of each batch come
+        batches = super()._index_sampler
+        return ArrayBatches(batches) if type(batches) is BatchSampler else batches
+
+
+class LengthBatchSampler(Sampler[NDArray[np.int64]]):
     """Batches of rows of similar length, in random order.
 
     Rows are shuffled, sorted by length within windows of 50 batches and cut into batches, which are then shuffled.
@@ -70,12 +105,11 @@ class LengthBatchSampler(Sampler[list[int]]):
         rows = len(self.lengths)
         return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
         # As this is a generator function, it draws the seed only when an epoch begins: DataLoader makes two iterators
         # if it has workers, but uses only one of them.
         rng = np.random.default_rng(self._seed() if self.shuffle else 0)
-        for batch in self._batches(rng):
-            yield batch.tolist()
+        yield from self._batches(rng)
 
     def set_epoch(self, epoch: int) -> None:
         """Yield the batches of this epoch until `set_epoch` is called again."""

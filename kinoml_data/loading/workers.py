@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from kinoml_data.errors import StoreReadError
+from kinoml_data.loading.samplers import ArrayLoader
 
 POLL_SECONDS = 5.0
 
 
-class WorkerLoader(DataLoader[Any]):
+class WorkerLoader(ArrayLoader):
     """A `DataLoader` that notices within seconds if a worker has ended, regardless of `timeout`.
 
     torch checks its workers only when waiting for a batch has timed out. A signal reports a killed child process

@@ -387,3 +387,10 @@ def test_lists_of_OmegaConf_and_containers_of_other_libraries_are_indexes():
     for index in (omegaconf.ListConfig(["a"]), pd.Series([0.5]), pd.Series(["a"])):
         with pytest.raises(SampleIndexError):
             normalize_index(index, 4)
+
+
+def test_positions_do_not_share_memory_with_the_index() -> None:
+    for index in (np.arange(3), torch.arange(3)):
+        positions, _ = normalize_index(index, 4)
+        index[0] = 2
+        assert positions.tolist() == [0, 1, 2]

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader, RandomSampler
 
 import kinoml_data as kd
 from kinoml_data.loading.samplers import LengthBatchSampler
@@ -73,3 +76,47 @@ def test_distributed_samplers_share_the_rows_between_them(dataset: kd.XyDataset)
         sampler: DistributedSampler[Any] = DistributedSampler(dataset, num_replicas=2, rank=rank, shuffle=True)
         found += rows_of(dataset.as_dataloader(batch_size=32, sampler=sampler))
     assert sorted(found) == list(range(500))
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "in order": {},
+    "shuffled": {"shuffle": True},
+    "seeded": {"shuffle": True, "seed": 2},
+    "in a thread": {"shuffle": True, "prefetch": 2},
+    "grouped": {"shuffle": True, "group_by_length": "X"},
+}
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_row_numbers_reach_the_dataset_as_arrays(
+    dataset: kd.XyDataset, monkeypatch: pytest.MonkeyPatch, way: str, drop_last: bool
+) -> None:
+    given: list[Any] = []
+    read = kd.XyDataset.__getitems__
+    monkeypatch.setattr(kd.XyDataset, "__getitems__", lambda self, rows: [given.append(rows), read(self, rows)][1])
+    loader = dataset.as_dataloader(batch_size=16, drop_last=drop_last, **WAYS[way])
+    found = rows_of(loader)
+    assert {type(rows) for rows in given} == {np.ndarray} and np.concatenate(given).tolist() == found
+    assert [len(rows) for rows in given] == [16] * 31 + [4] * (not drop_last)
+    assert len(loader) == len(given) and len(set(found)) == len(found)
+
+
+def test_batches_of_other_samplers_are_those_of_torch(dataset: kd.XyDataset) -> None:
+    def sampler() -> RandomSampler:
+        return RandomSampler(dataset, replacement=True, num_samples=70, generator=torch.Generator().manual_seed(1))
+
+    plain: DataLoader[Any] = DataLoader(dataset, batch_size=16, sampler=sampler(), collate_fn=dataset.collate_fn)
+    assert rows_of(dataset.as_dataloader(batch_size=16, sampler=sampler())) == rows_of(plain)
+
+
+def test_an_order_without_a_seed_comes_from_the_generator_of_torch(dataset: kd.XyDataset) -> None:
+    def epochs(**kwargs: Any) -> list[list[int]]:
+        torch.manual_seed(3)
+        loader = dataset.as_dataloader(batch_size=16, shuffle=True, **kwargs)
+        return [rows_of(loader), rows_of(loader)]
+
+    first, second = epochs()
+    assert epochs() == [first, second] and first != second
+    given = [epochs(generator=torch.Generator().manual_seed(4)) for _ in range(2)]
+    assert given[0] == given[1] != [first, second]

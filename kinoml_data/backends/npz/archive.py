@@ -266,15 +266,14 @@ class Archive(Directory):
         self.resolve(np.array([member]))
         return self.file.gather(self._payload[member] + offsets, sizes)
 
-    def _content(self, member: int) -> memoryview | bytearray | bytes:
+    def _content(self, member: int) -> memoryview | bytes:
         """The content of one member, compared according to `verify`."""
         checked = self._checked  # before the read: it is another one if the file is rechecked during the read
-        raw = self.file.read(int(self.start(member)), int(self._csize[member]))
+        raw = np.empty(self._csize[member], np.uint8).data  # for a large array, numpy asks for large pages
+        self.file.read_into(int(self.start(member)), raw)
         return self._inflated_content(member, raw, checked)
 
-    def _inflated_content(
-        self, member: int, raw: memoryview | bytearray, checked: NDArray[np.bool_]
-    ) -> memoryview | bytearray | bytes:
+    def _inflated_content(self, member: int, raw: memoryview, checked: NDArray[np.bool_]) -> memoryview | bytes:
         """The content of one member, compared according to `verify`, from its stored bytes."""
         data = self._inflate(member, raw) if self._method[member] else raw
         known = checked is self._checked and checked[member]
@@ -282,7 +281,7 @@ class Archive(Directory):
             self._compare(member, zlib.crc32(data), checked)
         return data
 
-    def _inflate(self, member: int, raw: memoryview | bytearray) -> bytes:
+    def _inflate(self, member: int, raw: memoryview) -> bytes:
         inflater, size = zlib.decompressobj(-15), int(self._usize[member])
         try:
             data: bytes = inflater.decompress(raw, size + 1)

@@ -264,7 +264,20 @@ class Miswriting(NpzLazy):
 
         if self.mistake == "split":
             options["arrays"] = {"idx_train": options["arrays"]["idx_train"][::-1]}
+        elif self.mistake == "column":
+            columns = {name: array for name, array in columns.items() if name != "y"}
         super().write(columns, changed(), **options)
+
+
+@pytest.fixture
+def miswriting(monkeypatch):
+    found = registry.Registry()
+    found.plugins.append(
+        registry.Plugin(
+            "miswriting", "miswriting-dist", "1.0", loaded=True, names={"backend": {"miswriting": Miswriting}}
+        )
+    )
+    monkeypatch.setattr(registry, "_registry", found)
 
 
 @pytest.mark.parametrize(
@@ -277,14 +290,7 @@ class Miswriting(NpzLazy):
         ("split", "split 'train'"),
     ],
 )
-def test_a_copy_that_differs_from_its_source_replaces_nothing(tmp_path, monkeypatch, mistake, differs):
-    found = registry.Registry()
-    found.plugins.append(
-        registry.Plugin(
-            "miswriting", "miswriting-dist", "1.0", loaded=True, names={"backend": {"miswriting": Miswriting}}
-        )
-    )
-    monkeypatch.setattr(registry, "_registry", found)
+def test_a_copy_that_differs_from_its_source_replaces_nothing(tmp_path, miswriting, mistake, differs):
     source = kd.from_arrays(np.arange(6.0).reshape(3, 2), np.array([9.0, 8.0, 7.0]), splits={"train": [0, 1]})
     target = {"backend": "miswriting", "path": str(tmp_path / "x.npz"), "mistake": mistake}
     for old in (None, b"old"):
@@ -298,6 +304,15 @@ def test_a_copy_that_differs_from_its_source_replaces_nothing(tmp_path, monkeypa
     kd.convert(source, target | {"mistake": "none"}, overwrite=True)
     with kd.load_dataset(tmp_path / "x.npz") as dataset:
         assert dataset[:][1].tolist() == [9, 8, 7]
+
+
+def test_a_copy_that_lacks_a_column_replaces_nothing(tmp_path, miswriting):
+    source = kd.from_arrays(np.arange(6.0).reshape(3, 2), np.array([9.0, 8.0, 7.0]))
+    (tmp_path / "x.npz").write_bytes(b"old")
+    target = {"backend": "miswriting", "path": str(tmp_path / "x.npz"), "mistake": "column"}
+    with pytest.raises(SpecError, match=r"the spec does not fit the store: columns\.y: unknown stored column 'y'"):
+        kd.convert(source, target, overwrite=True)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])

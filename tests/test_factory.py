@@ -690,3 +690,30 @@ def test_a_process_that_ends_by_an_error_prints_nothing_else(tmp_path):
     program = f"import kinoml_data as kd\nd = kd.load_dataset({str(tmp_path / 'a.npz')!r})\n1 / 0\n"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert run.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero", run.stderr
+
+
+@pytest.mark.parametrize("backend", ["csv", "parquet-awkward", "in-memory", "featurize-on-access", "joined"])
+@pytest.mark.parametrize("order", [("wide", "narrow"), ("narrow", "wide")])
+def test_two_columns_made_from_one_stored_column_have_their_own_dtypes(tmp_path, backend, order):
+    table = pd.DataFrame({"x": [16777217.25, 0.1], "n": [0, 1]})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    table.to_parquet(tmp_path / "t.parquet")
+    stored, data, options = {"backend": "csv", "path": str(tmp_path / "t.csv")}, None, {}
+    if backend == "parquet-awkward":
+        stored = {"backend": backend, "path": str(tmp_path / "t.parquet")}
+    elif backend == "in-memory":
+        stored, data = {"backend": backend}, {"x": table["x"].to_numpy()}
+    elif backend == "featurize-on-access":
+        stored = {"backend": backend, "source": stored, "inputs": ["n"]}
+        options = {"featurizer": np.float64}
+    elif backend == "joined":
+        table = {"backend": "parquet-awkward", "path": str(tmp_path / "t.parquet")}
+        stored = {"backend": backend, "source": stored, "tables": {"n": {"source": table, "columns": {"f": "x"}}}}
+    dtypes = {"wide": "float64", "narrow": "float32"}
+    columns = {name: {"dtype": dtypes[name], "stored_as": "x"} for name in order}
+    if backend in ("featurize-on-access", "joined"):
+        columns["f"] = {"dtype": "float64"}
+    dataset = kd.load_dataset({"columns": columns, "X": list(columns), "storage": stored}, data=data, **options)
+    X, _ = dataset[:]
+    assert X["wide"].tolist() == [16777217.25, 0.1]
+    assert X["narrow"].tolist() == [16777218.0, float(np.float32(0.1))]

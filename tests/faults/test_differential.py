@@ -135,6 +135,82 @@ PLANTED = {
     ),
 }
 
+# Faults beyond the random specs, each with the test that finds it.
+FOUND_BY_A_TEST = {
+    "a shape that conditions change": (
+        "contracts/observation_model.py",
+        "        if found != shape:\n",
+        "        if False:\n",
+        "test_observation.py::test_a_condition_that_would_change_the_shape_is_an_error_over_every_broadcast",
+    ),
+    "the iteration that loses its workers": (
+        "loading/workers.py",
+        "if self._loader._epochs != self._number:",
+        "if False:",
+        "loading/test_workers.py::test_a_second_iteration_over_kept_workers_is_an_error_for_the_first",
+    ),
+    "samples without batches": (
+        "dataset/collate.py",
+        "if not isinstance(samples, (Batch, list)):",
+        "if False:",
+        "dataset/test_collate.py",
+    ),
+    "a quote that stays open": (
+        "backends/csv/text.py",
+        'if (last[-1].as_py() or "").endswith',
+        'if False and (last[-1].as_py() or "").endswith',
+        "backends/csv/test_backend.py::test_a_file_that_is_cut_off_is_damaged",
+    ),
+    "the mode of a private file": (
+        "files.py",
+        "if overwrite and final.is_file():",
+        "if False:",
+        "test_conversion.py::test_a_file_that_is_replaced_keeps_its_mode",
+    ),
+    "the least integer as float16": (
+        "columns.py",
+        "outside = np.isinf(real) | (real >= 2.0**bits)",
+        "outside = real >= 2.0**bits",
+        "test_columns.py::test_every_boundary_value_is_cast_as_exact_arithmetic_says",
+    ),
+    "a seed that workers share with the order": (
+        "loading/loader.py",
+        'kwargs.get("generator") if seed is None else torch.Generator().manual_seed(seed)\n        kwargs',
+        'kwargs.get("generator")\n        kwargs',
+        "loading/test_loader.py::test_the_order_after_an_epoch_that_was_not_finished_is_that_of_the_next_epoch",
+    ),
+    "all rows for every rank": (
+        "loading/loader.py",
+        "(ranks := _ranks()) > 1",
+        "(ranks := _ranks()) < 1",
+        "loading/test_loader.py::test_shuffling_without_a_sampler_is_refused_if_several_processes_train",
+    ),
+    "a spec that is too long to read": (
+        "spec/dataset_spec.py",
+        "if len(text) > config.MAX_BYTES:",
+        "if False:",
+        "spec/test_dataset_spec.py::test_to_file_refuses_what_from_file_would_not_read",
+    ),
+    "a copy that is not compared": (
+        "conversion.py",
+        "        if differing:\n            raise CorruptStoreError(",
+        "        if False:\n            raise CorruptStoreError(",
+        "test_conversion.py::test_a_copy_that_differs_from_its_source_replaces_nothing",
+    ),
+    "a copy that is not bound to its spec": (
+        "conversion.py",
+        "        Binding(spec, copy)\n",
+        "",
+        "test_conversion.py::test_a_copy_that_lacks_a_column_replaces_nothing",
+    ),
+    "positions in the memory of the caller": (
+        "dataset/indexing.py",
+        "return index.copy(), False",
+        "return index, False",
+        "dataset/test_indexing.py::test_positions_do_not_share_memory_with_the_index",
+    ),
+}
+
 
 def test_random_specs_are_read_as_numpy_says(scaled):
     differential.run(cases=scaled(1500), seed=1).check()
@@ -143,25 +219,43 @@ def test_random_specs_are_read_as_numpy_says(scaled):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_fault_is_found(tmp_path: Path, name: str) -> None:
-    file, old, new = PLANTED[name]
-    library = Path(kinoml_data.__file__).parent
-    shutil.copytree(library, tmp_path / "kinoml_data", ignore=shutil.ignore_patterns("__pycache__"))
-    source = (tmp_path / "kinoml_data" / file).read_text(encoding="utf-8")
-    assert source.count(old) == 1, f"{file} no longer contains, or contains twice: {old}"
-    (tmp_path / "kinoml_data" / file).write_text(source.replace(old, new), encoding="utf-8")
+    plant(tmp_path, *PLANTED[name])
     program = (
         "import kinoml_data; from tests.faults import differential\n"
         f"assert kinoml_data.__file__.startswith({str(tmp_path)!r})\n"
         "print(len(differential.run(cases=1500, jobs=1, most=1).problems))"
     )
-    paths = os.pathsep.join([str(tmp_path), str(library.parent)])
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": paths},
-    )
+    found = run(tmp_path, "-c", program)
     # An import or an opening that fails at once is found, too.
-    assert run.returncode != 0 or int(run.stdout.split()[-1]) == 1, run.stdout + run.stderr
+    assert found.returncode != 0 or int(found.stdout.split()[-1]) == 1, found.stdout + found.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOUND_BY_A_TEST)
+def test_a_planted_fault_is_found_by_a_test(tmp_path: Path, name: str) -> None:
+    *fault, test = FOUND_BY_A_TEST[name]
+    plant(tmp_path, *fault)
+    root = Path(kinoml_data.__file__).parents[1]
+    shutil.copytree(root / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    found = run(tmp_path, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{test}")
+    assert found.returncode == 1 and "1 failed" in found.stdout, found.stdout + found.stderr
+
+
+def plant(folder: Path, file: str, old: str, new: str) -> None:
+    """Copy the library to `folder` and put a fault into the copy."""
+    shutil.copytree(
+        Path(kinoml_data.__file__).parent, folder / "kinoml_data", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    source = (folder / "kinoml_data" / file).read_text(encoding="utf-8")
+    assert source.count(old) == 1, f"{file} no longer contains, or contains twice: {old}"
+    (folder / "kinoml_data" / file).write_text(source.replace(old, new), encoding="utf-8")
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with the copy of the library in `folder`."""
+    paths = os.pathsep.join([str(folder), str(Path(kinoml_data.__file__).parents[1])])
+    environment = os.environ | {"PYTHONPATH": paths}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=folder, env=environment
+    )

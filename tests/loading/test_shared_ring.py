@@ -9,8 +9,10 @@ import resource
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,14 +61,79 @@ def test_a_batch_too_large_for_its_slot_goes_as_torch_sends_it(
     assert rows_of(loader) == list(range(500))
 
 
+def numbers(ring: ring.Ring, value: int) -> tuple[int, list[tuple[int, int]]]:
+    """Put 8 numbers into a slot."""
+    placed = ring.put([memoryview(np.full(8, value)).cast("B"), memoryview(b"")])
+    assert placed is not None
+    return placed
+
+
 def test_a_full_ring_refuses_batches_until_a_slot_is_free() -> None:
     small = ring.Ring(1, 4096, multiprocessing.get_context("fork"))
-    first = small.put([memoryview(b"abc"), memoryview(b"")])
-    assert first is not None
+    placed = [numbers(small, number) for number in range(1 + ring.LENT_SLOTS)]
     assert small.put([memoryview(b"x")]) is None
-    assert [bytes(part) for part in small.take(*first)] == [b"abc", b""]
+    kept = [small.take(*place) for place in placed]
+    assert [np.frombuffer(parts[0], np.int64).tolist() for parts in kept] == [[n] * 8 for n in range(len(placed))]
     assert small.put([memoryview(bytes(4097))]) is None
+    assert small.put([memoryview(b"x")]) is not None  # the last batch was copied out
+    assert small.put([memoryview(b"x")]) is None
+    kept.pop(0)
     assert small.put([memoryview(b"x")]) is not None
+
+
+def test_a_slot_stays_taken_while_any_part_of_its_batch_is_kept() -> None:
+    small = ring.Ring(0, 4096, multiprocessing.get_context("fork"))
+    for keep in (
+        lambda array: array,
+        lambda array: torch.from_numpy(array)[3:],
+        lambda array: torch.from_numpy(array).view(2, 4).numpy()[1],
+        lambda array: memoryview(array),
+        lambda array: torch.from_dlpack(torch.from_numpy(array)),
+    ):
+        kept = [keep(np.frombuffer(small.take(*numbers(small, n))[0], np.int64)) for n in range(ring.LENT_SLOTS)]
+        assert small.put([memoryview(b"x")]) is None
+        for n, part in enumerate(kept):
+            assert set(np.asarray(part).ravel().tolist()) == {n}
+        del kept, part
+        gc.collect()
+
+
+def test_a_forked_process_does_not_free_the_slots_of_its_parent() -> None:
+    small = ring.Ring(0, 4096, multiprocessing.get_context("fork"))
+    kept = [small.take(*numbers(small, n)) for n in range(ring.LENT_SLOTS)]
+    child = os.fork()
+    if child == 0:
+        kept.clear()
+        gc.collect()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert small.put([memoryview(b"x")]) is None
+    assert [np.frombuffer(parts[0], np.int64).tolist() for parts in kept] == [[n] * 8 for n in range(ring.LENT_SLOTS)]
+
+
+@pytest.mark.parametrize("keep", ["all", "y", "each third"])
+def test_batches_that_are_kept_do_not_change(dataset: kd.XyDataset, keep: str) -> None:
+    loader = dataset.as_dataloader(
+        batch_size=10, shuffle=True, seed=3, num_workers=2, collate="packed", multiprocessing_context="fork"
+    )
+    batches = [
+        (n, X if keep != "y" else None, y, [t.clone() for t in X], y.clone())
+        for n, (X, y) in enumerate(loader)
+        if keep != "each third" or n % 3 == 0
+    ]
+    for _ in loader:  # another epoch reuses what is free
+        pass
+    for _, X, y, X_copy, y_copy in batches:
+        assert torch.equal(y, y_copy)
+        assert X is None or all(map(torch.equal, X, X_copy))
+
+
+def test_a_worker_that_is_a_thread_sends_the_batch_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = types.SimpleNamespace(id=0, worker_method="thread")
+    monkeypatch.setattr(ring, "get_worker_info", lambda: info)
+    collate = ring.RingCollate(lambda samples: samples, ring.Ring(1, 4096, multiprocessing.get_context("fork")))
+    batch = [torch.zeros(2)]
+    assert collate(batch) is batch
 
 
 def shared_memory_of(processes: set[str]) -> list[str]:

@@ -157,12 +157,16 @@ def scattered(values: Tensor, shapes: NDArray[np.int64], longest: Sequence[int],
         longest: the length of each axis of the result, after the rows.
         value: what the rows are padded with.
     """
-    device, offsets = values.device, torch.from_numpy(offsets_of(shapes)).to(values.device)
-    total, lengths = len(values), torch.from_numpy(shapes).to(device)
+    axes = len(longest)  # those that differ between rows, and what is before them; the rest is copied as one unit
+    while axes and (shapes[:, axes - 1] == longest[axes - 1]).all():
+        axes -= 1
+    unit = max(1, math.prod(longest[axes:]))
+    device, offsets = values.device, torch.from_numpy(offsets_of(shapes) // unit).to(values.device)
+    total, lengths = len(values) // unit, torch.from_numpy(shapes).to(device)
     row = torch.repeat_interleave(torch.arange(len(shapes), device=device), offsets.diff(), output_size=total)
     place = torch.arange(total, device=device) - offsets[row]  # within the row
-    target, stride = row * math.prod(longest), 1
-    for axis in reversed(range(len(longest))):
+    target, stride = row * math.prod(longest[:axes]), 1
+    for axis in reversed(range(axes)):
         length = lengths[row, axis]
         target += place % length * stride
         place //= length
@@ -170,7 +174,7 @@ def scattered(values: Tensor, shapes: NDArray[np.int64], longest: Sequence[int],
     kept = as_signed(values)
     filling = as_signed(torch.tensor([value], dtype=values.dtype)).item()
     padded = torch.full((len(shapes), *longest), filling, dtype=kept.dtype, device=device)
-    padded.view(-1)[target] = kept
+    padded.view(-1, unit)[target] = kept.view(-1, unit)
     return padded.view(values.dtype)
 
 

@@ -93,17 +93,18 @@ def flat_batches(
 
 def mismatch(array: Array, column: Column) -> str | None:
     """How some rows differ from `array`, such as "float64 instead of float32 (3,)"; None if they do not."""
-    if isinstance(column, Ragged) != array.rows_differ:
-        return f"rows of {'one shape' if array.rows_differ else 'different shapes'} instead of {array}"
+    axes, differ = array.axes, array.rows_differ  # this is done for every batch, and properties take time
+    if isinstance(column, Ragged) != differ:
+        return f"rows of {'one shape' if differ else 'different shapes'} instead of {array}"
     values = column.values if isinstance(column, Ragged) else column
     if values.dtype != array.numpy:
         return f"{values.dtype} instead of {array}"
     if not isinstance(column, Ragged):
-        return None if values.shape[1:] == array.axes else f"rows of shape {values.shape[1:]} instead of {array}"
+        return None if values.shape[1:] == axes else f"rows of shape {values.shape[1:]} instead of {array}"
     shapes = column.shapes
-    if shapes.ndim != 2 or shapes.shape[1] != len(array.axes):
+    if shapes.ndim != 2 or shapes.shape[1] != len(axes):
         return f"shapes {shapes.shape} instead of those of {array}"
-    for axis, length in enumerate(array.axes):
+    for axis, length in enumerate(axes):
         if length is not None and np.count_nonzero(wrong := shapes[:, axis] != length):
             return f"a row of shape {tuple(shapes[wrong][0].tolist())} instead of {array}"
     total = int(column.offsets[-1])

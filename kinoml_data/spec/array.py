@@ -12,14 +12,11 @@ from kinoml_data.columns import Column, Ragged
 from kinoml_data.errors import SpecError, unknown
 
 STRING = "str"
-
-
 DTYPES = (
     *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
     *("float16", "float32", "float64", "complex64", "complex128", STRING),
 )
-
-
+_NUMPY = {name: np.dtype(name) for name in DTYPES if name != STRING} | {STRING: np.dtype(np.uint8)}
 NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
 
 
@@ -156,7 +153,7 @@ class Array(Model):
     @property
     def numpy(self) -> np.dtype[Any]:
         """The numpy dtype of the values; uint8 for strings, which are UTF-8 bytes."""
-        return np.dtype(np.uint8 if self.is_string else self.dtype)
+        return _NUMPY[self.dtype]
 
     @field_validator("dtype", mode="before")
     @classmethod

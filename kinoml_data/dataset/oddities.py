@@ -56,12 +56,13 @@ def text_among_numbers(storage: Storage, name: str, least: float = 0.5) -> str |
     Returns:
         None if the column contains no text other than numbers, fewer numbers than `least`, or cannot be read.
     """
+    if not storage.columns[name].is_string:
+        return None
     try:
         column = storage.read(np.arange(min(len(storage), ROWS)), [name])[name]
     except KinomlDataError:
         return None
-    if not isinstance(column, Ragged) or not storage.columns[name].is_string:
-        return None
+    assert isinstance(column, Ragged)
     texts = column.strings()
     others = [row for row, text in enumerate(texts) if not _is_number(text)]
     count = len(texts) - len(others)

@@ -65,3 +65,9 @@ def test_an_index_is_known_for_what_it_is():
 )
 def test_an_example_of_roles_has_one_number_per_row_as_y(columns, expected):
     assert roles_example({name: Array("float32", shape) for name, shape in columns.items()}, "t.csv") == expected
+
+
+def test_a_column_of_numbers_is_not_read_for_texts(monkeypatch):
+    storage = ArrayStorage({"a": np.arange(3.0)})
+    monkeypatch.setattr(storage, "read", None)
+    assert text_among_numbers(storage, "a") is None

@@ -79,6 +79,11 @@ class Collater:
         self._batch_form = _batch_form(spec, collate)
         self._forms = _column_forms(spec, collate if self._batch_form is None else "packed")
 
+    @property
+    def has_nested(self) -> bool:
+        """True if a column in X or y takes the form nested."""
+        return any(self.arrays[name].ragged and self._forms[name].form == "nested" for name in self.names)
+
     def __call__(self, samples: Batch | Sequence[Any]) -> Any:
         """Collate a batch, or a list of `(X, y)` samples, to `(X, y)` or to the object that a plugin's form makes.
 

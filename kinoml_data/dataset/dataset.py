@@ -269,7 +269,10 @@ class XyDataset(Dataset[Any]):
             self._session.refuse_workers()
         collate_fn = self.collate_fn if collate is None else Collater(self.spec, collate)
         lengths = None if group_by_length is None else self._lengths(binding, group_by_length)
-        return loader.make(self, collate_fn, seed=seed, prefetch=prefetch, lengths=lengths, kwargs=kwargs)
+        nested = (lambda: collate_fn(self.__getitems__([]))) if collate_fn.has_nested else None
+        return loader.make(
+            self, collate_fn, seed=seed, prefetch=prefetch, lengths=lengths, nested=nested, kwargs=kwargs
+        )
 
     def _lengths(self, binding: Binding, name: str) -> RowNumbers:
         """The number of values in each row of a ragged column, read from the store only if it does not know them."""

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
 
-from kinoml_data.errors import SpecError, quoted, unknown
+from kinoml_data.errors import SpecError, one_line, quoted, unknown
 from kinoml_data.loading import shared_ring
 from kinoml_data.loading.prefetch import PrefetchLoader
 from kinoml_data.loading.samplers import ArrayLoader, LengthBatchSampler, RandomSampler
@@ -30,9 +31,15 @@ def make(
     seed: int | None,
     prefetch: int,
     lengths: NDArray[np.int64] | None,
+    nested: Callable[[], Any] | None,
     kwargs: dict[str, Any],
 ) -> DataLoader[Any]:
-    """The loader of `XyDataset.as_dataloader`. `lengths` is int64 `(rows,)`, by which rows are grouped.
+    """The loader of `XyDataset.as_dataloader`.
+
+    Args:
+        dataset, collate_fn, seed, prefetch, kwargs: see `XyDataset.as_dataloader`.
+        lengths: int64 `(rows,)`, by which rows are grouped.
+        nested: makes a batch without rows, if batches contain nested tensors.
 
     Raises:
         SpecError: arguments cannot be combined, `DataLoader` does not have an argument of this name, or several
@@ -68,6 +75,8 @@ def make(
     if lengths is not None:
         kwargs["batch_sampler"] = _length_sampler(lengths, seed, kwargs)
     kwargs = {"collate_fn": collate_fn} | kwargs
+    if kwargs.get("pin_memory") and nested and torch.cuda.is_available():
+        _require_pinnable(nested())
     if kwargs.get("num_workers"):
         if prefetch:
             raise SpecError("prefetch is for loading without workers; use prefetch_factor with num_workers")
@@ -77,6 +86,15 @@ def make(
     loader = PrefetchLoader(dataset, **kwargs)
     loader.prefetch = prefetch
     return loader
+
+
+def _require_pinnable(batch: Any) -> None:
+    try:
+        pin_memory(batch)  # type: ignore[no-untyped-call]  # torch's
+    except (ValueError, RuntimeError) as error:
+        raise SpecError(
+            f"pin_memory: torch cannot pin these nested tensors ({one_line(error)}); use the form packed"
+        ) from None
 
 
 def _ranks() -> int:

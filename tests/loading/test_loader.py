@@ -165,6 +165,10 @@ def test_a_plain_loader_works_on_ragged_rows(form, workers, tmp_path):
 @with_and_without_workers
 def test_pinned_batches_equal_those_that_are_not_pinned(form, workers, tmp_path):
     ds = packed_npz(tmp_path)
+    if form == "nested" and torch.cuda.is_available():  # one column is ragged along its last axis
+        with pytest.raises(SpecError, match="pin_memory: torch cannot pin these nested tensors"):
+            ds.as_dataloader(num_workers=workers, pin_memory=True, collate=collated(form))
+        return
     loader = ds.as_dataloader(
         batch_size=5,
         num_workers=workers,
@@ -174,6 +178,20 @@ def test_pinned_batches_equal_those_that_are_not_pinned(form, workers, tmp_path)
     )
     assert epoch_in_form(loader, form) == list(range(ROWS))
     assert epoch_in_form(DataLoader(load_dataset(ds.spec, collate=collated(form)), batch_size=5, pin_memory=True), form)
+
+
+def test_nested_tensors_that_torch_cannot_pin_are_refused(monkeypatch, tmp_path):
+    def pin_memory(batch):
+        assert all(len(tensor) == 0 for tensor in batch[0].values())
+        raise ValueError("expected self to be contiguous")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("kinoml_data.loading.loader.pin_memory", pin_memory)
+    ds = packed_npz(tmp_path)
+    with pytest.raises(SpecError, match=r"torch cannot pin these nested tensors \(expected self to be contiguous\)"):
+        ds.as_dataloader(pin_memory=True, collate=collated("nested"))
+    ds.as_dataloader(collate=collated("nested"))
+    ds.as_dataloader(pin_memory=True, collate=collated("packed"))
 
 
 @each_form

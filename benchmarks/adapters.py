@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, default_collate
 from benchmarks.workloads import Workload
 
 BATCH = 128
+PADDING = -1  # of integers; floats are padded with 0
 WORKER_TIMEOUT = 60
 Row = tuple[list[NDArray[Any]], float]
 
@@ -29,8 +30,9 @@ class Adapter:
         note: how it is used, in a few words.
         store: the name of what it writes, where several read the same.
         works: the workloads it can do.
-        forms: how ragged batches come: "list" of tensors, "packed" end to end.
+        forms: how ragged batches come: "list" of tensors, "packed" end to end, "pad" to one shape.
         random: it can read a row by its number.
+        on_disk: it reads rows from files when it is asked for them.
         workers: it is tried with worker processes.
         anchor: goals are set against it: it is timed in every round, others in the first few.
         context: the start method of its workers, where it is not the default.
@@ -43,6 +45,7 @@ class Adapter:
     works: ClassVar[tuple[str, ...]] = ("ragged", "graph", "fixed")
     forms: ClassVar[tuple[str, ...]] = ("list",)
     random: ClassVar[bool] = True
+    on_disk: ClassVar[bool] = True
     workers: ClassVar[bool] = True
     anchor: ClassVar[bool] = False
     context: ClassVar[str | None] = None
@@ -142,6 +145,15 @@ def collate(samples: Any) -> tuple[list[Any], Tensor]:
     if columns[0][0].dim() == 1:
         columns = [default_collate(column) for column in columns]
     return columns, torch.stack(y)
+
+
+def unpadded(found: Row, data: Workload, row: int) -> Row:
+    """A padded row without its padding; as it is if there is anything else beyond the source's shape."""
+    cut = [a[tuple(map(slice, b.shape))] for a, b in zip(found[0], data.row(row), strict=True)]
+    values = [PADDING if a.dtype.kind == "i" else 0 for a in cut]
+    pairs = zip(found[0], cut, values, strict=True)
+    good = all(np.count_nonzero(a != value) == np.count_nonzero(b != value) for a, b, value in pairs)
+    return (cut if good else found[0]), found[1]
 
 
 def same(found: Row, data: Workload, row: int) -> bool:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import resource
-import struct
 import subprocess
 import sys
 import tempfile
 import tracemalloc
 import warnings
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 
 import kinoml_data as kd
 from benchmarks import workloads
+from benchmarks.large_files import many_members, save
 from benchmarks.peers.numpy_files import Awkward, write_members
 from benchmarks.results import FOLDER
 
@@ -172,15 +172,37 @@ def opening_parquet(folder: Path) -> Facts:
     found: Facts = {"ours_ms": [], "awkward_ms": []}
     for _ in range(ROUNDS):
         found["awkward_ms"].append(1e3 * seconds(lambda: ak.from_parquet(path)))
-        found["ours_ms"].append(1e3 * seconds(lambda: kd.load_dataset(path).close()))
+        found["ours_ms"].append(1e3 * seconds(lambda: kd.load_dataset(path, X="0", y="1").close()))
     return found
+
+
+def featurizing(folder: Path) -> Facts:
+    """Rows per second of an epoch in which each row is computed when it is read, with 0 and with 2 workers, in turn."""
+    spec: dict[str, Any] = {"storage": {"backend": "featurize-on-access", "inputs": ["number"], "memory_budget": 0}}
+    spec |= {"columns": {"X": {"dtype": "float32", "shape": [53, "*"]}, "y": {"dtype": "float64"}}, "X": "X", "y": "y"}
+    source = {"number": np.arange(2000), "y": np.zeros(2000)}
+    dataset = kd.load_dataset(spec, data=source, featurizer=_slow)
+    found: Facts = {}
+    loaders = {n: dataset.as_dataloader(batch_size=128, shuffle=True, num_workers=n, collate="packed") for n in (0, 2)}
+    for turn in range(ROUNDS + 1):  # the first starts the workers
+        for workers, loader in loaders.items():
+            rate = len(dataset) / seconds(lambda loader=loader: [len(y) for _, y in loader])
+            if turn:
+                found.setdefault(f"workers_{workers}", []).append(rate)
+    return found
+
+
+def _slow(number: Any) -> NDArray[np.float32]:
+    """About 0.3 ms of work in Python."""
+    length = 20 + int(number) % 80
+    return np.array([math.sin(i) for i in range(53 * length)], np.float32).reshape(53, length)
 
 
 FACTS: dict[str, Callable[[Path], Facts]] = {
     fact.__name__: fact
     for fact in (
         *(opening_members, opening_many_members, opening_flat, opening_parquet),
-        *(worker_memory, descriptors, growth),
+        *(worker_memory, descriptors, growth, featurizing),
     )
 }
 
@@ -205,53 +227,6 @@ def private_bytes(pid: int) -> int:
 def require(good: bool, what: str) -> None:
     if not good:
         raise ValueError(f"wrong {what}")
-
-
-def save(data: workloads.Workload, path: Path) -> None:
-    """A flat NPZ."""
-    column = data.columns["X"]
-    kd.save_dataset(kd.from_arrays(kd.Ragged(column.values, column.shapes), data.y), path)
-
-
-def many_members(path: Path, rows: int) -> None:
-    """KinoML's NPZ with a float32 `(3, L)` member per row, L from 1 to 8; zipfile would take minutes."""
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(1, 9, rows).tolist()
-    values = rng.random((rows, 24), np.float32)
-    heads = {length: npy_header((3, length)) for length in range(1, 9)}
-    with path.open("wb") as file:
-        directory = bytearray()
-        offset = count = 0
-        for name, content in members(lengths, values, heads):
-            fields = (0, 0, 33, zlib.crc32(content), len(content), len(content), len(name))
-            local = b"PK\3\4\x14\0" + packed("HHHHIIIHH", 0, *fields, 0) + name
-            directory += (
-                b"PK\1\2\x14\3\x14\0" + packed("HHHHIIIHHHHHII", 0, *fields, 0, 0, 0, 0, 0o600 << 16, offset) + name
-            )
-            file.write(local + content)
-            offset += len(local) + len(content)
-            count += 1
-        file.write(directory)
-        end = offset + len(directory)
-        file.write(b"PK\6\6" + packed("QHHIIQQQQ", 44, 45, 45, 0, 0, count, count, len(directory), offset))
-        file.write(b"PK\6\7" + packed("IQI", 0, end, 1))
-        file.write(b"PK\5\6" + packed("HHHHIIH", 0, 0, 0xFFFF, 0xFFFF, len(directory), offset, 0))
-
-
-def members(lengths: list[int], values: NDArray[np.float32], heads: dict[int, bytes]) -> Iterator[tuple[bytes, bytes]]:
-    for row, length in enumerate(lengths):
-        yield b"X_s%d_.npy" % row, heads[length] + values[row, : 3 * length].tobytes()
-    yield b"y.npy", npy_header((len(lengths),)) + values[:, 0].tobytes()
-
-
-def npy_header(shape: tuple[int, ...]) -> bytes:
-    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
-    text = text.ljust(128 - 10 - 1) + b"\n"
-    return b"\x93NUMPY\1\0" + packed("H", len(text)) + text
-
-
-def packed(form: str, *values: int) -> bytes:
-    return struct.pack("<" + form, *values)
 
 
 def main() -> None:

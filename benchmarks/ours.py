@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 import kinoml_data as kd
-from benchmarks.adapters import BATCH, Adapter, Row
+from benchmarks.adapters import BATCH, PADDING, Adapter, Row
 from benchmarks.peers.numpy_files import Awkward, NumpyCompressed, NumpyLazy
 from benchmarks.workloads import Workload
 from kinoml_data import Packed
@@ -24,7 +25,7 @@ class Ours(Adapter):
     """
 
     kind = "ours"
-    forms = ("packed", "list")
+    forms = ("packed", "list", "pad")
     anchor = True
     store = "packed"
     file: ClassVar[str] = "data.npz"
@@ -43,8 +44,12 @@ class Ours(Adapter):
         return dataset[rows]
 
     def loader(self, dataset: Any, *, workers: int, form: str, batches: int | None, shuffle: bool) -> Iterable[Any]:
+        collate: Any = form
+        if form == "pad":
+            integers = [name for name in dataset.spec.X if dataset.spec.columns[name].dtype.startswith("int")]
+            collate = dict.fromkeys(dataset.spec.X, "pad") | {n: {"form": "pad", "value": PADDING} for n in integers}
         loader: Iterable[Any] = dataset.as_dataloader(
-            batch_size=BATCH, shuffle=shuffle, collate=form, num_workers=workers
+            batch_size=BATCH, shuffle=shuffle, collate=collate, num_workers=workers
         )
         return loader
 
@@ -92,6 +97,7 @@ class NpzUnverified(Ours):
 class InMemory(Ours):
     name = "in-memory"
     note = "the same file, read into memory when opened"
+    on_disk = False
     options = {"backend": "in-memory"}
 
 
@@ -118,16 +124,25 @@ class NpzCompressed(Ours):
 class ParquetAwkward(Ours):
     name = "parquet-awkward"
     note = "KinoML's Parquet, decoded when opened"
+    roles: dict[str, Any] = {}
+    on_disk = False
     store = "awkward"
     file = "data.parquet"
 
     def write(self, data: Workload, folder: Path) -> None:
         Awkward().write(data, folder)
 
+    def open(self, folder: Path) -> Any:
+        if not self.roles:  # once, as the user knows them
+            *X, y = (field.name for field in pq.read_schema(folder / self.file).field(0).type)  # of awkward's struct
+            self.roles = {"X": X, "y": y}
+        return kd.load_dataset(folder / self.file, collate="packed", **self.roles)
+
 
 class ParquetOwn(Ours):
     name = "parquet-own"
     note = "our own layout of Parquet, decoded when opened"
+    on_disk = False
     store = "parquet-own"
     workers = False
     file = "data.parquet"

@@ -12,6 +12,7 @@ from benchmarks import targets
 from benchmarks.results import FOLDER, Results
 
 DOCS = Path(__file__).parents[1] / "docs"
+WORKLOADS = ("ragged", "graph", "fixed")
 COLORS = {"ours": "#1f77b4", "peer": "#c8793a", "limit": "#999999"}
 COLUMNS = {
     "open_ms": "opening, ms",
@@ -19,6 +20,9 @@ COLUMNS = {
     "batch_ms": "128 random rows, ms",
     "epoch0": "shuffled epoch, rows/s",
     "epoch0_list": "as a list",
+    "epoch0_pad": "as `pad`",
+    "first_epoch": "first epoch",
+    "cold": "cold file",
     "epoch2": "with 2 workers",
     "epoch2_list": "as a list",
     "sequential": "in order",
@@ -78,7 +82,7 @@ def workload_table(results: dict[str, Any]) -> str:
 def who_table(found: Results) -> str:
     """Everybody, and how each is used."""
     notes: dict[str, tuple[str, str, int]] = {}
-    for workload in ("ragged", "graph", "fixed"):
+    for workload in WORKLOADS:
         for name, result in found.competitors(workload).items():
             notes[name] = result["kind"], result["note"], result.get("bytes", 0) if workload == "ragged" else 0
     lines = ["| | | how it is used |", "| --- | --- | --- |"]
@@ -88,17 +92,11 @@ def who_table(found: Results) -> str:
 
 
 def checking_table(found: Results) -> str:
-    """What checking costs: the first epoch against later ones, and against never checking."""
+    """What checking costs: later epochs against the first one, and against never checking."""
     lines = ["| | first epoch, rows/s | later ones | `verify: never` |", "| --- | ---: | ---: | ---: |"]
-    for workload in ("ragged", "graph", "fixed"):
-        cells = [
-            cell(found.samples(workload, *pair))
-            for pair in (
-                ("npz-lazy", "first_epoch"),
-                ("npz-lazy", "epoch0_packed"),
-                ("npz-lazy-unverified", "epoch0_packed"),
-            )
-        ]
+    for workload in WORKLOADS:
+        pairs = ((who, "epoch0_packed") for who in ("npz-lazy", "npz-lazy-unverified"))
+        cells = [cell(found.samples(workload, *pair)) for pair in (("npz-lazy", "first_epoch"), *pairs)]
         lines.append(f"| *{workload}* | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -111,9 +109,11 @@ def facts_table(found: Results) -> str:
 
 
 def about(found: Results) -> str:
-    held = next((found.held[name]["about"] for name in ("ragged", "graph", "fixed") if name in found.held), {})
+    held = next((found.held[name]["about"] for name in WORKLOADS if name in found.held), {})
     versions = ", ".join(f"{name} {version}" for name, version in held.get("versions", {}).items() if version)
-    return f"{held.get('cpu')}, {held.get('cores')} cores, Python {held.get('python')}, {versions}."
+    rounds = ", ".join(f"{found.held[name].get('rounds')} of *{name}*" for name in WORKLOADS if name in found.held)
+    machine = f"{held.get('cpu')}, {held.get('cores')} cores, Python {held.get('python')}"
+    return f"{machine}, {versions}. Rounds: {rounds}."
 
 
 def plot(workload: str, results: dict[str, Any], path: Path) -> None:
@@ -164,7 +164,7 @@ def parts(found: Results) -> dict[str, str]:
         "checking": checking_table(found),
         "facts": facts_table(found),
     }
-    for workload in ("ragged", "graph", "fixed"):
+    for workload in WORKLOADS:
         made[workload] = workload_table(found.competitors(workload))
     return made
 
@@ -181,7 +181,7 @@ def main() -> None:
         pattern = rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)"
         text = re.sub(pattern, lambda match, part=part: f"{match[1]}{part}\n{match[2]}", text, flags=re.DOTALL)
     page.write_text(text, "utf-8")
-    for workload in ("ragged", "graph", "fixed"):
+    for workload in WORKLOADS:
         if workload in found.held:
             plot(workload, found.competitors(workload), options.docs / "img" / f"benchmark-{workload}.png")
 

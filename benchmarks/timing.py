@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import signal
 import statistics
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -143,3 +145,10 @@ class Memcpy:
             self.target[to : to + self.size] = self.source[at : at + self.size]
             found.append(1e3 * (perf_counter() - start))
         return statistics.median(found)
+
+
+def drop_pages(path: Path) -> None:
+    """Take a file out of the page cache, except for pages that a process has mapped."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())  # what is not on the disk yet would stay
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,9 +1,8 @@
-"""HDF5, Zarr, TensorDict and LMDB: values of all rows end to end, or a value per row."""
+"""HDF5, Zarr and TensorDict: values of all rows end to end."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
 from benchmarks.adapters import Adapter, PerProcess, Row, Samples, collate
 from benchmarks.workloads import Workload
@@ -171,70 +170,3 @@ class TensorDictMemmap(Flat):
 
 def _tensordict_collate(samples: Any) -> Any:
     return collate(samples) if isinstance(samples, list) else samples
-
-
-class Lmdb(Adapter):
-    name = "lmdb"
-    note = "a value per row, one read transaction, copied out of its buffers"
-    anchor = True
-
-    def write(self, data: Workload, folder: Path) -> None:
-        import lmdb
-
-        environment = lmdb.open(str(folder / "data"), map_size=8 << 30)
-        with environment.begin(write=True) as transaction:
-            for row, y in enumerate(data.y):
-                shapes = np.array([axis for array in data.row(row) for axis in array.shape], np.int64)
-                value = y.tobytes() + b"".join([shapes.tobytes(), *(array.tobytes() for array in data.row(row))])
-                transaction.put(row.to_bytes(4, "big"), value, append=True)
-        environment.close()
-        layout = [(column.values.dtype.str, column.shapes.shape[1]) for column in data.columns.values()]
-        np.savez(folder / "layout.npz", layout=np.array(layout), y=data.y)
-
-    def open(self, folder: Path) -> Any:
-        with np.load(folder / "layout.npz") as file:
-            layout, y = [(np.dtype(str(dtype)), int(ndim)) for dtype, ndim in file["layout"]], file["y"]
-        return _LmdbRows(PerProcess(partial(_lmdb_reader, str(folder / "data"))), layout, y)
-
-    def close(self, dataset: Any) -> None:
-        dataset.release()
-
-    def stock_loader(self, dataset: Any, workers: int, cls: Any = DataLoader, **kwargs: Any) -> Iterable[Any]:
-        if workers:  # an environment must not be open in a process that forks
-            dataset.release()
-        return super().stock_loader(dataset, workers, cls, **kwargs)
-
-    def sequential(self, dataset: Any) -> Iterator[int]:
-        for _, value in dataset.handle.get()[1].cursor():
-            dataset.decoded(value)
-            yield 1
-
-
-class _LmdbRows(Samples):
-    def __init__(self, handle: PerProcess, layout: list[tuple[np.dtype[Any], int]], y: NDArray[np.float32]) -> None:
-        super().__init__(lambda row: self.decoded(handle.get()[1].get(row.to_bytes(4, "big"))), y)
-        self.handle, self.layout = handle, layout
-
-    def decoded(self, value: Any) -> tuple[Tensor, ...]:
-        count = sum(ndim for _, ndim in self.layout)
-        shapes = np.frombuffer(value, np.int64, count, 4).tolist()
-        at, found = 4 + 8 * count, []
-        for dtype, ndim in self.layout:
-            shape, shapes = shapes[:ndim], shapes[ndim:]
-            array = np.frombuffer(value, dtype, math.prod(shape), at)
-            found.append(torch.from_numpy(array.reshape(shape).copy()))
-            at += array.nbytes
-        return tuple(found)
-
-    def release(self) -> None:
-        environment, transaction = self.handle.get()
-        transaction.abort()
-        environment.close()
-        self.handle.forget()
-
-
-def _lmdb_reader(path: str) -> tuple[Any, Any]:
-    import lmdb
-
-    environment = lmdb.open(path, readonly=True, lock=False)
-    return environment, environment.begin(buffers=True)

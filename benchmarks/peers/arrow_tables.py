@@ -1,8 +1,8 @@
-"""Hugging Face datasets and Lance: tables of Arrow."""
+"""Hugging Face datasets, scDataset and Lance: tables of Arrow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.adapters import BATCH, Adapter, PerProcess
 from benchmarks.workloads import Workload
@@ -145,6 +145,36 @@ class _HuggingFaceRows(Dataset[Any]):
         if not self.ragged:
             return tuple(row[name] for name in self.names), row["y"]
         return tuple(row[name].reshape(row[f"{name}_shape"].tolist()) for name in self.names), row["y"]
+
+
+class ScDataset(HuggingFaceArrow):
+    name = "scdataset"
+    note = "scDataset over the same table: shuffles blocks of 16 rows, and the rows of 16 batches"
+    anchor = False
+    random = False
+
+    def loader(self, dataset: Any, *, workers: int, form: str, batches: int | None, shuffle: bool) -> Iterable[Any]:
+        from scdataset import BlockShuffling, Streaming, scDataset
+
+        rows = scDataset(
+            dataset,
+            BlockShuffling(block_size=16) if shuffle else Streaming(),
+            batch_size=BATCH,
+            fetch_factor=16,
+            fetch_callback=_fetched,
+            batch_callback=_chosen,
+        )
+        return DataLoader(rows, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
+
+
+def _fetched(dataset: ArrowRows, rows: Any) -> tuple[list[Any], Tensor]:
+    return dataset.__getitems__(rows.tolist())
+
+
+def _chosen(fetched: tuple[list[Any], Tensor], rows: Any) -> tuple[list[Any], Tensor]:
+    X, y = fetched
+    chosen = rows.tolist()
+    return [c[chosen] if isinstance(c, Tensor) else [c[row] for row in chosen] for c in X], y[chosen]
 
 
 class Lance(Adapter):

@@ -19,6 +19,7 @@ class ReadyTensors(Adapter):
     name = "ready-tensors"
     kind = "limit"
     note = "a `DataLoader` over a Python list of tensors already in memory"
+    on_disk = False
     anchor = True
     store = "kinoml"
 
@@ -42,6 +43,7 @@ class OneTensor(NumpyMemmap):
     name = "one-tensor"
     kind = "limit"
     note = "`X[rows]` of one tensor in memory"
+    on_disk = False
     anchor = True
 
     def open(self, folder: Path) -> Any:

@@ -18,6 +18,7 @@ from benchmarks.workloads import Workload
 class Geometric(Adapter):
     name = "pyg"
     note = "PyG's InMemoryDataset and DataLoader, which joins graphs; one-hot SMILES transposed as `x`"
+    on_disk = False
     anchor = True
     works = ("ragged", "graph")
     forms = ("packed",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.adapters import Adapter, PerProcess, Samples
+from benchmarks.adapters import Adapter, PerProcess, Row, Samples
 from benchmarks.workloads import Workload
 
 
@@ -34,6 +35,7 @@ def write_members(data: Workload, path: Path, *, compress: bool = False) -> None
 class NumpyLazy(Adapter):
     name = "numpy-lazy"
     note = "`np.load`, a member per row read when asked for"
+    anchor = True
     store = "kinoml"
     works = ("ragged", "graph")
 
@@ -56,6 +58,7 @@ class NumpyLazy(Adapter):
 class NumpyCompressed(NumpyLazy):
     name = "numpy-compressed"
     note = "the same over `np.savez_compressed`"
+    anchor = False
     store = "kinoml-compressed"
 
     def write(self, data: Workload, folder: Path) -> None:
@@ -65,6 +68,7 @@ class NumpyCompressed(NumpyLazy):
 class NumpyReopen(NumpyLazy):
     name = "numpy-reopen"
     note = "`np.load` again for every sample or batch"
+    anchor = False
 
     def open(self, folder: Path) -> Any:
         with np.load(folder / "data.npz") as file:
@@ -84,12 +88,47 @@ class _Reopened(Samples):
 class NumpyPreload(NumpyLazy):
     name = "numpy-preload"
     note = "`np.load`, all members read at the start"
+    on_disk = False
 
     def open(self, folder: Path) -> Any:
         with np.load(folder / "data.npz") as file:
             arrays = {name: file[name] for name in file.files}
         columns = 2 if "X_s0_a1_" in arrays else 1
         return Samples(lambda row: self.read(arrays, columns, row), arrays["y"])
+
+
+class Jagged(NumpyPreload):
+    name = "torch-jagged"
+    note = "the same; a batch is a `torch.nested` tensor of layout `torch.jagged`, its first axis ragged"
+    anchor = False
+    on_disk = False
+    forms = ("packed",)
+
+    def open(self, folder: Path) -> Any:
+        samples = super().open(folder)
+        rows = [self.turned(samples.read(row)) for row in range(len(samples))]
+        return Samples(rows.__getitem__, samples.y.numpy())
+
+    @staticmethod
+    def turned(X: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """One-hot SMILES `(53, L)` and edges `(2, E)` the other way round."""
+        return X[0].T.contiguous(), *X[1:]
+
+    def collate(self) -> Callable[[Any], Any]:
+        return _jagged
+
+    def sample(self, sample: Any) -> Row:
+        return super().sample((self.turned(sample[0]), sample[1]))
+
+    def rows(self, batch: Any) -> list[Row]:
+        X, y = batch
+        return [self.sample(sample) for sample in zip(zip(*(c.unbind() for c in X), strict=True), y, strict=True)]
+
+
+def _jagged(samples: Any) -> tuple[list[Tensor], Tensor]:
+    X, y = zip(*samples, strict=True)
+    columns = zip(*X, strict=True)
+    return [torch.nested.nested_tensor(list(column), layout=torch.jagged) for column in columns], torch.stack(y)
 
 
 class NumpyMemmap(Adapter):
@@ -110,6 +149,7 @@ class NumpyMemmap(Adapter):
 class Awkward(Adapter):
     name = "awkward"
     note = "`ak.from_parquet`, each row converted when asked for"
+    on_disk = False
     store = "awkward"
 
     def write(self, data: Workload, folder: Path) -> None:

@@ -207,6 +207,8 @@ class Contest:
         key = adapter.name, form
         if key not in self._loaders:
             if adapter.name not in self._shared:
+                if adapter.name in self._datasets:  # some cannot be open twice in a process
+                    adapter.close(self._datasets.pop(adapter.name))
                 self._shared[adapter.name] = adapter.open(self.place(adapter))
             dataset = self._shared[adapter.name]
             loader = adapter.loader(dataset, workers=2, form=form, batches=6, shuffle=True)

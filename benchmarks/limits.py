@@ -198,11 +198,42 @@ def _slow(number: Any) -> NDArray[np.float32]:
     return np.array([math.sin(i) for i in range(53 * length)], np.float32).reshape(53, length)
 
 
+def with_a_model(folder: Path) -> Facts:
+    """Milliseconds a batch in each way of loading, beside a model that frees the interpreter, and one that does not."""
+    save(workloads.ragged(), folder / "data.npz")
+    dataset = kd.load_dataset(folder / "data.npz")
+    weights = torch.rand(300, 300)
+
+    def free() -> None:
+        for _ in range(3):
+            weights @ weights
+
+    def busy() -> None:
+        end = perf_counter() + 0.001
+        while perf_counter() < end:
+            pass
+
+    ways: dict[str, dict[str, Any]] = {"alone": {}, "prefetch": {"prefetch": 2}}
+    ways |= {f"workers_{n}": {"num_workers": n} for n in (1, 2)}
+    loaders = {
+        name: dataset.as_dataloader(batch_size=128, shuffle=True, collate="packed", **options)
+        for name, options in ways.items()
+    }
+    found: Facts = {}
+    for turn in range(ROUNDS + 1):  # in the first, workers start and rows are checked
+        for model in (free, busy):
+            for name, loader in loaders.items():
+                took = 1e3 * seconds(lambda loader=loader, model=model: [model() for _ in loader]) / len(loader)
+                if turn:
+                    found.setdefault(f"{model.__name__}_{name}", []).append(took)
+    return found
+
+
 FACTS: dict[str, Callable[[Path], Facts]] = {
     fact.__name__: fact
     for fact in (
         *(opening_members, opening_many_members, opening_flat, opening_parquet),
-        *(worker_memory, descriptors, growth, featurizing),
+        *(worker_memory, descriptors, growth, featurizing, with_a_model),
     )
 }
 

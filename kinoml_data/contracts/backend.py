@@ -105,6 +105,17 @@ class Storage(ABC):
         """int64 `(rows, ndim)`: the shape of every row of a ragged column; None if that needs reading the values."""
         return None
 
+    def row_arrays(self) -> Mapping[str, NDArray[Any]]:
+        """Read-only arrays of all rows that opening made, such as offsets, by any names; worker processes share them.
+
+        They depend only on the content of the store. A worker that opens the store again passes those of the process
+        that it was started from to `share_row_arrays`.
+        """
+        return {}
+
+    def share_row_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:  # noqa: B027 - there may be none
+        """Keep these arrays, which equal `row_arrays` and have their names, in their place."""
+
     def batches(self, columns: Sequence[str] | None = None, size: int = 1024) -> Iterator[Columns]:
         """All rows in order, `size` at a time, of some columns or of all; raises the errors of `read`."""
         names = list(self.columns if columns is None else columns)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,8 @@ from kinoml_data.dataset.html import dataset_html
 from kinoml_data.dataset.indexing import normalize_index
 from kinoml_data.dataset.session import Session
 from kinoml_data.dataset.tables import to_pandas
-from kinoml_data.errors import SampleIndexError, SpecError, SplitError, quoted, unknown
+from kinoml_data.errors import SampleIndexError, SpecError, SplitError, StoreReadError, quoted, unknown
+from kinoml_data.layouts.memory_storage import SharedArrays
 from kinoml_data.loading import loader
 from kinoml_data.observation import Identity
 from kinoml_data.spec.array import Array
@@ -137,8 +140,14 @@ class XyDataset(Dataset[Any]):
             elif rows is None:
                 rows = self._rows_of_split(step)
             else:
-                rows = rows[np.isin(rows, self._rows_of_split(step))]
+                rows = rows[self._in_split(rows, step)]
         return rows
+
+    def _in_split(self, rows: RowNumbers, name: str) -> NDArray[np.bool_]:
+        """A mask of those row numbers that are in a split: bool `(len(rows),)`."""
+        marks = np.zeros(self._session.binding.length, bool)  # one byte a row, and faster than `np.isin`
+        marks[self._rows_of_split(name)] = True
+        return marks[rows]
 
     def _rows_of_split(self, name: str) -> RowNumbers:
         splits = self._session.splits
@@ -162,7 +171,14 @@ class XyDataset(Dataset[Any]):
         splits = self._session.splits
         if self._rows is None:
             return {name: rows.copy() for name, rows in splits.items()}
-        return {name: np.flatnonzero(np.isin(self._rows, rows)) for name, rows in splits.items()}
+        return {name: np.flatnonzero(self._in_split(self._rows, name)) for name in splits}
+
+    def _split_sizes(self) -> dict[str, int]:
+        """The number of entries of each array in `indices`, which are not made for it."""
+        splits = self._session.splits
+        if self._rows is None:
+            return {name: len(rows) for name, rows in splits.items()}
+        return {name: int(np.count_nonzero(self._in_split(self._rows, name))) for name in splits}
 
     # -- contents
 
@@ -303,7 +319,18 @@ class XyDataset(Dataset[Any]):
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_rows"}
 
+    def _shared_state(self) -> dict[str, Any]:
+        """The state for a spawned process: the rows of a view are in shared memory, and not selected again."""
+        state = self.__getstate__()
+        if self._rows is not None:
+            with suppress(StoreReadError):  # too little shared memory: the worker selects them again
+                state["_selection"] = shared = SharedArrays({"rows": self._rows})
+                self._rows = shared["rows"]
+        return state
+
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(shared := state["_selection"], SharedArrays):
+            state = state | {"_selection": tuple(shared.values())}
         self.__dict__.update(state)
         self._rows = self._select()
 
@@ -315,7 +342,7 @@ class XyDataset(Dataset[Any]):
                 return "None" if names is None else f"{names} {columns[names]}"
             return "[" + ", ".join(f"{name} {columns[name]}" for name in names) + "]"
 
-        splits = {name: len(rows) for name, rows in self.indices.items() if len(rows)}
+        splits = {name: count for name, count in self._split_sizes().items() if count}
         parts = [f"{len(self):,} rows", f"X={part(self.spec.X)}", f"y={part(self.spec.y)}"]
         if splits:
             parts.append("splits: " + ", ".join(f"{name} {count:,}" for name, count in splits.items()))
@@ -323,3 +350,10 @@ class XyDataset(Dataset[Any]):
             f"<{type(self).__name__} {self.spec.name or ''}: ".replace(" :", ":")
             + f"{'; '.join(parts)}; {self.spec.storage.backend}>"
         )
+
+
+def _reduce_for_worker(dataset: XyDataset) -> tuple[Any, ...]:
+    return object.__new__, (XyDataset,), dataset._shared_state()
+
+
+ForkingPickler.register(XyDataset, _reduce_for_worker)

@@ -39,8 +39,7 @@ class Described(Protocol):
     @property
     def rows(self) -> NDArray[np.int64]: ...
 
-    @property
-    def indices(self) -> dict[str, NDArray[np.int64]]: ...
+    def _split_sizes(self) -> dict[str, int]: ...
 
     def __len__(self) -> int: ...
 
@@ -185,11 +184,14 @@ def _column(dataset: Described, name: str, sample: int) -> ColumnFacts:
 
 def _sampled(dataset: Described, name: str, rows: int) -> Column | None:
     """The first rows of a column as they are in a batch; None for no rows."""
+    if not rows:
+        return None
+    first = dataset.rows[:rows]  # `rows` is a new array of all row numbers
     parts = [
-        dataset._session.binding.read(dataset.rows[start : min(start + ROWS_PER_READ, rows)], [name])[name]
+        dataset._session.binding.read(first[start : start + ROWS_PER_READ], [name])[name]
         for start in range(0, rows, ROWS_PER_READ)
     ]
-    return concatenate(parts) if parts else None
+    return concatenate(parts)
 
 
 def _values_per_row(stored: Array, shapes: NDArray[np.int64] | None) -> float:
@@ -252,7 +254,7 @@ def _chain(storage: Mapping[str, Any]) -> str:
 
 
 def _splits(dataset: Described) -> str:
-    counts = {name: len(rows) for name, rows in dataset.indices.items()}
+    counts = dataset._split_sizes()
     if not counts:
         return "none"
     splits = ", ".join(f"{name} {count:,}" for name, count in counts.items())

@@ -17,7 +17,7 @@ def dataset_html(dataset: description.Described) -> str:
     facts = dict(description.facts(dataset, columns))
     title = f"{len(dataset):,} rows"
     parts = [_table(columns)]
-    if splits := {name: len(rows) for name, rows in dataset.indices.items()}:
+    if splits := dataset._split_sizes():
         parts.append(_splits(splits, len(dataset)))
     if hint := description.roles_hint(dataset):
         parts.append(f"<p>{escape(hint)}</p>")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from kinoml_data.contracts.backend import Backend, Storage
@@ -15,10 +18,10 @@ from kinoml_data.dataset import splits
 from kinoml_data.dataset.binding import Binding
 from kinoml_data.errors import SpecError, StoreChangedError, StoreReadError
 from kinoml_data.files import os_errors
-from kinoml_data.layouts.memory_storage import MemoryStorage
+from kinoml_data.layouts.memory_storage import MemoryStorage, SharedArrays
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
-from kinoml_data.spec.parts import FileSplit
+from kinoml_data.spec.parts import FileSplit, RatioSplits
 
 
 class Session:
@@ -42,10 +45,12 @@ class Session:
         self.spec, self.backend = spec, backend
         self.identity = storage.identity
         self._splits: dict[str, splits.RowNumbers] | None = None
+        self._row_arrays: Mapping[str, NDArray[Any]] = {}  # of the process that this one was started from
         self._closed = False
         self._reset(None)
         self._bind(storage)
-        self._splits = splits.resolve(spec, storage.arrays, len(storage))
+        if not isinstance(spec.splits, RatioSplits):  # random splits are always valid, and are drawn when needed
+            self._splits = splits.resolve(spec, storage.arrays, len(storage))
 
     def _reset(self, storage: Storage | None) -> None:
         self._lock = threading.Lock()
@@ -92,6 +97,7 @@ class Session:
 
     def _open(self) -> Binding:
         if self._pid != os.getpid():  # forked: the lock may be held by a thread that does not exist here
+            self._row_arrays = self._storage.row_arrays() if self._storage is not None else self._row_arrays
             self._reset(self._storage if self._storage is not None and self._storage.shareable else None)
         with self._lock:
             if self._closed:
@@ -109,7 +115,14 @@ class Session:
             raise StoreChangedError(
                 f"{self.backend.name}: the store has changed since this dataset was made from it; load it again"
             )
+        self._share_row_arrays(storage)
         return storage
+
+    def _share_row_arrays(self, storage: Storage) -> None:
+        """Let the storage use the arrays of the process that this one was started from, in place of equal copies."""
+        own, shared = storage.row_arrays(), self._row_arrays
+        if own.keys() == shared.keys() and all(np.array_equal(own[name], shared[name]) for name in own):
+            storage.share_row_arrays(shared)
 
     def _bind(self, storage: Storage) -> None:
         if get_worker_info() is not None:
@@ -134,7 +147,10 @@ class Session:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.spec, self.backend, self.identity = state["spec"], state["backend"], state["identity"]
         self._splits, self._closed = state["splits"], state["closed"]
+        self._row_arrays = state.get("row_arrays", {})
         self._reset(state.get("storage"))
+        if self._storage is not None:
+            self._share_row_arrays(self._storage)
 
 
 def _refuse_workers(storage: Storage | None) -> None:
@@ -144,10 +160,17 @@ def _refuse_workers(storage: Storage | None) -> None:
 
 def _reduce_for_worker(session: Session) -> tuple[Any, ...]:
     """How a session is pickled for a spawned process. With a shareable storage, it needs no backend there."""
-    _refuse_workers(session._storage)
+    storage = session._storage
+    _refuse_workers(storage)
     state = session.__getstate__()
-    if session._storage is not None and session._storage.shareable:
-        state |= {"storage": session._storage, "backend": None}
+    with suppress(StoreReadError):  # too little shared memory: each worker gets copies, or makes its own
+        if state["splits"] is not None:
+            state["splits"] = session._splits = SharedArrays(state["splits"])
+        if storage is not None:
+            state["row_arrays"] = SharedArrays(storage.row_arrays())
+            storage.share_row_arrays(state["row_arrays"])
+    if storage is not None and storage.shareable:
+        state |= {"storage": storage, "backend": None}
     return object.__new__, (Session,), state
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.columns import running_total
 from kinoml_data.contracts.backend import check_inside
 from kinoml_data.errors import SplitError, quoted, unknown
 from kinoml_data.layouts import npy
@@ -90,21 +89,24 @@ def _as_rows(array: NDArray[Any], name: str, length: int) -> RowNumbers:
         raise SplitError(
             f"split {name!r}: row numbers must be integers, but these are {array.dtype}, such as {example}"
         )
-    if (outside := (array < 0) | (array >= length)).any():
+    if array.min() < 0 or array.max() >= length:
+        outside = (array < 0) | (array >= length)
         raise SplitError(f"split {name!r}: row {quoted(int(array[outside][0]))} is outside the {length} rows")
-    return array.astype(np.int64)
+    return array.astype(np.int64, copy=False)
 
 
 def _check_disjoint(splits: Mapping[str, RowNumbers], length: int) -> None:
-    place = np.full(length, -1, np.int64)  # of each row in all splits, one after another
-    names = list(splits)
-    starts = running_total(np.array([len(rows) for rows in splits.values()], np.int64))
-    for name, rows, start in zip(names, splits.values(), starts.tolist(), strict=False):
-        if (taken := place[rows] >= 0).any():
-            row = int(rows[taken][0])
-            other = names[int(np.searchsorted(starts, place[row], side="right")) - 1]
-            raise SplitError(f"splits {other!r} and {name!r} share {taken.sum()} rows, for example row {row}")
-        places = np.arange(start, start + len(rows))
-        place[rows] = places
-        if (repeated := place[rows] != places).any():
+    marks = np.zeros(length, bool)
+    for rows in splits.values():
+        marks[rows] = True
+    if np.count_nonzero(marks) == sum(map(len, splits.values())):
+        return
+    marks[:] = False  # some row occurs twice: once more, to name it
+    for name, rows in splits.items():
+        if (shared := marks[rows]).any():
+            row = int(rows[shared][0])
+            other = next(other for other, earlier in splits.items() if (earlier == row).any())
+            raise SplitError(f"splits {other!r} and {name!r} share {shared.sum()} rows, for example row {row}")
+        if (repeated := np.bincount(rows, minlength=length)[rows] > 1).any():
             raise SplitError(f"split {name!r} contains row {rows[repeated][0]} more than once")
+        marks[rows] = True

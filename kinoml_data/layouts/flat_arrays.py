@@ -226,6 +226,14 @@ class ArrayStorage(Storage):
     def shapes(self, column: str) -> NDArray[np.int64] | None:
         return self._shapes.get(column)
 
+    def row_arrays(self) -> Mapping[str, NDArray[Any]]:
+        shapes = {name + SHAPES: array for name, array in self._shapes.items()}
+        return shapes | self._offsets
+
+    def share_row_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self._shapes = {name: arrays[name + SHAPES] for name in self._shapes}
+        self._offsets = {name: arrays[name] for name in self._offsets}
+
     def close(self) -> None:
         if self._close is not None:
             self._close()

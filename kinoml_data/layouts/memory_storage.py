@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.errors import StoreReadError, one_line
-from kinoml_data.layouts.flat_arrays import UTF8, VALUES, ArrayStorage, to_native_order
+from kinoml_data.layouts.flat_arrays import SHAPES, UTF8, VALUES, ArrayStorage, to_native_order
 
 if TYPE_CHECKING:
     import torch
+
+SMALL = 1 << 16  # bytes; a smaller array is pickled, which costs less than a file descriptor
 
 
 class MemoryStorage(ArrayStorage):
@@ -65,31 +67,70 @@ class MemoryStorage(ArrayStorage):
         state = dict(self._flat), dict(self.arrays), self.spec, self.identity, self.device
         return _restored, state
 
-    def shared(self) -> dict[str, torch.Tensor]:
-        """Move every array to shared memory; returns the tensors there, by the names of the flat layout."""
-        tensors = {name: _shared(array) for name, array in self._flat.items()}
-        self._flat = {name: tensor.numpy() for name, tensor in tensors.items()}
-        self._values = {
-            name: self._flat.get(name, self._flat.get(name + VALUES, self._flat.get(name + UTF8)))
-            for name in self._values
-        }
-        return tensors
+    def shared(self) -> SharedArrays:
+        """Move every array to shared memory; returns the arrays there, by the names of the flat layout."""
+        self._flat = flat = SharedArrays(self._flat)
+        self._values = {name: flat.get(name, flat.get(name + VALUES, flat.get(name + UTF8))) for name in self._values}
+        self._shapes = {name: flat[name + SHAPES] for name in self._shapes}
+        return flat
+
+    def row_arrays(self) -> Mapping[str, NDArray[Any]]:
+        return self._offsets  # the shapes are among the arrays that are shared anyway
+
+    def share_row_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self._offsets = dict(arrays)
+        self._ends = {name: offsets.data for name, offsets in self._offsets.items()}
 
 
-def _shared(array: NDArray[Any]) -> torch.Tensor:
+class SharedArrays(dict[str, NDArray[Any]]):
+    """Arrays by name in shared memory, which spawned processes map instead of getting copies of them.
+
+    Args:
+        arrays: the arrays to move. Those in shared memory are not moved again, and small ones are pickled instead.
+
+    Raises:
+        StoreReadError: there is not enough shared memory.
+    """
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        super().__init__({name: _in_shared_memory(array) for name, array in arrays.items()})
+
+
+def _tensor_of(array: NDArray[Any]) -> torch.Tensor | None:
+    """The tensor in shared memory that the array is a view of; None if there is none."""
     import torch
 
+    tensor: Any = array.base
+    is_whole = isinstance(tensor, torch.Tensor) and tensor.shape == array.shape and tensor.is_shared()  # type: ignore[no-untyped-call]
+    return tensor if is_whole else None
+
+
+def _in_shared_memory(array: NDArray[Any]) -> NDArray[Any]:
+    import torch
+
+    if array.nbytes < SMALL or _tensor_of(array) is not None:
+        return array
     # The dtype comes from an empty array, because torch warns about arrays that are not writable, such as Arrow's.
     dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
     try:
-        tensor: torch.Tensor = torch.empty(array.shape, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call]
+        tensor = torch.empty(array.shape, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise StoreReadError(
             f"the {array.nbytes:,} bytes of a column do not fit into shared memory, which spawned processes need: "
             f"{one_line(error, 200)}; give it more room, as by `docker run --shm-size`, or use num_workers=0"
         ) from None
-    tensor.numpy()[...] = array
-    return tensor
+    shared: NDArray[Any] = tensor.numpy()
+    shared[...] = array
+    return shared
+
+
+def _reduce_arrays(arrays: SharedArrays) -> tuple[Any, ...]:
+    tensors = {name: _tensor_of(array) for name, array in arrays.items()}
+    return _mapped, ({name: array if (tensor := tensors[name]) is None else tensor for name, array in arrays.items()},)
+
+
+def _mapped(parts: dict[str, Any]) -> SharedArrays:
+    return SharedArrays({name: part if isinstance(part, np.ndarray) else part.numpy() for name, part in parts.items()})
 
 
 def _reduce_shared(storage: MemoryStorage) -> tuple[Any, ...]:
@@ -97,9 +138,9 @@ def _reduce_shared(storage: MemoryStorage) -> tuple[Any, ...]:
 
 
 def _rebuild(
-    tensors: dict[str, torch.Tensor], arrays: dict[str, NDArray[Any]], spec: str | None, identity: str | None
+    flat: SharedArrays, arrays: dict[str, NDArray[Any]], spec: str | None, identity: str | None
 ) -> MemoryStorage:
-    return MemoryStorage({n: t.numpy() for n, t in tensors.items()}, arrays=arrays, spec=spec, identity=identity)
+    return MemoryStorage(flat, arrays=arrays, spec=spec, identity=identity)
 
 
 def _restored(
@@ -115,3 +156,4 @@ def _restored(
 
 
 ForkingPickler.register(MemoryStorage, _reduce_shared)
+ForkingPickler.register(SharedArrays, _reduce_arrays)

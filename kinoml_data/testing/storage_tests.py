@@ -48,6 +48,18 @@ class StorageTests(Suite):
         with stored.open(example.columns) as storage:
             same_shapes(storage, example)
 
+    @EACH_EXAMPLE
+    def test_rows_are_the_same_with_the_row_arrays_of_another_process(self, shared: Shared, example: Example) -> None:
+        example, stored = shared(example)
+        with stored.open(example.columns) as storage:
+            arrays = {name: np.array(array) for name, array in storage.row_arrays().items()}
+            for array in arrays.values():
+                array.flags.writeable = False
+            storage.share_row_arrays(arrays)
+            assert all(array is arrays[name] for name, array in storage.row_arrays().items())
+            same_rows(storage, example, range(len(example)))
+            same_shapes(storage, example)
+
     def test_split_arrays_and_the_spec_come_back(self, shared: Shared) -> None:
         example, stored = shared(examples.mixed())
         with stored.open(None) as storage:

@@ -220,6 +220,21 @@ BAD = {
         {"a": {"range": [0, 5]}, "b": {"range": [4, 6]}},
         "'a' and 'b' share 1 rows, for example row 4",
     ),
+    "the second of a row in three splits": (
+        {},
+        {"a": {"rows": [6]}, "b": {"rows": [1]}, "c": {"rows": [0, 1, 6]}},
+        "splits 'b' and 'c' share 2 rows, for example row 1",
+    ),
+    "an overlap before a row that is repeated": (
+        {},
+        {"a": {"rows": [6]}, "b": {"rows": [2, 6]}, "c": {"rows": [3, 3]}},
+        "splits 'a' and 'b' share 1 rows, for example row 6",
+    ),
+    "a repeated row before an overlap": (
+        {},
+        {"a": {"rows": [8, 6, 5, 6, 8]}, "b": {"rows": [6]}},
+        "split 'a' contains row 8 more than once",
+    ),
     "the same twice": ({"i": np.arange(5)}, {"train": "i", "test": "i"}, "'train' and 'test' share 5 rows"),
 }
 
@@ -304,3 +319,25 @@ def test_splits_left_out_come_from_the_store_and_an_empty_mapping_says_there_are
     assert as_lists(kd.load_dataset(spec, base=tmp_path).indices) == {"train": [0, 1], "test": [4]}
     assert kd.load_dataset(spec | {"splits": {}}, base=tmp_path).indices == {}
     assert as_lists(kd.load_dataset(spec | {"splits": {"only": "idx_test"}}, base=tmp_path).indices) == {"only": [4]}
+
+
+@given(st.data())
+def test_the_sizes_of_splits_in_texts_are_those_of_the_rows_that_a_view_contains(data):
+    rows = data.draw(st.permutations(range(N)))
+    cut = sorted(data.draw(st.tuples(st.integers(0, N), st.integers(0, N))))
+    dataset = load({"a": {"rows": rows[: cut[0]]}, "b": {"rows": rows[cut[0] : cut[1]]}})
+    for _ in range(data.draw(st.integers(0, 3))):
+        if len(dataset) and data.draw(st.booleans()):
+            dataset = dataset.select(data.draw(st.lists(st.integers(0, len(dataset) - 1), max_size=30)))
+        else:
+            dataset = dataset.split(data.draw(st.sampled_from("ab")))
+    own = dataset.rows.tolist()
+    sizes = {
+        name: sum(row in members for row in own)
+        for name, members in {"a": set(rows[: cut[0]]), "b": set(rows[cut[0] : cut[1]])}.items()
+    }
+    assert {name: len(positions) for name, positions in dataset.indices.items()} == sizes
+    listed = ", ".join(f"{name} {size}" for name, size in sizes.items() if size)
+    assert (f"splits: {listed};" in repr(dataset)) if listed else ("splits" not in repr(dataset))
+    for name, size in sizes.items():
+        assert f"{name} {size}" in dataset._repr_html_()

@@ -58,10 +58,14 @@ PLANTED = {
     "a view of a view": ("dataset/dataset.py", "rows = step if rows is None else rows[step]", "rows = step"),
     "a split of a view": (
         "dataset/dataset.py",
-        "rows[np.isin(rows, self._rows_of_split(step))]",
+        "rows[self._in_split(rows, step)]",
         "self._rows_of_split(step)",
     ),
-    "splits of a view": ("dataset/dataset.py", "np.flatnonzero(np.isin(self._rows, rows))", "rows[: len(self)]"),
+    "splits of a view": (
+        "dataset/dataset.py",
+        "np.flatnonzero(self._in_split(self._rows, name))",
+        "splits[name][: len(self)]",
+    ),
     "the last row of a range": (
         "dataset/splits.py",
         "np.arange(start, stop, dtype=np.int64)",

@@ -52,6 +52,6 @@ def test_too_little_shared_memory_names_the_way_out(monkeypatch):
         raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", fails)
-    storage = MemoryStorage({"a": np.zeros(1000)})
-    with pytest.raises(StoreReadError, match=r"8,000 bytes of a column do not fit into shared memory.*--shm-size"):
+    storage = MemoryStorage({"a": np.zeros(10_000)})
+    with pytest.raises(StoreReadError, match=r"80,000 bytes of a column do not fit into shared memory.*--shm-size"):
         storage.shared()

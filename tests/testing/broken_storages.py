@@ -278,6 +278,30 @@ class ShapesFlat(Wrapped):
         return None if shapes is None else shapes.prod(axis=1)
 
 
+class ForgetsTheRowArraysItIsGiven(Wrapped):
+    rule = "test_rows_are_the_same_with_the_row_arrays_of_another_process"
+
+    def row_arrays(self):
+        return {"numbers": np.arange(len(self))}
+
+
+class ReversesTheRowArraysItIsGiven(Wrapped):
+    rule = "test_rows_are_the_same_with_the_row_arrays_of_another_process"
+
+    def __init__(self, storage):
+        super().__init__(storage)
+        self.numbers, self.read_rows = np.arange(len(storage)), np.arange(len(storage))
+
+    def row_arrays(self):
+        return {"numbers": self.numbers}
+
+    def share_row_arrays(self, arrays):
+        self.numbers, self.read_rows = arrays["numbers"], arrays["numbers"][::-1]
+
+    def read(self, rows, columns):
+        return self.storage.read(self.read_rows[rows], columns)
+
+
 class DeclaresAnotherDtype(Wrapped):
     rule = "test_the_columns_are_those_of_the_rows"
 

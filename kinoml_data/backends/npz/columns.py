@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +16,7 @@ from kinoml_data.backends.npz.archive import Archive
 from kinoml_data.columns import Column, Ragged, offsets_of
 from kinoml_data.errors import UnsupportedStoreError, error_prefix, one_line, quoted
 from kinoml_data.layouts.checksums import row_difference
-from kinoml_data.layouts.flat_arrays import ragged_array, ragged_layout, to_native_order
+from kinoml_data.layouts.flat_arrays import CRC, SHAPES, VALUES, ragged_array, ragged_layout, to_native_order
 from kinoml_data.layouts.npy import NpyHeader
 from kinoml_data.spec.array import STRING, Array
 
@@ -40,6 +41,13 @@ class _Column(ABC):
     def shapes(self) -> NDArray[np.int64] | None:
         return None
 
+    def row_arrays(self) -> dict[str, NDArray[Any]]:
+        """See `Storage.row_arrays`; the names are suffixes."""
+        return {}
+
+    def share_row_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:  # noqa: B027 - there may be none
+        """See `Storage.share_row_arrays`."""
+
 
 class _RowBytes:
     """The bytes of rows that one member contains, with the checksums of the rows.
@@ -48,6 +56,7 @@ class _RowBytes:
 
     Attributes:
         in_memory: True if the member is read whole when its first row is read, and is then kept in memory.
+        crc: uint32 `(rows,)`, the checksums to compare rows with; None if none are compared.
         dtype: the dtype of the values, with the byte order of the bytes.
 
     Args:
@@ -76,7 +85,7 @@ class _RowBytes:
         self._content: NDArray[np.uint8] | None = None
         self._lock = threading.Lock()
         self._by_member = crc is None
-        self._crc = None if self.in_memory or archive.verify == "never" else crc
+        self.crc = None if self.in_memory or archive.verify == "never" else crc
 
     @property
     def checked(self) -> NDArray[np.bool_]:
@@ -87,7 +96,7 @@ class _RowBytes:
         by_column = self._archive.checked_rows
         checked = by_column.get(self._name)
         if checked is None:
-            checked = by_column.setdefault(self._name, np.zeros(0 if self._crc is None else len(self._crc), bool))
+            checked = by_column.setdefault(self._name, np.zeros(0 if self.crc is None else len(self.crc), bool))
         return checked
 
     def read(self, starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -124,19 +133,19 @@ class _RowBytes:
 
     def check_row(self, row: int, values: NDArray[Any], checked: NDArray[np.bool_], *, is_string: bool) -> None:
         """Compare one row with its checksum after reading it, unless it was compared before."""
-        if self._crc is not None and not (checked is self.checked and checked[row]):
+        if self.crc is not None and not (checked is self.checked and checked[row]):
             self.check(np.array([row]), values[None], checked, is_string=is_string)
 
     def check(self, rows: NDArray[np.int64], column: Column, checked: NDArray[np.bool_], *, is_string: bool) -> None:
         """Compare rows with their checksums after reading them, unless they were compared before."""
-        if self._crc is None:
+        if self.crc is None:
             return
         if checked is self.checked and (known := checked[rows]).any():
             if known.all():
                 return
             new = np.flatnonzero(~known)
             rows, column = rows[new], column.take(new) if isinstance(column, Ragged) else column[new]
-        if problem := row_difference(column, rows, self._crc[rows], is_string=is_string):
+        if problem := row_difference(column, rows, self.crc[rows], is_string=is_string):
             raise self._archive.corrupt(f"column {quoted(self._name)}, {problem}")
         checked[rows] = self._archive.verify == "first"
 
@@ -162,6 +171,12 @@ class _WholeColumn(_Column):
 
     def __len__(self) -> int:
         return self._length
+
+    def row_arrays(self) -> dict[str, NDArray[Any]]:
+        return {} if self._rows.crc is None else {CRC: self._rows.crc}
+
+    def share_row_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self._rows.crc = arrays.get(CRC)
 
     @cached_property
     def _table(self) -> NDArray[Any]:
@@ -281,6 +296,14 @@ class _FlatColumn(_Column):
 
     def shapes(self) -> NDArray[np.int64]:
         return self._shapes
+
+    def row_arrays(self) -> dict[str, NDArray[Any]]:
+        crc = {} if self._rows.crc is None else {CRC: self._rows.crc}
+        return {SHAPES: self._shapes, VALUES: self._offsets, **crc}
+
+    def share_row_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self._shapes, self._offsets, self._rows.crc = arrays[SHAPES], arrays[VALUES], arrays.get(CRC)
+        self._ends = self._offsets.data
 
 
 class _MembersColumn(_Column):

@@ -274,6 +274,14 @@ class NpzStorage(Storage):
     def shapes(self, column: str) -> NDArray[np.int64] | None:
         return self._columns[column].shapes()
 
+    def row_arrays(self) -> Mapping[str, NDArray[Any]]:
+        columns = self._columns.items()
+        return {name + suffix: array for name, column in columns for suffix, array in column.row_arrays().items()}
+
+    def share_row_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        for name, column in self._columns.items():
+            column.share_row_arrays({suffix: arrays[name + suffix] for suffix in column.row_arrays()})
+
     def close(self) -> None:
         self._archive.close()
 

@@ -1,7 +1,7 @@
 """Single facts: opening, memory, descriptors, growth.
 
 `python -m benchmarks.limits` measures all of them, each in a process of its own, and writes one JSON file;
-`python -m benchmarks.limits NAME` measures one and prints it. It takes about three minutes.
+`python -m benchmarks.limits NAME` measures one and prints it. It takes about four minutes.
 """
 
 from __future__ import annotations
@@ -229,11 +229,74 @@ def with_a_model(folder: Path) -> Facts:
     return found
 
 
+def ten_million_rows(folder: Path) -> Facts:
+    """Opening a flat NPZ of 10,000,000 rows without splits and with each kind, and the bytes that a worker takes.
+
+    The bytes are those by which a worker over 3,000,000 rows of a split exceeds one over 1,000,000, per row.
+    """
+    rows, rng = 10 * MANY, np.random.default_rng(0)
+    save_apart(rows, folder / "data.npz")
+    order = rng.permutation(rows)
+    mask = np.arange(rows) < rows // 2
+    for name, array in {"a": order[:MANY], "b": order[MANY:], "head": mask, "tail": ~mask}.items():
+        np.save(folder / f"{name}.npy", array)
+    kinds: dict[str, Any] = {
+        "without": {},
+        "files": {name: {"file": f"{name}.npy"} for name in ("a", "b")},
+        "masks": {name: {"file": f"{name}.npy"} for name in ("head", "tail")},
+        "ranges": {"a": {"range": [0, MANY]}, "b": {"range": [MANY, rows]}},
+        "ratios": {"ratios": {"a": 0.9, "b": 0.1}},
+    }
+    storage = {"backend": "npz-lazy", "path": "data.npz"}
+    found: Facts = {}
+    for _ in range(3):
+        for kind, splits in kinds.items():
+            spec = {"storage": storage, "splits": splits}
+            time = seconds(lambda s=spec: kd.load_dataset(s, base=folder).close())
+            found.setdefault(f"{kind}_s", []).append(time)
+    for backend in ("npz-lazy", "in-memory"):
+        for method in ("fork", "spawn"):
+            sizes = []
+            for count in (MANY, 3 * MANY):
+                path = folder / f"{count}.npz"
+                if not path.exists():
+                    save_apart(count, path)
+                np.save(folder / "most.npy", order[order < count][: count * 9 // 10])
+                storage = {"backend": "npz-lazy", "path": path.name}
+                spec = {"storage": storage, "splits": {"most": {"file": "most.npy"}}}
+                dataset = kd.load_dataset(spec, base=folder, backend=backend, split="most", collate="packed")
+                sizes.append(worker_bytes(dataset, method))
+            found[f"{backend}_{method}_bytes_per_row"] = [(sizes[1] - sizes[0]) / (2 * MANY)]
+    return found
+
+
+def worker_bytes(dataset: kd.XyDataset, method: str) -> int:
+    """The private memory of the larger of two workers after an epoch."""
+    loader = dataset.as_dataloader(
+        batch_size=16384, num_workers=2, shuffle=True, seed=0, multiprocessing_context=method
+    )
+    require(sum(len(y) for _, y in loader) == len(dataset), "rows")
+    return max(private_bytes(worker.pid) for worker in loader._iterator._workers)
+
+
+def save_apart(rows: int, path: Path) -> None:
+    """Rows of 1 to 9 float32 and a float32 y as a flat NPZ. Another process writes it: memory that this one frees and
+    uses again would count as that of its forked workers.
+    """
+    code = (
+        "import sys, numpy as np, kinoml_data as kd; rows, path = int(sys.argv[1]), sys.argv[2];"
+        "rng = np.random.default_rng(0); lengths = rng.integers(1, 10, (rows, 1));"
+        "X = kd.Ragged(rng.random(int(lengths.sum()), np.float32), lengths);"
+        "kd.save_dataset(kd.from_arrays(X, rng.random(rows, np.float32)), path)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(rows), str(path)], check=True)
+
+
 FACTS: dict[str, Callable[[Path], Facts]] = {
     fact.__name__: fact
     for fact in (
         *(opening_members, opening_many_members, opening_flat, opening_parquet),
-        *(worker_memory, descriptors, growth, featurizing, with_a_model),
+        *(worker_memory, descriptors, growth, ten_million_rows, featurizing, with_a_model),
     )
 }
 

@@ -179,7 +179,9 @@ def read(path: Path) -> NDArray[Any]:
             raise header.refusal(str(path))
         if file.size - length != header.nbytes:
             raise CorruptStoreError(f"has {file.size - length} bytes, but its npy header specifies {header.nbytes}")
-        values = np.frombuffer(file.read(length, header.nbytes), header.dtype)
+        data = np.empty(header.nbytes, np.uint8)  # not a bytearray, which would be filled with zeros first
+        file.read_into(length, data)
+        values = np.frombuffer(data, header.dtype)
     except CorruptStoreError as error:
         raise type(error)(f"{path} {error}") from None
     finally:

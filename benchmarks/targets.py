@@ -133,8 +133,9 @@ def facts() -> list[Target]:
         fact("featurizing, 2 workers", "featurize-on-access", ">= {}x 0 workers", 1.2, *apart),
         fact(f"{over}, shuffled epoch", "parquet", ">= {}x in order", 0.5, name, "shuffled", "in_order"),
         fact(f"{over}, memory", "parquet", "<= {}x the budget", 2, name, "budgets"),
-        fact(f"opening {many}", LAZY, "<= {}x without", 2, "named_splits", "splits_ms", "plain_ms"),
-        fact(f"a worker of {many}", LAZY, "<= {} bytes a row", 10, "named_splits", "worker_bytes_per_row"),
+        fact(f"opening {many}", LAZY, "<= {}x without", 2, "ten_million_rows", "files_ms", "without_ms"),
+        fact(f"a forked worker of {many}", LAZY, "<= {} bytes a row", 10, "ten_million_rows", "fork_bytes_per_row"),
+        fact(f"a spawned worker of {many}", LAZY, "<= {} bytes a row", 10, "ten_million_rows", "spawn_bytes_per_row"),
     ]
 
 

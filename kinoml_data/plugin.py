@@ -14,6 +14,7 @@ from kinoml_data.columns import Column, Columns, Ragged, gather
 # The contracts, and the fields that a backend's options may have.
 from kinoml_data.contracts.backend import AnyBackend, Backend, DataPath, Storage
 from kinoml_data.contracts.batch_form import BatchForm
+from kinoml_data.contracts.blocks import Blocks
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.contracts.hookspecs import hookimpl
 from kinoml_data.contracts.observation_model import ObservationModel
@@ -81,7 +82,8 @@ _LAZY = {
 }
 
 __all__ = ["Column", "Columns", "Ragged", "gather"]
-__all__ += ["AnyBackend", "Backend", "BatchForm", "DataPath", "Featurizer", "ObservationModel", "Storage", "hookimpl"]
+__all__ += ["AnyBackend", "Backend", "BatchForm", "Blocks", "DataPath", "Featurizer", "ObservationModel", "Storage"]
+__all__ += ["hookimpl"]
 __all__ += ["PositionedFile", "replacing"]
 __all__ += ["CheckedArrayStorage", "check_names", "own_arrays", "rows_of", "write_rows"]
 __all__ += ["CRC", "INDEX", "SHAPES", "SPEC_KEY", "UTF8", "VALUES"]

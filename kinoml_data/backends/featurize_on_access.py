@@ -121,7 +121,7 @@ class _FeaturizedStorage(Storage):
         if source is not None:
             self.unreadable = source.unreadable
             self.arrays, self.identity = dict(source.arrays), source.identity
-            self.has_checksums = source.has_checksums
+            self.has_checksums, self.blocks = source.has_checksums, source.blocks
         featurizer, function = backend._featurizer, backend._function
         if featurizer is not None:
             self._outputs, self._function = dict(featurizer.outputs), featurizer.featurize
@@ -176,6 +176,7 @@ class _FeaturizedStorage(Storage):
         if self._source is not None:
             needed = [name for name in (*self._inputs, *columns) if name in self._source.columns]
             self._source = self._source.loaded(list(dict.fromkeys(needed)))
+            self.blocks = self._source.blocks
             self.columns |= {name: a for name, a in self._source.columns.items() if name not in self._outputs}
         return self
 

@@ -138,6 +138,7 @@ class JoinedStorage(Storage):
             for name, array in self._source.columns.items()
             if (name not in indices if self._requested is None else name in self._requested)
         }
+        self.blocks = self._source.blocks
         self.shareable = all(part.shareable for part in (self._source, *(join.storage for join in self._joins)))
 
     def _check(self, join: _Join) -> None:
@@ -170,11 +171,15 @@ class JoinedStorage(Storage):
 
     def read(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Columns:
         own = [name for name in columns if name not in self._of]
-        result = dict(self._source.read(rows, own)) if own else {}
-        for join in self._joins:
-            if names := [name for name in columns if name in join.columns]:
-                read = join.storage.read(self._rows(join, rows), [join.columns[name] for name in names])
-                result |= {name: read[join.columns[name]] for name in names}
+        joins = [join for join in self._joins if not join.columns.keys().isdisjoint(columns)]
+        source = self._source.read(rows, list(dict.fromkeys([*own, *(join.index for join in joins)])))
+        result = {name: source[name] for name in own}
+        for join in joins:
+            names = [name for name in columns if name in join.columns]
+            pointers = source[join.index]
+            assert isinstance(pointers, np.ndarray)
+            read = join.storage.read(self._inside(join, rows, pointers), [join.columns[name] for name in names])
+            result |= {name: read[join.columns[name]] for name in names}
         return result
 
     def read_row(self, row: int, columns: Sequence[str]) -> Mapping[str, NDArray[Any]]:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, SerializeAsAny, Strict, ValidationInfo, model_serializer
 
 from kinoml_data.columns import Columns, owned
+from kinoml_data.contracts.blocks import Blocks
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.errors import SpecError, UnsupportedStoreError, quoted
 from kinoml_data.spec import config
@@ -49,6 +50,8 @@ class Storage(ABC):
         identity: a text that changes when the content changes; None if the backend cannot tell cheaply.
         has_checksums: True if checksums cover everything that is read, so that damage is always an error.
         shareable: True if the storage consists of immutable buffers that worker processes may share.
+        blocks: which rows are decoded together; None if a row can be read by itself. `as_dataloader(shuffle=True)` then
+            decodes each block once per epoch.
     """
 
     columns: Mapping[str, Array]
@@ -59,6 +62,7 @@ class Storage(ABC):
     identity: str | None = None
     has_checksums: bool = False
     shareable: bool = False
+    blocks: Blocks | None = None
 
     @abstractmethod
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kinoml_data.columns import Column, Columns, Ragged, cast
 from kinoml_data.contracts.backend import Storage
+from kinoml_data.contracts.blocks import Blocks
 from kinoml_data.dataset.device import DeviceColumns
 from kinoml_data.dataset.oddities import text_among_numbers
 from kinoml_data.errors import SpecError, StoreReadError, UnsupportedStoreError, quoted, unknown
@@ -127,6 +128,18 @@ class Binding:
         """int64 `(rows, ndim)`: the shape of every row of a column; None if that needs reading the values."""
         plan = self._plans[name]
         return None if plan.several else self.storage.shapes(plan.stored_as[0])
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """Which rows are decoded together; None if a row can be read by itself.
+
+        Raises:
+            StoreReadError: the blocks are not those of the rows of the storage.
+        """
+        blocks = self.storage.blocks
+        if blocks is not None and (problem := blocks.problem(self.length)):
+            raise StoreReadError(f"{type(self.storage).__name__} is wrong: {problem}")
+        return blocks
 
     def _read(self, rows: NDArray[np.int64], stored_names: Sequence[str]) -> dict[str, Column]:
         """Read from the storage and check the result: missing rows would only make an epoch shorter."""

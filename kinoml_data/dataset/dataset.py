@@ -273,8 +273,9 @@ class XyDataset(Dataset[Any]):
                 the orders are the same with and without workers.
             prefetch: the number of batches that a thread reads ahead while the model works.
             group_by_length: a ragged column; rows of similar size share a batch, which reduces padding.
-            kwargs: arguments of `DataLoader`. Workers live as long as the loader, and a worker that hangs for
-                `timeout` seconds (300 by default) is an error.
+            kwargs: arguments of `DataLoader`. If the storage decodes rows in blocks, `shuffle=True` shuffles the
+                blocks, and the rows of a few blocks together; a `sampler` overrides this. Workers live as long as the
+                loader, and a worker that hangs for `timeout` seconds (300 by default) is an error.
 
         Raises:
             SpecError: a collate form does not fit a column; the data is kept on a device and `num_workers` is given;
@@ -287,7 +288,15 @@ class XyDataset(Dataset[Any]):
         lengths = None if group_by_length is None else self._lengths(binding, group_by_length)
         nested = (lambda: collate_fn(self.__getitems__([]))) if collate_fn.has_nested else None
         return loader.make(
-            self, collate_fn, seed=seed, prefetch=prefetch, lengths=lengths, nested=nested, kwargs=kwargs
+            self,
+            collate_fn,
+            seed=seed,
+            prefetch=prefetch,
+            rows=self._rows,
+            blocks=binding.blocks,
+            lengths=lengths,
+            nested=nested,
+            kwargs=kwargs,
         )
 
     def _lengths(self, binding: Binding, name: str) -> RowNumbers:

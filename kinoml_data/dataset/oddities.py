@@ -39,7 +39,8 @@ def oddity(storage: Storage, name: str) -> str | None:
     if storage.columns[name].is_string:
         return text_among_numbers(storage, name)
     try:
-        storage.read(np.arange(min(len(storage), ROWS)), [name])
+        for rows in np.array_split(np.arange(min(len(storage), ROWS)), 10):  # a row may take much memory
+            storage.read(rows, [name])
     except KinomlDataError as error:
         return one_line(error, 300)
     return None

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils.pin_memory import pin_memory
 
+from kinoml_data.contracts.blocks import Blocks
 from kinoml_data.errors import SpecError, one_line, quoted, unknown
 from kinoml_data.loading import shared_ring
 from kinoml_data.loading.prefetch import PrefetchLoader
-from kinoml_data.loading.samplers import ArrayLoader, LengthBatchSampler, RandomSampler
+from kinoml_data.loading.samplers import ArrayLoader, BlockBatchSampler, LengthBatchSampler, RandomSampler
 from kinoml_data.loading.workers import WorkerLoader
 
 WORKER_TIMEOUT = 300.0
@@ -30,6 +31,8 @@ def make(
     *,
     seed: int | None,
     prefetch: int,
+    rows: NDArray[np.int64] | None,
+    blocks: Blocks | None,
     lengths: NDArray[np.int64] | None,
     nested: Callable[[], Any] | None,
     kwargs: dict[str, Any],
@@ -37,8 +40,11 @@ def make(
     """The loader of `XyDataset.as_dataloader`.
 
     Args:
-        dataset, collate_fn, seed, prefetch, kwargs: see `XyDataset.as_dataloader`.
-        lengths: int64 `(rows,)`, by which rows are grouped.
+        dataset: the dataset.
+        collate_fn, seed, prefetch, kwargs: see `XyDataset.as_dataloader`.
+        rows: int64 `(len(dataset),)`, the row in the storage of each position; None if they are equal.
+        blocks: the blocks of the storage; None if a row can be read by itself.
+        lengths: int64 `(len(dataset),)`, by which rows are grouped; None if they are not.
         nested: makes a batch without rows, if batches contain nested tensors.
 
     Raises:
@@ -65,15 +71,17 @@ def make(
         if kwargs.get("generator") is not None:
             raise SpecError("give either seed or generator, and not both")
         kwargs["generator"] = torch.Generator().manual_seed(seed)
-    if kwargs.get("shuffle") and not own_order and lengths is None:
-        rows = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length, ours has one
+    if kwargs.get("shuffle") and not own_order and lengths is None and blocks is None:
+        length = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length, ours has one
         # The seeded order has a generator of its own, because DataLoader also draws from its generator, and at other
         # times with workers than without.
         generator = kwargs.get("generator") if seed is None else torch.Generator().manual_seed(seed)
-        kwargs["sampler"] = RandomSampler(rows, generator)
+        kwargs["sampler"] = RandomSampler(length, generator)
         del kwargs["shuffle"]
     if lengths is not None:
         kwargs["batch_sampler"] = _length_sampler(lengths, seed, kwargs)
+    else:
+        kwargs = shuffled_by_blocks(blocks, rows, seed, kwargs)
     kwargs = {"collate_fn": collate_fn} | kwargs
     if kwargs.get("pin_memory") and nested and torch.cuda.is_available():
         _require_pinnable(nested())
@@ -95,6 +103,31 @@ def _require_pinnable(batch: Any) -> None:
         raise SpecError(
             f"pin_memory: torch cannot pin these nested tensors ({one_line(error)}); use the form packed"
         ) from None
+
+
+def shuffled_by_blocks(
+    blocks: Blocks | None, rows: NDArray[np.int64] | None, seed: int | None, kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a `DataLoader`, with a sampler of blocks if the storage has blocks and all rows are shuffled.
+
+    Raises:
+        SpecError: the batch size is neither None nor an integer of at least 1.
+    """
+    own_order = any(kwargs.get(name) is not None for name in ("sampler", "batch_sampler"))
+    if blocks is None or own_order or not kwargs.get("shuffle"):
+        return kwargs
+    kwargs = {name: value for name, value in kwargs.items() if name not in ("shuffle", "sampler", "batch_sampler")}
+    size = kwargs.pop("batch_size", 1)
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise SpecError(f"batch_size: {quoted(size)} is not an integer of at least 1")
+    order = BlockBatchSampler(
+        blocks,
+        rows,
+        size,
+        drop_last=bool(kwargs.pop("drop_last", False)),
+        generator=kwargs.get("generator") if seed is None else torch.Generator().manual_seed(seed),
+    )
+    return kwargs | ({"sampler": order, "batch_size": None} if size is None else {"batch_sampler": order})
 
 
 def _ranks() -> int:

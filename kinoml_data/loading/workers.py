@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import cycle
 from typing import Any
 
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
@@ -60,7 +61,18 @@ class _Epoch:
 
 
 class _PollingIterator(_MultiProcessingDataLoaderIter):
-    """Waits for a batch in short intervals; torch checks the workers after each."""
+    """Waits for a batch in short intervals; torch checks the workers after each.
+
+    All batches of a window of blocks go to one worker, so that no other worker decodes these blocks.
+    """
+
+    def _next_index(self) -> Any:
+        index = super()._next_index()  # type: ignore[no-untyped-call]  # torch's
+        window = getattr(self._index_sampler, "window", None)
+        if window is not None:  # torch takes the next number from this iterator, and a further one if that worker ended
+            first, workers = window % self._num_workers, range(self._num_workers)
+            self._worker_queue_idx_cycle = cycle([*workers[first:], *workers[:first]])
+        return index
 
     def _try_get_data(self, timeout: float = POLL_SECONDS) -> tuple[bool, Any]:
         deadline = time.monotonic() + timeout

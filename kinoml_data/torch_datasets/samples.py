@@ -18,6 +18,7 @@ from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.dataset.forms import Form, as_tensor, built_list
 from kinoml_data.dataset.indexing import normalize_index
 from kinoml_data.errors import SpecError, unknown
+from kinoml_data.loading.loader import shuffled_by_blocks
 from kinoml_data.spec.dataset_spec import CompleteSpec
 
 SPLITS = ("train", "test", "val")
@@ -195,6 +196,7 @@ class CoreDataset(Dataset[Any]):
 
     def as_dataloader(self, **kwargs: Any) -> DataLoader[Any]:
         """A `DataLoader` over this dataset; `kwargs` are passed to it."""
+        kwargs = shuffled_by_blocks(self.core._session.binding.blocks, self.core._rows, None, kwargs)
         return DataLoader(self, **{"collate_fn": self.core.collate_fn, **kwargs})
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kinoml_data import Array, Ragged
+from kinoml_data.plugin import Blocks
 from tests.testing.sound import Wrapped, over, suite_of
 
 PROCESS = os.getpid()
@@ -346,6 +347,30 @@ class SpecLost(Wrapped):
     def __init__(self, storage):
         super().__init__(storage)
         self.spec = None
+
+
+class BlocksWithoutTheLastRow(Wrapped):
+    rule = "test_blocks_divide_the_rows"
+
+    def __init__(self, storage):
+        super().__init__(storage)
+        self.blocks = Blocks(np.arange(max(len(self), 2)))
+
+
+class AnEmptyBlock(Wrapped):
+    rule = "test_blocks_divide_the_rows"
+
+    def __init__(self, storage):
+        super().__init__(storage)
+        self.blocks = Blocks(np.array([0, 0, len(self)]))
+
+
+class NoBlockIsKept(Wrapped):
+    rule = "test_blocks_divide_the_rows"
+
+    def __init__(self, storage):
+        super().__init__(storage)
+        self.blocks = Blocks(np.array([0, len(self)]), kept=0)
 
 
 class IdentityOfTheMoment(Wrapped):

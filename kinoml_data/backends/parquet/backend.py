@@ -27,8 +27,8 @@ class ParquetAwkward(Backend):
             follow one another in the order of the names of the files.
         memory_budget: the number of bytes that reading may take; by default, three quarters of the memory that is
             available when the file is opened. The columns of a dataset are kept in memory if they take at most half of
-            it when they are decoded. Otherwise they are read by row group, or by slices of a large row group, and the
-            decoded rows are remembered up to a third of it.
+            it when they are decoded. Otherwise they are read by row group, or by slices of a row group that takes more
+            than an eighth of it, and the decoded rows are remembered up to a third of it.
     """
 
     name = "parquet-awkward"
@@ -99,7 +99,7 @@ class ParquetAwkward(Backend):
         try:
             with arrow_errors(self.path):
                 own = ArrowLayout.claims(file.metadata, file.types)
-                table: Table = ParquetTable(file, columns) if own else ForeignTable(file, columns, budget)
+                table: Table = ParquetTable(file, columns, budget) if own else ForeignTable(file, columns, budget)
                 return RowGroups(file, table, list(table.columns), budget=budget)
         except BaseException:
             file.close()

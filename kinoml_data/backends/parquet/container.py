@@ -207,8 +207,7 @@ class ParquetContainer:
         if (at_group, at) != (group, start):
             rows = _rows_of(self._parquet_file(buffer_size=SLICE_BUFFER), group, paths, start, stop - start)
         table = next(rows)
-        if start > 0:  # a reader that has read the first slice only may have been asked for a few rows, and no more
-            self._slices[tuple(paths)] = group, stop, rows
+        self._slices[tuple(paths)] = group, stop, rows
         while len(self._slices) > self.max_readers:
             del self._slices[next(iter(self._slices))]
         pa.default_memory_pool().release_unused()
@@ -218,16 +217,20 @@ class ParquetContainer:
         """See `PositionedFile.recheck_with`."""
         return f"{file.size}-{digest(read_footer(file)[1]).hex()}" == self.identity
 
-    def group_sizes(self, columns: Iterable[str]) -> list[int]:
+    def group_sizes(self, columns: Iterable[str], widths: Mapping[str, int] | None = None) -> list[int]:
         """For each row group, the least number of bytes that some columns take in memory, according to the footer.
+
+        Args:
+            columns: the names of columns.
+            widths: the bytes of a value, by column; by default as Parquet encodes them, which decoding takes at least.
 
         Raises:
             UnsafeStoreError: a row group would take more than 64 GiB.
         """
         footer = self._parquet.metadata
-        leaves = [leaf for name in columns for leaf in self._leaves[name]]
+        leaves = [(leaf, (widths or {}).get(name)) for name in columns for leaf in self._leaves[name]]
         groups = map(footer.row_group, range(footer.num_row_groups))
-        sizes = [sum(_decoded_size(group.column(leaf)) for leaf in leaves) for group in groups]
+        sizes = [sum(_decoded_size(group.column(leaf), width) for leaf, width in leaves) for group in groups]
         if max(sizes, default=0) > MAX_GROUP_BYTES:
             group = sizes.index(max(sizes))
             raise UnsafeStoreError(
@@ -302,9 +305,9 @@ def _rows_of(file: Any, group: int, paths: list[str], start: int, count: int) ->
     yield pa.Table.from_batches(held, file.schema_arrow if not held else None)
 
 
-def _decoded_size(chunk: Any) -> int:
+def _decoded_size(chunk: Any, width: int | None) -> int:
     """The least number of bytes of the values of a column chunk in memory."""
-    width = WIDTHS.get(chunk.physical_type)
+    width = width or WIDTHS.get(chunk.physical_type)
     least: int = chunk.num_values * (width or 16)
     return least if width else max(least, chunk.total_uncompressed_size)
 

@@ -25,8 +25,7 @@ from kinoml_data.layouts.arrow import (
 from kinoml_data.spec.array import Array
 
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")
-LEAST_SLICE, MOST_SLICE = 1 << 20, 32 << 20  # bytes
-READER = 4 << 20  # bytes that are reckoned for the pages and the dictionary of a column that is read in slices
+MOST_SLICE = 32 << 20  # bytes
 
 
 class ForeignTable(Table):
@@ -60,14 +59,7 @@ class ForeignTable(Table):
                     raise
                 unreadable[name] = str(error)
         self.unreadable, self.indexes = unreadable, _pandas_index(file.metadata)
-        self._slices: list[tuple[int, int, int]] = []  # the row group, and the first and the last row in it
-        self._firsts = np.cumsum([0, *file.groups])
-        for group, (rows, size) in enumerate(zip(file.groups, file.group_sizes(self.columns), strict=True)):
-            count = min(rows, -(-size // max(LEAST_SLICE, min(budget // 8, MOST_SLICE)))) or 1
-            step = -(-rows // count)
-            self._slices += [(group, start, min(start + step, rows)) for start in range(0, max(rows, 1), step or 1)]
-        file.max_readers = max(1, budget // 4 // READER)
-        self.parts = [stop - start for _, start, stop in self._slices]
+        super().__init__(file, list(self.columns), min(budget // 8, MOST_SLICE), budget)
 
     def read(self, part: int, names: Sequence[str]) -> dict[str, Column]:
         """Some columns of one part.
@@ -77,13 +69,13 @@ class ForeignTable(Table):
             SpecError: a value is missing.
             UnsupportedStoreError: the lists of a row are not rectangular.
         """
-        group, start, stop = self._slices[part]
+        place = self.places[part]
         # The columns of a slice are decoded one after another, as each reader needs memory.
-        together = [names] if (start, stop) == (0, self._file.groups[group]) else [[name] for name in names]
+        together = [names] if self.is_whole(place) else [[name] for name in names]
         return {
             name: column_of(self.columns[name], rows, self._with_declared_axes(name))
             for some in together
-            for name, rows in self._rows((group, start, stop), some).items()
+            for name, rows in self._rows(place, some).items()
         }
 
     def load(self, names: Sequence[str], budget: int) -> dict[str, Column] | None:
@@ -103,7 +95,7 @@ class ForeignTable(Table):
     def settle(self, name: str) -> None:
         """See `Table`; raises the errors of `read`. A column that the spec declares needs nothing."""
         if self._requested.get(name) is None and self.columns[name].ragged:
-            parts = (self._rows(place, [name])[name] for place in self._slices)
+            parts = (self._rows(place, [name])[name] for place in self.places)
             self.columns[name] = self._inferred(name, [_extremes(rows.shapes) for part in parts for rows in part])
 
     def _with_declared_axes(self, name: str) -> Array:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kinoml_data.backends.parquet.container import ParquetContainer, seal
@@ -29,11 +30,13 @@ ROW_GROUPS = "row_groups"
 
 
 class ParquetTable(Table):
-    """A file that this library wrote; see `Table`. Each row group is a part.
+    """A file that this library wrote; see `Table`.
 
     Args:
         file: the open file.
         requested: the columns that the spec asks for, None for all.
+        budget: the number of bytes that reading may take. A row group of more than an eighth of it is decoded in
+            slices.
 
     Raises:
         CorruptStoreError: the footer differs from what was written.
@@ -43,8 +46,7 @@ class ParquetTable(Table):
 
     has_checksums = True
 
-    def __init__(self, file: ParquetContainer, requested: Mapping[str, Array | None] | None) -> None:
-        self._file = file
+    def __init__(self, file: ParquetContainer, requested: Mapping[str, Array | None] | None, budget: int) -> None:
         self._layout = ArrowLayout.parse(file.metadata, file.types, str(file.path))
         if not file.sealed:
             raise CorruptStoreError(
@@ -55,35 +57,60 @@ class ParquetTable(Table):
         names = select_columns(file.path, list(self._layout.columns), requested)
         self.columns = {name: self._layout.columns[name] for name in names}
         self.arrays, self.spec = self._layout.arrays, self._layout.spec
-        self.parts, self._firsts = file.groups, np.cumsum([0, *file.groups])
+        self._compared: dict[tuple[int, str], Any] = {}  # the row checksums of the latest row group, by group and name
+        super().__init__(file, self._layout.stored_names(names), budget // 8, budget)
 
-    def read(self, group: int, columns: Sequence[str]) -> dict[str, Column]:
-        """Read some columns of one row group, and compare every row with its checksum.
+    def read(self, part: int, columns: Sequence[str]) -> dict[str, Column]:
+        """Read some columns of one part, and compare every row with its checksum.
 
         Raises:
             CorruptStoreError: a row differs from what was written; the message names the file, the column and the row.
             StoreChangedError: the file was altered or replaced after it was opened.
             StoreReadError: the operating system failed to read.
         """
-        path, first = self._file.path, int(self._firsts[group])
-        rows = np.arange(first, first + self._file.groups[group])
-        chunks = self._file.read(group, self._layout.stored_names(columns))
-        with arrow_errors(path):
-            data = self._layout.read(chunks, columns, rows, str(path))
-            for name in columns:
-                if _checksum(chunks[name + CRC]) != self._checksums[name][group]:
-                    raise CorruptStoreError(
-                        f"{path}: column {quoted(name)}, rows {first} to {first + len(rows) - 1} do not match "
-                        "their checksums; the file is damaged"
-                    )
-        return data
+        return self._read(self.places[part], columns)
+
+    def _read(self, place: tuple[int, int, int], columns: Sequence[str]) -> dict[str, Column]:
+        group, start, stop = place
+        first = int(self._firsts[group])
+        with arrow_errors(self._file.path):
+            whole = self.is_whole(place)
+            if whole:
+                chunks = self._file.read(group, self._layout.stored_names(columns))
+            else:  # one column after another, as each reader needs memory
+                chunks = {name + CRC: self._row_checksums(group, name)[start:stop].chunks for name in columns}
+                for name in columns:
+                    stored_names = [part for part in self._layout.stored_names([name]) if part not in chunks]
+                    chunks |= self._file.read(group, stored_names, start, stop)
+            data = self._layout.read(chunks, columns, np.arange(first + start, first + stop), str(self._file.path))
+            if whole:
+                self._compare(group, {name: chunks[name + CRC] for name in columns})
+            return data
+
+    def _row_checksums(self, group: int, name: str) -> Any:
+        """The checksums of all rows of a row group."""
+        if (group, name) not in self._compared:
+            chunks = self._file.read(group, [name + CRC])[name + CRC]
+            self._compare(group, {name: chunks})
+            self._compared = {key: value for key, value in self._compared.items() if key[0] == group}
+            self._compared[group, name] = pa.chunked_array(chunks)
+        return self._compared[group, name]
+
+    def _compare(self, group: int, row_checksums: Mapping[str, Sequence[Any]]) -> None:
+        for name, chunks in row_checksums.items():
+            if _checksum(chunks) != self._checksums[name][group]:
+                first, last = self._firsts[group], self._firsts[group + 1] - 1
+                raise CorruptStoreError(
+                    f"{self._file.path}: column {quoted(name)}, rows {first} to {last} do not match their checksums; "
+                    "the file is damaged"
+                )
 
     def load(self, names: Sequence[str], budget: int) -> dict[str, Column] | None:
         """See `Table`; raises the errors of `read`."""
         parts: dict[str, list[Column]] = {name: [self.columns[name].empty()] for name in names}
         size = 0
-        for group in range(len(self.parts)):
-            for name, column in self.read(group, names).items():
+        for group, rows in enumerate(self._file.groups):
+            for name, column in self._read((group, 0, rows), names).items():
                 parts[name].append(column)
                 size += held(column)
             if size * (2 if group else 1) > budget:  # the parts, and the whole that is made of them

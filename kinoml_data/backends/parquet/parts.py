@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from glob import has_magic
 from pathlib import Path
@@ -104,9 +104,9 @@ class ParquetParts(ParquetContainer):
         part, group_of_part = self._places[group]
         return part.read(group_of_part, columns, start, stop)
 
-    def group_sizes(self, columns: Iterable[str]) -> list[int]:
+    def group_sizes(self, columns: Iterable[str], widths: Mapping[str, int] | None = None) -> list[int]:
         names = list(columns)
-        return [size for part in self._parts for size in part.group_sizes(names)]
+        return [size for part in self._parts for size in part.group_sizes(names, widths)]
 
     def close(self) -> None:
         for part in self._parts:

@@ -138,17 +138,18 @@ class DataModule(LightningDataModule):
             SpecError: `group_by_length` is set and several processes train.
         """
         column, seed, epoch = self.hparams["group_by_length"], self.hparams["seed"], _epoch(self.trainer)
-        if column is None:
-            order = EpochOrder(self._split("train"), seed)
-            order.set_epoch(epoch)
-            return self._loader("train", sampler=order)
-        if self.trainer is not None and self.trainer.world_size > 1:
+        if self.trainer is None or self.trainer.world_size == 1:
+            loader = self._loader("train", shuffle=True, seed=seed, group_by_length=column)
+            batches: Any = loader.batch_sampler
+            if hasattr(batches, "set_epoch"):  # rows are grouped by length, or shuffled by blocks
+                batches.set_epoch(epoch)
+                batches.sampler = batches  # the trainer looks for `set_epoch` here
+                return loader
+        elif column is not None:
             raise SpecError("group_by_length does not work with several processes; leave it out")
-        loader = self._loader("train", shuffle=True, seed=seed, group_by_length=column)
-        groups: Any = loader.batch_sampler
-        groups.set_epoch(epoch)
-        groups.sampler = groups  # the trainer looks for `set_epoch` here
-        return loader
+        order = EpochOrder(self._split("train"), seed)
+        order.set_epoch(epoch)
+        return self._loader("train", sampler=order)
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """The rows to validate on, in their order."""

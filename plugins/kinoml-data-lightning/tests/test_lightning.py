@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import kinoml_data as kd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from kinoml_data.errors import SpecError, SplitError
@@ -159,6 +161,45 @@ def test_a_resumed_run_sees_the_batches_of_one_that_did_not_stop(
     another = Mean()
     trainer(tmp_path).fit(another, data(seed=2))
     assert another.seen["train"] != first.seen["train"]
+
+
+@pytest.mark.filterwarnings("ignore:.*(memory_budget|no checksums of its rows):UserWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_run_over_blocks_sees_the_batches_of_one_that_did_not_stop(
+    store: Path, tmp_path: Path, workers: int
+) -> None:
+    with kd.load_dataset(store) as ds:
+        atoms, (y, row) = ds.column("atoms"), (ds.column(name).numpy() for name in ("y", "row"))
+    table = pa.table({"atoms": [x.tolist() for x in atoms], "y": y, "row": row})
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=20)
+    spec = {
+        "storage": {"backend": "parquet-awkward", "path": str(tmp_path / "rows.parquet"), "memory_budget": 0},
+        "columns": {
+            "atoms": {"dtype": "float32", "shape": ["*", 3]},
+            "y": {"dtype": "float32"},
+            "row": {"dtype": "int64"},
+        },
+        "X": ["atoms"],
+        "y": ["y", "row"],
+        "splits": {"ratios": {"train": 0.8, "val": 0.1, "test": 0.1}, "seed": 0},
+    }
+
+    def data() -> DataModule:
+        return DataModule(spec, 16, collate="pad-mask", seed=1, num_workers=workers)
+
+    def fit(epochs: int, *, resume: str | None = None, **options: Any) -> list[list[list[int]]]:
+        model = Mean()
+        trainer(tmp_path, max_epochs=epochs, **options).fit(model, data(), ckpt_path=resume)
+        return model.seen["train"]
+
+    whole = fit(4)
+    keep = {"enable_checkpointing": True, "callbacks": [ModelCheckpoint(tmp_path / "run", "last")]}
+    assert fit(2, **keep) == whole[:2]
+    assert fit(4, resume=str(tmp_path / "run" / "last.ckpt"))[2:] == whole[2:]
+    assert len({tuple(flat(epoch)) for epoch in whole}) == 4
+    for epoch in whole:
+        assert sorted(flat(epoch)) == rows_of(store, "train")
+        assert len({row // 20 for row in epoch[3]}) <= 3  # of ten row groups
 
 
 def test_a_checkpoint_holds_the_arguments_in_plain_values(store: Path, tmp_path: Path) -> None:

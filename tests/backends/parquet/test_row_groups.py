@@ -15,14 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import kinoml_data as kd
-from kinoml_data.backends.parquet import foreign
+from kinoml_data.backends.parquet import row_groups
 from kinoml_data.backends.parquet.backend import ParquetAwkward
 from kinoml_data.backends.parquet.container import ParquetContainer
 from kinoml_data.backends.parquet.row_groups import RowGroups
-from kinoml_data.errors import CorruptStoreError, StoreChangedError
+from kinoml_data.errors import CorruptStoreError, SpecError, StoreChangedError
 from kinoml_data.layouts import arrow_rows
+from kinoml_data.loading.samplers import BlockBatchSampler, RandomSampler
+from kinoml_data.torch_datasets.samples import CoreDataset
 from tests.builders import equal_tensors
 
 ROWS = 60
@@ -143,7 +146,7 @@ def test_a_file_that_was_altered_in_place_is_an_error(path: Path) -> None:
 
 @pytest.mark.parametrize("budget", [0, 40_000])
 def test_a_large_row_group_is_decoded_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
-    monkeypatch.setattr(foreign, "LEAST_SLICE", 10_000)
+    monkeypatch.setattr(row_groups, "LEAST_SLICE", 10_000)
     lists = [RNG.normal(size=row % 7).tolist() for row in range(1_000)]
     table = pa.table({"i": np.arange(1_000), "x": lists, "t": [f"m{row}" * (row % 9) for row in range(1_000)]})
     pq.write_table(table, tmp_path / "t.parquet", row_group_size=700)
@@ -157,6 +160,118 @@ def test_a_large_row_group_is_decoded_in_slices(tmp_path: Path, monkeypatch: pyt
             for name in ("x", "t"):
                 np.testing.assert_array_equal(found[name].values, expected[name].values)
                 np.testing.assert_array_equal(found[name].shapes, expected[name].shapes)
+
+
+def decoded_groups(monkeypatch: pytest.MonkeyPatch, log: Path) -> Any:
+    """A function that returns and forgets the reads of row groups, those of forked workers included."""
+    read = ParquetContainer.read
+
+    def logged(file: ParquetContainer, group: int, columns: Any, *rows: int) -> Any:
+        with log.open("a") as lines:
+            lines.write(f"{(group, sorted(columns), rows)}\n")
+        return read(file, group, columns, *rows)
+
+    monkeypatch.setattr(ParquetContainer, "read", logged)
+
+    def reads() -> list[str]:
+        lines = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return lines
+
+    return reads
+
+
+def rows_in(loader: Any) -> list[int]:
+    return [int(row) for _, y in loader for row in y]
+
+
+@pytest.mark.parametrize("options", [{}, {"prefetch": 2}, {"batch_size": 50}, {"batch_size": 1}], ids=str)
+@pytest.mark.parametrize("view", [False, True], ids=["all", "view"])
+def test_a_shuffled_epoch_decodes_each_row_group_once(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], view: bool
+) -> None:
+    whole, dataset = kd.load_dataset(path, **roles(path)), by_group(path, 4000)
+    if view:
+        rows = RNG.permutation(ROWS)[:45]
+        whole, dataset = whole.select(rows), dataset.select(rows)
+    reads = decoded_groups(monkeypatch, tmp_path / "log")
+    loader = dataset.as_dataloader(**{"batch_size": 16, "shuffle": True, "seed": 3, "collate": "list", **options})
+    epochs = []
+    for _ in range(2):
+        epochs.append(rows_in(loader))
+        assert sorted(epochs[-1]) == sorted(whole.rows.tolist())
+        done = reads()
+        assert len(set(done)) == len(done) <= pq.ParquetFile(path).num_row_groups
+    assert epochs[0] != epochs[1]
+    positions = {row: position for position, row in enumerate(whole.rows.tolist())}
+    for batch in dataset.as_dataloader(batch_size=16, shuffle=True, seed=3):
+        assert equal_tensors(batch, whole[[positions[int(row)] for row in batch[1]]])
+
+
+@pytest.mark.filterwarnings("ignore:.*takes more than half of its memory_budget:UserWarning")
+def test_workers_shuffle_as_one_process_does_and_share_the_row_groups(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = by_group(path)  # a window is one row group
+    reads = decoded_groups(monkeypatch, tmp_path / "log")
+    options: dict[str, Any] = {"batch_size": 3, "shuffle": True, "seed": 3}
+    here, there = (
+        dataset.as_dataloader(**options),
+        dataset.as_dataloader(**options, num_workers=2, multiprocessing_context="fork"),
+    )
+    groups = pq.ParquetFile(path).num_row_groups
+    for _ in range(3):
+        expected = rows_in(here)
+        assert len(reads()) <= groups
+        assert rows_in(there) == expected
+        # The rest of a window belongs to a batch of the next one, so that a worker may need this row group, too.
+        assert len(reads()) < 2 * groups
+    for (first, _), (second, _) in zip(there, here, strict=False):  # an epoch that is not finished
+        assert equal_tensors(first, second)
+        break
+    assert rows_in(there) == rows_in(here)
+
+
+def test_a_sampler_of_the_caller_shuffles_all_rows(path: Path) -> None:
+    dataset = by_group(path)
+    for sampler in (torch.utils.data.RandomSampler(dataset), range(ROWS)):
+        assert dataset.as_dataloader(batch_size=4, sampler=sampler).sampler is sampler
+    assert dataset.as_dataloader(batch_size=4).batch_sampler.sampler.__class__.__name__ == "SequentialSampler"
+    whole = kd.load_dataset(path, **roles(path))
+    assert type(whole.as_dataloader(shuffle=True, seed=0).sampler) is RandomSampler
+    singles = dataset.as_dataloader(batch_size=None, shuffle=True)
+    assert sorted(int(y) for _, y in singles) == list(range(ROWS))
+    with pytest.raises(SpecError, match="batch_size: 0 is not an integer of at least 1"):
+        dataset.as_dataloader(batch_size=0, shuffle=True)
+
+
+def test_a_joined_and_a_featurized_dataset_pass_the_blocks_of_their_source_on(path: Path, tmp_path: Path) -> None:
+    source = {"backend": "parquet-awkward", "path": str(path), "memory_budget": 0}
+    y = by_group(path).spec.y
+    pq.write_table(pa.table({"half": np.arange(ROWS) / 2}), tmp_path / "halves.parquet")
+    table = {"source": {"backend": "parquet-awkward", "path": str(tmp_path / "halves.parquet")}}
+    joined = {"backend": "joined", "source": source, "tables": {y: {**table, "columns": {"half": "half"}}}}
+    featurized = {"backend": "featurize-on-access", "source": source, "inputs": [y]}
+    columns = {"half": {"dtype": "float64"}, y: {"dtype": "int64"}}
+    bounds = by_group(path)._session.binding.blocks.bounds.tolist()
+    for storage, function in ((joined, None), (featurized, lambda row: row / 2)):
+        spec = {"X": "half", "y": y, "columns": columns, "storage": storage}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            dataset = kd.load_dataset(spec, **({"featurizer": function} if function else {}))
+        assert dataset._session.binding.blocks.bounds.tolist() == bounds
+        for X, rows in (batches := dataset.as_dataloader(batch_size=7, shuffle=True, seed=0)):
+            assert X.tolist() == (rows / 2).tolist()
+        assert sorted(rows_in(batches)) == list(range(ROWS))
+
+
+def test_datasets_of_kinomls_classes_are_shuffled_by_blocks(path: Path) -> None:
+    dataset = CoreDataset()
+    dataset.core = by_group(path)
+    loader = dataset.as_dataloader(batch_size=7, shuffle=True)
+    assert isinstance(loader.batch_sampler, BlockBatchSampler)
+    assert sorted(rows_in(loader)) == list(range(ROWS))
+    assert not isinstance(dataset.as_dataloader(batch_size=7).batch_sampler, BlockBatchSampler)
 
 
 OPERATIONS = {
@@ -217,6 +332,40 @@ print(counts[1] - counts[0])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) <= 0
+
+
+@pytest.mark.parametrize("origin", ["ours", "another program's"])
+@pytest.mark.slow
+def test_a_shuffled_epoch_takes_no_more_than_twice_the_budget(tmp_path: Path, origin: str) -> None:
+    rows, budget = 40_000, 100_000_000
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(20, 80, rows)
+    data = kd.Ragged(rng.random(20 * lengths.sum(), np.float32), np.stack([np.full(rows, 20), lengths], axis=1))
+    for name, count in (("large", rows), ("small", 10)):  # large: 160 MB
+        if origin == "ours":
+            kd.save_dataset(kd.from_arrays(data[:count], np.arange(count)), tmp_path / f"{name}.parquet")
+        else:
+            lists = pa.LargeListArray.from_arrays(data.offsets[: count + 1], pa.array(data[:count].values))
+            table = pa.table({"X": lists, "y": np.arange(count)})
+            pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=7_000)
+    program = f"""
+import warnings
+warnings.simplefilter("ignore")
+import kinoml_data as kd, numpy as np
+
+def peak():
+    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+for name, rows, budget in (("small", 10, 0), ("large", {rows}, {budget})):
+    before = peak()
+    dataset = kd.load_dataset(f"{tmp_path}/{{name}}.parquet", X="X", y="y", memory_budget=budget, collate="packed")
+    assert dataset._session.binding.blocks is not None
+    found = np.concatenate([y for _, y in dataset.as_dataloader(batch_size=128, shuffle=True, seed=0)])
+    assert sorted(found) == list(range(rows))
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 2 * budget, done.stdout
 
 
 @pytest.mark.parametrize("origin", ["ours", "another program's"])

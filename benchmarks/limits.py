@@ -176,6 +176,35 @@ def opening_parquet(folder: Path) -> Facts:
     return found
 
 
+def parquet_over_budget(folder: Path) -> Facts:
+    """Epochs over a Parquet file whose columns take several times its memory budget of 100 MB, and the peak of memory.
+
+    The file is our own, with two columns; the two orders are read in turns.
+    """
+    path, budget, rows = folder / "data.parquet", 100_000_000, 60_000
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(20, 80, rows)
+    X = kd.Ragged(rng.random(20 * lengths.sum(), np.float32), np.stack([np.full(rows, 20), lengths], axis=1))  # 240 MB
+    kd.save_dataset(kd.from_arrays(X, np.arange(rows)), path)
+    kd.save_dataset(kd.from_arrays(X[:100], np.arange(100)), folder / "small.parquet")
+    del X
+    for _ in kd.load_dataset(folder / "small.parquet", memory_budget=0).as_dataloader(shuffle=True):
+        pass  # so that imports and caches are there
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory starts again from here
+    before = peak_bytes()
+    dataset = kd.load_dataset(path, memory_budget=budget, collate="packed")
+    found: Facts = {"in_order": [], "shuffled": []}
+    for _ in range(3):
+        for name, shuffle in (("in_order", False), ("shuffled", True)):
+            loader = dataset.as_dataloader(batch_size=128, shuffle=shuffle)
+            found[name].append(
+                rows / seconds(lambda loader=loader: require(sum(len(y) for _, y in loader) == rows, "rows"))
+            )
+    found["budgets"] = [(peak_bytes() - before) / budget]
+    return found
+
+
 def featurizing(folder: Path) -> Facts:
     """Rows per second of an epoch in which each row is computed when it is read, with 0 and with 2 workers, in turn."""
     spec: dict[str, Any] = {"storage": {"backend": "featurize-on-access", "inputs": ["number"], "memory_budget": 0}}
@@ -288,7 +317,8 @@ FACTS: dict[str, Callable[[Path], Facts]] = {
     fact.__name__: fact
     for fact in (
         *(opening_members, opening_many_members, opening_flat, opening_parquet),
-        *(worker_memory, descriptors, growth, ten_million_rows, featurizing, with_a_model),
+        *(worker_memory, descriptors, growth, ten_million_rows, parquet_over_budget),
+        *(featurizing, with_a_model),
     )
 }
 
@@ -308,6 +338,12 @@ def private_bytes(pid: int) -> int:
     """Memory that is this process's alone."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(("Private_Clean:", "Private_Dirty:")))
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def require(good: bool, what: str) -> None:

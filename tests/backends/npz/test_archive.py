@@ -1,8 +1,7 @@
-"""Compressed NPZ files, with Python's zlib and with zlib-ng, which the extra `fast` installs."""
+"""Compressed NPZ files, which Python's zlib wrote."""
 
 import zlib
 from contextlib import closing
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -12,15 +11,7 @@ from kinoml_data.backends.npz.storage import NpzStorage
 from kinoml_data.errors import CorruptStoreError
 from tests.faults.attack_corpus import Member, npy, zipped
 
-archive = import_module("kinoml_data.backends.npz.archive")
 ROWS = 7
-
-
-@pytest.fixture(params=["zlib", "zlib_ng.zlib_ng"], autouse=True)
-def library(request, monkeypatch):
-    module = import_module(request.param)
-    monkeypatch.setattr(archive, "zlib", module)
-    return module
 
 
 @pytest.fixture

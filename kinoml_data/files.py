@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 import threading
 import time
 import weakref
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from kinoml_data import columns
@@ -43,6 +45,11 @@ from kinoml_data.errors import (
 
 SMALL = 8192  # bytes; extents of up to this size are read one by one and joined, which is faster than reading in place
 MANY_SMALL = 1 << 20  # bytes that are read in this way at once; they stay in the processor's cache
+GAP = 256  # bytes between two small extents; KinoML's NPZ has 200 between two rows
+CLOSE = 4096  # bytes; reading the bytes between two extents that are this close costs less than another call
+PROBES = 8  # extents of a batch that show whether the system has it in its cache
+LOOKS = 64  # batches after one that was not in the cache, which are all looked at
+UNSEEN = 16  # batches between two later ones; a prime number less one, so that each column gets its turn
 TICK = 0.05  # seconds within which a second change may leave a time stamp as it is; the ticks of Linux are of 10 ms
 COARSE_TICK = 2.0  # the same for a file system with time stamps of whole seconds
 WRITING_TICKS = 40  # a file whose time stamp still changes after this many ticks has changed
@@ -96,6 +103,8 @@ class PositionedFile:
         self._lock, self._recheck_lock = threading.Lock(), threading.Lock()
         self._recheck: weakref.WeakMethod[Callable[[PositionedFile], bool]] | None = None
         self._refused: Fingerprint | None = None
+        # See `_announce`: the number of batches that are not going to be looked at; or, if negative, that are.
+        self._unseen = -LOOKS
         fd = self._open()
         try:
             self.stat = self._identity(fd)
@@ -147,7 +156,7 @@ class PositionedFile:
             self.read_into(offset, out)
 
     def gather(self, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Read many extents, end to end, into a new uint8 array; extents that adjoin in the file need one call.
+        """Read many extents, end to end, into a new uint8 array; extents that are neighbours in the file need one call.
 
         Args:
             offsets, sizes: int64 `(n,)`, in bytes.
@@ -158,16 +167,18 @@ class PositionedFile:
         """
         if len(offsets) == 0:
             return np.empty(0, np.uint8)
-        ends = np.cumsum(sizes)
-        # The next extent needs a call of its own if it does not adjoin the one before it.
-        first = np.flatnonzero(np.r_[True, offsets[1:] != offsets[:-1] + sizes[:-1]])
-        starts, stops, total = (ends - sizes)[first], ends[np.r_[first[1:] - 1, -1]], int(ends[-1])
-        positions = offsets[first].tolist()
+        size = int(sizes.sum())
+        # Small gaps between small extents are read, too, because this costs less than another call.
+        close = max(GAP, size // len(sizes)) if size <= min(SMALL * len(sizes), MANY_SMALL) else 0
+        first, lengths = _runs(offsets, sizes, close)
+        stops, positions, run_sizes = np.cumsum(lengths), offsets[first].tolist(), lengths.tolist()
+        starts, total = stops - lengths, int(stops[-1])
 
         def gathered(fd: int) -> NDArray[np.uint8]:
+            self._announce(fd, offsets, sizes)
             if total <= min(SMALL * len(first), MANY_SMALL):
                 with suppress(OSError):  # a second copy within the processor's cache costs less than a loop in Python
-                    parts = map(getattr(os, "pread", _pread), repeat(fd), (stops - starts).tolist(), positions)
+                    parts = map(getattr(os, "pread", _pread), repeat(fd), run_sizes, positions)
                     if len(joined := bytearray().join(parts)) == total:
                         return np.frombuffer(joined, np.uint8)
             out = np.empty(total, np.uint8)
@@ -182,31 +193,53 @@ class PositionedFile:
                     self._fill(fd, offset, part)
             return out
 
-        return self._reading(gathered)
+        data = self._reading(gathered)
+        if total == size:
+            return data
+        begins = offsets - np.repeat(offsets[first] - starts, np.diff(first, append=len(offsets)))
+        return columns.gather(data, begins, begins + sizes)
 
-    def read_prefixes(self, offsets: NDArray[np.int64], width: int) -> bytes:
-        """Read `width` bytes from each offset, end to end; past the end of the file they are zeros.
+    def read_prefixes(self, offsets: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
+        """Read `width` bytes from each offset: uint8 `(n, width)`. Past the end of the file they are zeros.
+
+        If the offsets are close to each other, everything between them is read in large parts.
+
+        Args:
+            offsets: int64 `(n,)`, at least one, in any order.
+            width: at least 1.
 
         Raises:
             StoreChangedError: the file is no longer the one that was opened.
             StoreReadError: the operating system failed to read, or the file was closed.
         """
+        out, order = np.zeros((len(offsets), width), np.uint8), np.argsort(offsets, kind="stable")
+        at = offsets[order]
 
-        def prefixes(fd: int) -> list[bytes]:
-            try:
-                return list(map(getattr(os, "pread", _pread), repeat(fd), repeat(width), offsets.tolist()))
-            except OSError as error:
-                raise StoreReadError(f"{self.path} cannot be read: {error}") from None
+        def together(fd: int) -> NDArray[np.uint8]:
+            buffer, begin = np.empty(MANY_SMALL + width, np.uint8), 0
+            windows = sliding_window_view(buffer, width)
+            while begin < len(at):
+                start = int(at[begin])
+                end = int(np.searchsorted(at, start + MANY_SMALL, "right"))
+                size = int(at[end - 1]) + width - start
+                there = max(0, min(size, self.size - start))
+                self._fill(fd, start, buffer[:there])
+                buffer[there:size] = 0
+                out[order[begin:end]] = windows[at[begin:end] - start]
+                begin = end
+            return out
 
-        parts = self._reading(prefixes)
-        joined = b"".join(parts)
-        if len(joined) == width * len(offsets):
-            return joined
-        for i in [i for i, part in enumerate(parts) if len(part) != width]:
-            if offsets[i] + len(parts[i]) < self.size:
-                parts[i] = bytes(self.read(int(offsets[i]), min(width, self.size - int(offsets[i]))))
-            parts[i] = parts[i].ljust(width, b"\0")
-        return b"".join(parts)
+        def separately(fd: int) -> NDArray[np.uint8]:
+            self._announce(fd, at, np.full(len(at), width))
+            with suppress(OSError):
+                joined = b"".join(map(getattr(os, "pread", _pread), repeat(fd), repeat(width), offsets.tolist()))
+                if len(joined) == out.size:
+                    return np.frombuffer(joined, np.uint8).reshape(out.shape)
+            for line, offset in zip(out, offsets.tolist(), strict=True):
+                self._fill(fd, offset, line[: max(0, self.size - offset)])
+            return out
+
+        return self._reading(together if at[-1] - at[0] <= CLOSE * len(at) else separately)
 
     def check(self) -> bool:
         """Raise `StoreChangedError` if the file was altered or truncated since it was opened.
@@ -326,6 +359,33 @@ class PositionedFile:
             raise StoreNotFoundError(f"{quoted(str(self.path))} is not a regular file")
         return fd
 
+    def _announce(self, fd: int, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
+        """Let the system read all of these extents at the same time, unless they seem to be in its cache already.
+
+        A disk reads many extents at the same time in little more time than one. After `LOOKS` batches that were in the
+        cache, only some batches are looked at.
+        """
+        if self._unseen > 0:
+            self._unseen -= 1
+            return
+        if not all(hasattr(os, name) for name in ("preadv", "RWF_NOWAIT", "posix_fadvise")):
+            self._unseen = sys.maxsize
+            return
+        first, lengths = _runs(offsets, sizes)
+        byte, positions = [bytearray(1)], offsets[first].tolist()
+        try:
+            for offset in positions[:: -(-len(positions) // PROBES)] if len(positions) > 1 else ():
+                os.preadv(fd, byte, offset, os.RWF_NOWAIT)
+            self._unseen = self._unseen + 1 if self._unseen < 0 else UNSEEN
+        except BlockingIOError:  # it is not in the cache
+            self._unseen = -LOOKS
+            with suppress(OSError):
+                for offset, size in zip(positions, lengths.tolist(), strict=True):
+                    if size:  # 0 stands for the rest of the file
+                        os.posix_fadvise(fd, offset, size, os.POSIX_FADV_WILLNEED)
+        except OSError:  # such as a file system that cannot tell
+            self._unseen = sys.maxsize
+
     def _fill(self, fd: int, offset: int, out: Any) -> None:
         view, done = memoryview(out).cast("B") if out.nbytes else memoryview(b""), 0
         while done < len(view):
@@ -365,7 +425,7 @@ class MappedFile(PositionedFile):
         """See `PositionedFile.gather`."""
         if len(offsets) == 0:
             return np.empty(0, np.uint8)
-        self.check()
+        self._reading(lambda fd: self._announce(fd, offsets, sizes))
         ends = offsets + sizes
         self._require(int(ends.max()))
         return columns.gather(self._bytes, offsets, ends)
@@ -378,6 +438,20 @@ class MappedFile(PositionedFile):
     def _require(self, end: int) -> None:
         if end > len(self._bytes):
             raise StoreChangedError(f"{self.path} ends at byte {len(self._bytes)}; it is damaged or was closed")
+
+
+def _runs(
+    offsets: NDArray[np.int64], sizes: NDArray[np.int64], close: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The runs of extents that follow each other in a file, with gaps of at most `close` bytes.
+
+    Returns:
+        Both int64 `(runs,)`: the number of the first extent of each run, and the length of the run in bytes.
+    """
+    gaps = offsets[1:] - offsets[:-1] - sizes[:-1]
+    first = np.flatnonzero(np.concatenate([[True], (gaps < 0) | (gaps > close)]))
+    last = np.append(first[1:], len(offsets)) - 1
+    return first, offsets[last] + sizes[last] - offsets[first]
 
 
 def _wait_for_tick(modified: int) -> None:

@@ -89,7 +89,125 @@ def test_extents_are_gathered_in_the_order_asked(file, pairs):
 def test_heads_past_the_end_are_zeros(file):
     offsets = np.array([0, 99_990, 100_000, 17], np.int64)
     expected = b"".join(CONTENT[a : a + 32].ljust(32, b"\0") for a in offsets.tolist())
-    assert file.read_prefixes(offsets, 32) == expected
+    assert file.read_prefixes(offsets, 32).tobytes() == expected
+
+
+@pytest.mark.parametrize("close", [0, 10_000])  # bytes: each is read on its own, or all are read together
+@pytest.mark.parametrize("part", [1, 300, 1 << 20])
+def test_heads_at_any_offsets_equal_the_bytes_kept_in_memory(file, monkeypatch, close, part):
+    monkeypatch.setattr(files, "CLOSE", close)
+    monkeypatch.setattr(files, "MANY_SMALL", part)
+    rng = np.random.default_rng(2)
+    for width in (1, 60, 500):
+        offsets = np.concatenate([rng.integers(0, len(CONTENT) + 1, 70), [7, 7, 8, len(CONTENT) - 1]])
+        expected = b"".join(CONTENT[a : a + width].ljust(width, b"\0") for a in offsets.tolist())
+        assert file.read_prefixes(offsets, width).tobytes() == expected
+
+
+@pytest.mark.parametrize("close", [0, 10_000])
+def test_heads_of_a_file_that_ends_early_are_an_error(path, monkeypatch, close):
+    monkeypatch.setattr(files, "CLOSE", close)
+    file = PositionedFile(path)
+    os.truncate(path, 5000)
+    with pytest.raises(StoreChangedError):
+        file.read_prefixes(np.array([0, 4990, 5000]), 64)
+    file.close()
+
+
+def test_neighbours_are_read_in_one_call(path, monkeypatch):
+    file, calls = PositionedFile(path), []
+    for name in ("pread", "preadv"):
+        read = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *arguments, read=read: calls.append(arguments[2:]) or read(*arguments))
+    pairs = [(10, 50), (60, 50), (115, 50), (3000, 50), (3020, 9), (1000, 20_000), (21_001, 20_000)]
+    assert gathered(file, *pairs[:5]) == b"".join(CONTENT[a : a + n] for a, n in pairs[:5])
+    assert [offset for offset, *flags in calls if not flags] == [10, 3000, 3020]
+    calls.clear()
+    assert gathered(file, *pairs[5:]) == CONTENT[1000:21_000] + CONTENT[21_001:41_001]
+    assert [offset for offset, *flags in calls if not flags] == [1000, 21_001]  # nothing is copied twice
+    file.close()
+
+
+# -- what the system is asked to read ahead
+
+
+@pytest.fixture
+def cache(monkeypatch):
+    """The system's cache: `error` is what it answers to a look; `looks` and `asked` are what it was asked."""
+
+    class Cache:
+        error: OSError | None = None
+        looks: list[int]
+        asked: list[tuple[int, int]]
+
+    cache, preadv = Cache(), getattr(os, "preadv", files._preadv)
+    cache.looks, cache.asked = [], []
+
+    def looked(fd, buffers, offset, flags=0):
+        if not flags:
+            return preadv(fd, buffers, offset)
+        cache.looks.append(offset)
+        if cache.error is not None:
+            raise cache.error
+        return 1
+
+    monkeypatch.setattr(os, "preadv", looked, raising=False)
+    monkeypatch.setattr(os, "RWF_NOWAIT", 8, raising=False)
+    monkeypatch.setattr(os, "POSIX_FADV_WILLNEED", 3, raising=False)
+    asks = lambda fd, offset, size, advice: cache.asked.append((offset, size))  # noqa: E731
+    monkeypatch.setattr(os, "posix_fadvise", asks, raising=False)
+    return cache
+
+
+def test_a_batch_that_is_not_in_the_cache_is_asked_for_as_a_whole_before_it_is_read(file, cache):
+    cache.error = BlockingIOError()
+    pairs = [(90_000, 50), (90_050, 20), *((10_000 * n, 9000) for n in range(3)), (40_000, 0)]
+    for _ in range(2):
+        cache.asked.clear()
+        assert gathered(file, *pairs) == b"".join(CONTENT[a : a + n] for a, n in pairs)
+        assert cache.asked == [(90_000, 70), (0, 9000), (10_000, 9000), (20_000, 9000)]
+    cache.asked.clear()
+    assert gathered(file, (0, 7000), (7000, 8000)) == CONTENT[:15_000]
+    assert cache.asked == []  # one read is what it is
+
+
+def test_heads_that_are_not_in_the_cache_are_asked_for(path, cache):
+    cache.error = BlockingIOError()
+    file = PositionedFile(path)
+    file.read_prefixes(np.array([50_000, 100]), 30)
+    assert cache.asked == [(100, 30), (50_000, 30)]
+    file.close()
+
+
+@pytest.mark.parametrize("error", [None, OSError(errno.EOPNOTSUPP, "not supported")], ids=str)
+def test_what_is_in_the_cache_is_not_asked_for_and_rarely_looked_at(file, cache, error):
+    cache.error = error
+    pairs = [(1400 * n, 600) for n in range(64)]
+    for _ in range(files.LOOKS + 1 + files.UNSEEN + 1):
+        assert gathered(file, *pairs) == b"".join(CONTENT[a : a + n] for a, n in pairs)
+    assert cache.asked == []
+    assert len(cache.looks) == ((files.LOOKS + 2) * files.PROBES if error is None else 1)
+
+
+def test_what_is_no_longer_in_the_cache_is_asked_for_soon_and_then_always(path, cache):
+    file = PositionedFile(path)
+    cached, cold = [(0, 10), (50, 10)], [(5000, 10), (9000, 10)]
+    for _ in range(files.LOOKS):
+        gathered(file, *cached)
+    for _ in range(3 * files.UNSEEN):  # two columns by turns, one of which is in the cache
+        for pairs, cache.error in ((cached, None), (cold, BlockingIOError())):
+            gathered(file, *pairs)
+    assert set(cache.asked) == set(cold) and len(cache.asked) >= 2 * 2 * files.UNSEEN
+    file.close()
+
+
+def test_what_the_system_does_not_read_ahead_is_read_all_the_same(file, cache, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EINVAL, "no")
+
+    cache.error = BlockingIOError()
+    monkeypatch.setattr(os, "posix_fadvise", fails)
+    assert gathered(file, (5, 10), (50_000, 10)) == CONTENT[5:15] + CONTENT[50_000:50_010]
 
 
 def test_random_extents_equal_the_bytes_kept_in_memory(file):
@@ -142,16 +260,16 @@ def test_short_reads_are_continued(path, monkeypatch):
     file = PositionedFile(path)
     full, calls = os.preadv, []
 
-    def short(fd, buffers, offset):
+    def short(fd, buffers, offset, *flags):
         calls.append(offset)
-        return full(fd, [memoryview(buffers[0])[:999]], offset)
+        return full(fd, [memoryview(buffers[0])[:999]], offset, *flags)
 
     monkeypatch.setattr(os, "preadv", short)
     assert bytes(file.read(3, 5000)) == CONTENT[3:5003]
     assert len(calls) > 5
     assert gathered(file, (9, 2000), (0, 1500)) == CONTENT[9:2009] + CONTENT[:1500]
     monkeypatch.setattr(os, "pread", lambda fd, n, offset, read=os.pread: read(fd, min(n, 3), offset))
-    assert file.read_prefixes(np.array([8, 99_999]), 64) == CONTENT[8:72] + CONTENT[99_999:].ljust(64, b"\0")
+    assert file.read_prefixes(np.array([8, 99_999]), 64).tobytes() == CONTENT[8:72] + CONTENT[99_999:].ljust(64, b"\0")
 
 
 @pytest.mark.parametrize("calls", range(1, 4))
@@ -337,7 +455,7 @@ class Content:
 READS = {
     "read": lambda file: bytes(file.read(100, 50)) == CONTENT[100:150],
     "gather": lambda file: gathered(file, (100, 50), (9000, 1)) == CONTENT[100:150] + CONTENT[9000:9001],
-    "read_prefixes": lambda file: file.read_prefixes(np.array([100]), 50) == CONTENT[100:150],
+    "read_prefixes": lambda file: file.read_prefixes(np.array([100]), 50).tobytes() == CONTENT[100:150],
     "check": lambda file: file.check() in (True, False),
 }
 
@@ -689,7 +807,7 @@ def windows(request, monkeypatch):
     """A system that lacks the calls and flags that Windows lacks, and one that lacks only one of the two calls."""
     for name in {request.param, "preadv"}:
         monkeypatch.delattr(os, name)
-    for name in ("O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "link", "memfd_create"):
+    for name in ("O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "link", "memfd_create", "posix_fadvise", "RWF_NOWAIT"):
         monkeypatch.delattr(os, name)
 
 
@@ -709,7 +827,8 @@ def test_files_are_read_and_written_without_the_calls_that_windows_lacks(tmp_pat
             gathered(file, (9, 2000), (0, 15), (60_000, 20_000))
             == CONTENT[9:2009] + CONTENT[:15] + CONTENT[60_000:80_000]
         )
-        assert file.read_prefixes(np.array([8, 99_999]), 64) == CONTENT[8:72] + CONTENT[99_999:].ljust(64, b"\0")
+        prefixes = file.read_prefixes(np.array([8, 99_999]), 64)
+        assert prefixes.tobytes() == CONTENT[8:72] + CONTENT[99_999:].ljust(64, b"\0")
         test_reading_past_the_end_is_an_error_and_never_zeros(file)
         target.write_bytes(CONTENT[:50])
         with pytest.raises(StoreChangedError):

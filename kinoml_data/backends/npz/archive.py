@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from kinoml_data.backends.npz.zip_directory import Directory, Io
 from kinoml_data.errors import CorruptStoreError, UnsafeStoreError, UnsupportedStoreError, quoted
 from kinoml_data.files import PositionedFile
 from kinoml_data.layouts import npy
-from kinoml_data.layouts.checksums import zlib
+from kinoml_data.layouts.checksums import part_checksums, zlib
 from kinoml_data.layouts.npy import NpyHeader
 
-NPY_WIDTH = 192  # bytes in which most npy headers fit
+NPY_WIDTH = 128  # bytes in which most npy headers fit
 CHUNK = 1 << 22
+_NPY_1_0 = int.from_bytes(b"\x93NUMPY\1\0", "little")
 T = TypeVar("T")
 
 
@@ -51,6 +53,7 @@ class Archive(Directory):
             self.file.recheck_with(self.same_content)
         self.headers: list[NpyHeader] = []
         self._known: dict[bytes, int] = {}
+        self._crcs: list[int] = []  # of the bytes of each header
         self._sizes = np.empty((0, 2), np.int64)  # length and nbytes of each header
 
     def same_content(self, file: PositionedFile) -> bool:
@@ -71,7 +74,9 @@ class Archive(Directory):
         """
         kinds = self._kind[members]
         if (kinds < 0).any():
-            todo = np.array(sorted(set(members[kinds < 0].tolist())), np.int64)
+            unresolved = np.zeros(len(self), bool)
+            unresolved[members] = self._kind[members] < 0
+            todo = np.flatnonzero(unresolved)
             for a in range(0, len(todo), 1 << 15):
                 self._resolve(todo[a : a + (1 << 15)])
             kinds = self._kind[members]
@@ -84,30 +89,24 @@ class Archive(Directory):
             self.compare_headers(todo[a : a + (1 << 15)], 0)
 
     def _resolve(self, members: NDArray[np.int64]) -> None:
-        blob, width, at = self.compare_headers(members, NPY_WIDTH)
+        heads, at = self.compare_headers(members, NPY_WIDTH)
         self.check_supported(members)
-        heads = np.frombuffer(blob, np.uint8).reshape(len(members), width)
+        width, stored = heads.shape[1], self._method[members] == 0
         kinds = np.full(len(members), -1, np.int32)
-        stored = self._method[members] == 0
         # Most headers have version 1.0 and one of a few lengths. Each distinct header is parsed once.
-        lengths = np.zeros(len(members), np.int64)
-        read = stored & (at + NPY_WIDTH <= width)
-        for begin in set(at[read].tolist()):
-            same = np.flatnonzero(read & (at == begin))
-            head = heads[same, begin : begin + 10]
-            plain = (head[:, :8] == np.frombuffer(b"\x93NUMPY\1\0", np.uint8)).all(axis=1)
-            lengths[same] = np.where(plain, 10 + head[:, 8].astype(np.int64) + 256 * head[:, 9].astype(np.int64), 0)
-        ready = stored & (lengths > 0) & (lengths <= NPY_WIDTH) & (lengths <= self._usize[members])
-        for begin, length in set(zip(at[ready].tolist(), lengths[ready].tolist(), strict=True)):
-            same = np.flatnonzero(ready & (at == begin) & (lengths == length))
-            texts = heads[same, begin : begin + length].tobytes()
-            known = [self._known.get(texts[a : a + length], -1) for a in range(0, len(texts), length)]
-            for i in [i for i, kind in enumerate(known) if kind < 0]:
-                known[i] = self._header_number(texts[i * length : (i + 1) * length], int(members[same[i]]))
-            kinds[same] = known
+        read = np.flatnonzero(stored & (at + NPY_WIDTH <= width))
+        begun = sliding_window_view(heads.reshape(-1), NPY_WIDTH)[read * width + at[read]]
+        plain = np.ascontiguousarray(begun[:, :8]).view("<u8")[:, 0] == _NPY_1_0
+        lengths = np.where(plain, 10 + begun[:, 8].astype(np.int64) + 256 * begun[:, 9].astype(np.int64), 0)
+        lengths[lengths > np.minimum(NPY_WIDTH, self._usize[members[read]])] = 0
+        for length in np.flatnonzero(np.bincount(lengths[lengths > 0])).tolist():
+            same = np.flatnonzero(lengths == length)
+            texts = np.ascontiguousarray(begun[same, :length]).view(f"V{length}").reshape(-1).tolist()
+            for text in [text for text in dict.fromkeys(texts) if text not in self._known]:
+                self._header_number(text, int(members[read[same[texts.index(text)]]]))
+            kinds[read[same]] = list(map(self._known.__getitem__, texts))
         for i in np.flatnonzero(kinds < 0).tolist():
-            begun = blob[i * width + int(at[i]) : (i + 1) * width] if read[i] else b""
-            kinds[i] = self._header_number(self._whole_header(begun, int(members[i])), int(members[i]))
+            kinds[i] = self._header_number(self._whole_header(int(members[i])), int(members[i]))
         # The size of an array that is not read may not be known.
         shown = [(header.length, -1 if header.problem else header.nbytes) for header in self.headers]
         self._sizes = np.array(shown, np.int64).reshape(-1, 2)
@@ -120,13 +119,13 @@ class Archive(Directory):
         self._payload[members] = sizes[:, 0] + np.where(stored, self._offset[members] + at, 0)
         self._kind[members] = kinds
 
-    def _whole_header(self, head: bytes, member: int) -> bytes:
-        """The bytes of the npy header of a member, if it is compressed or its header is longer than `NPY_WIDTH`."""
+    def _whole_header(self, member: int) -> bytes:
+        """The bytes of the npy header of a member, if it is compressed or its header is not one of most headers."""
         compressed = bool(self._method[member])
         size, start = int(self._usize[member]), int(self.start(member))
         if compressed:
             head = self._inflated(start, min(int(self._csize[member]), 4096), member)
-        elif not head:
+        else:
             head = bytes(self.file.read(start, min(size, NPY_WIDTH)))
         head = head[:size]
         try:
@@ -153,6 +152,7 @@ class Archive(Directory):
                 self.headers.append(npy.parse(text))
             except CorruptStoreError as error:
                 raise self._named_error(member, error) from None
+            self._crcs.append(zlib.crc32(text))
             kind = self._known[text] = len(self.headers) - 1
         return kind
 
@@ -196,7 +196,7 @@ class Archive(Directory):
             known = members[self._kind[members] >= 0]
             for member in known[np.unique(self._kind[known], return_index=True)[1]]:
                 if self.is_stored(member):
-                    self.checked(np.array([member]), lambda: None)
+                    self.checked(int(member), lambda: None)
                 else:
                     self._content(member)
             raise
@@ -213,15 +213,14 @@ class Archive(Directory):
         shaped = values.reshape(header.shape, order="F" if header.fortran else "C")
         return np.asarray(shaped, header.dtype.newbyteorder("="), order="C")
 
-    def checked(self, members: NDArray[np.int64], read: Callable[[], T]) -> T:
-        """What `read` returns, after stored members were compared with their CRC-32 according to `verify`.
+    def checked(self, member: int, read: Callable[[], T]) -> T:
+        """What `read` returns, after a stored member was compared with its CRC-32 according to `verify`.
 
-        If the file was rechecked meanwhile, the members are compared and read again.
+        If the file was rechecked meanwhile, the member is compared and read again.
         """
         while True:
             checked = self._checked
-            todo = members if self.verify == "always" else members[~checked[members]]
-            for member in np.unique(todo).tolist() if self.verify != "never" else ():
+            if self._is_compared(member, checked):
                 start, left, crc = int(self.start(member)), int(self._csize[member]), 0
                 while left:
                     size = min(left, CHUNK)
@@ -234,11 +233,13 @@ class Archive(Directory):
 
     def gather(self, members: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The bytes of the arrays of some resolved members, end to end, as they are stored."""
-        kinds = self.resolve(members)
+        kinds, checked = self.resolve(members), self._checked
         sizes = self._sizes[kinds, 1]
         if (self._method[members] == 0).all():
-            return self.checked(members, lambda: self.file.gather(self._payload[members], sizes))
-        stored_sizes, checked = self._csize[members], self._checked
+            arrays = self.file.gather(self._payload[members], sizes)
+            self._compare_arrays(members, kinds, arrays, sizes, checked)
+            return arrays
+        stored_sizes = self._csize[members]
         raw, ends = self.file.gather(self.start(members), stored_sizes).data, np.cumsum(stored_sizes)
         parts = []
         for member, size, start, end in zip(
@@ -253,8 +254,10 @@ class Archive(Directory):
         header = self.headers[self._kind.item(member)]
         if self._method[member]:
             return np.frombuffer(self._content(member), np.uint8)[header.length :].copy(), header
-        out = np.empty(header.nbytes, np.uint8)
-        self.checked(np.array([member]), lambda: self.file.read_into(self._payload.item(member), out))
+        out, checked = np.empty(header.nbytes, np.uint8), self._checked
+        self.file.read_into(self._payload.item(member), out)
+        if self._is_compared(member, checked):
+            self._compare(member, zlib.crc32(out, self._crcs[self._kind.item(member)]), checked)
         return out, header
 
     def extent(self, member: int, offset: int, out: NDArray[np.uint8]) -> None:
@@ -276,8 +279,7 @@ class Archive(Directory):
     def _inflated_content(self, member: int, raw: memoryview, checked: NDArray[np.bool_]) -> memoryview | bytes:
         """The content of one member, compared according to `verify`, from its stored bytes."""
         data = self._inflate(member, raw) if self._method[member] else raw
-        known = checked is self._checked and checked[member]
-        if self.verify == "always" or (self.verify == "first" and not known):
+        if self._is_compared(member, checked):
             self._compare(member, zlib.crc32(data), checked)
         return data
 
@@ -290,6 +292,36 @@ class Archive(Directory):
         if len(data) != size or not inflater.eof or inflater.unused_data or inflater.unconsumed_tail:
             raise self.corrupt(f"member {quoted(self.name(member))} does not expand to the size in its header")
         return data
+
+    def _is_compared(self, member: int, checked: NDArray[np.bool_]) -> bool:
+        """True if a member that was just read has to be compared; `checked` is `_checked` before the read."""
+        return self.verify == "always" or (
+            self.verify == "first" and not (checked is self._checked and checked.item(member))
+        )
+
+    def _compare_arrays(
+        self,
+        members: NDArray[np.int64],
+        kinds: NDArray[np.int32],
+        data: NDArray[np.uint8],
+        sizes: NDArray[np.int64],
+        checked: NDArray[np.bool_],
+    ) -> None:
+        """Compare the arrays of some stored members, which were read end to end, according to `verify`.
+
+        What precedes an array in its member is its npy header, of which the bytes are known.
+        """
+        if self.verify == "never":
+            return
+        known = checked[members] & (self.verify == "first" and checked is self._checked)
+        if known.all():
+            return
+        new, stops = np.flatnonzero(~known), np.cumsum(sizes)
+        headers = map(self._crcs.__getitem__, kinds[new].tolist())
+        crcs = part_checksums(data, (stops - sizes)[new], stops[new], headers)
+        if (wrong := np.flatnonzero(crcs != self._crc[members[new]])).size:
+            self._compare(int(members[new[wrong[0]]]), int(crcs[wrong[0]]), checked)
+        checked[members[new]] = True
 
     def _compare(self, member: int, crc: int, checked: NDArray[np.bool_]) -> None:
         if crc != self._crc[member]:

@@ -105,9 +105,7 @@ class _RowBytes:
             parts = [content[a : a + n] for a, n in zip(starts.tolist(), sizes.tolist(), strict=True)]
             return np.concatenate(parts) if parts else np.empty(0, np.uint8)
         if self._by_member:
-            return self._archive.checked(
-                np.array([self._member]), lambda: self._archive.extents(self._member, starts, sizes)
-            )
+            return self._archive.checked(self._member, lambda: self._archive.extents(self._member, starts, sizes))
         return self._archive.extents(self._member, starts, sizes)
 
     def row(self, start: int, out: NDArray[Any]) -> NDArray[Any]:
@@ -116,7 +114,7 @@ class _RowBytes:
             out.reshape(-1).view(np.uint8)[:] = self.content()[start : start + out.nbytes]
             return out
         if self._by_member:
-            self._archive.checked(np.array([self._member]), lambda: self._archive.extent(self._member, start, out))
+            self._archive.checked(self._member, lambda: self._archive.extent(self._member, start, out))
         else:
             self._archive.extent(self._member, start, out)
         return out
@@ -321,13 +319,11 @@ class _MembersColumn(_Column):
         used = np.flatnonzero(np.bincount(kinds))
         headers = [archive.headers[kind] for kind in used.tolist()]
         for kind, header in zip(used.tolist(), headers, strict=True):
-            first = int(self._members[int((kinds == kind).argmax())])
-            if header.problem:
-                raise header.refusal(archive.where(first))
-            if header.is_text:
-                raise UnsupportedStoreError(
-                    f"{archive.where(first)} contains text; store the texts of all rows in one array"
-                )
+            if header.problem or header.is_text:
+                where = archive.where(int(self._members[int((kinds == kind).argmax())]))
+                if header.problem:
+                    raise header.refusal(where)
+                raise UnsupportedStoreError(f"{where} contains text; store the texts of all rows in one array")
         dtypes = {header.dtype for header in headers}
         ranks = {len(header.shape) for header in headers}
         if len(dtypes) > 1 or len(ranks) > 1:

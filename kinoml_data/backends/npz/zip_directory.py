@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from kinoml_data.errors import CorruptStoreError, UnsafeStoreError, UnsupportedStoreError, quoted
@@ -24,7 +25,7 @@ MAX_RATIO = 1032  # the highest ratio that deflate can reach
 MAX_DIRECTORY = 1 << 30  # bytes; enough for about ten million members
 MAX_NAME = 1024  # bytes
 MAX_COMMENT = 0xFFFF  # bytes
-LOCAL_EXTRA = 64  # bytes in which the extra fields of most local headers fit
+LOCAL_EXTRA = 32  # bytes in which the extra fields of most local headers fit
 
 Io = Literal["keep-open", "reopen", "mmap"]
 """How a file is read: from one open file, from a file that is opened for each read, or mapped into memory."""
@@ -101,6 +102,13 @@ class Directory:
         data = self.file.read(int(self._offset[member]) + 30, int(self._name_length[member]))
         return data.decode("utf-8", "replace")
 
+    def starting_with(self, prefix: bytes) -> NDArray[np.int64]:
+        """The members whose names begin with `prefix`, which is ASCII; call this before `forget_names`."""
+        members = np.flatnonzero(self._name_length >= len(prefix))
+        for i, byte in enumerate(prefix):
+            members = members[self._raw[self._name_at[members] + i] == byte]
+        return members
+
     def forget_names(self) -> None:
         """Drop the names from memory; call this only after `compare_headers` was called for all members.
 
@@ -135,7 +143,9 @@ class Directory:
         raw = np.frombuffer(self.file.read(start, length), np.uint8)
         self.identity = f"npz:{size}:{hashlib.blake2b(raw.tobytes() + tail, digest_size=16).hexdigest()}"
         entry = self._entries(raw, count)
-        head = raw[entry[:, None] + np.arange(46)].view(_ENTRY).reshape(-1) if count else np.empty(0, _ENTRY)
+        head = np.empty(0, _ENTRY)
+        if count:
+            head = np.ascontiguousarray(sliding_window_view(raw, 46)[entry]).view(_ENTRY).reshape(-1)
         if (head["name_length"] > MAX_NAME).any():
             raise UnsafeStoreError(f"{self.path}: the name of a member is longer than {MAX_NAME} bytes")
         self._flags, self._method = head["flags"].astype(np.uint16), head["method"].astype(np.uint16)
@@ -241,9 +251,13 @@ class Directory:
                 fields[i][members] = values[:, column]
 
     def _decode_names(self, utf8: NDArray[np.bool_]) -> list[str]:
-        data = self._raw.tobytes()
-        ends = self._name_at + self._name_length
-        blob = b"\n".join([data[a:b] for a, b in zip(self._name_at.tolist(), ends.tolist(), strict=True)])
+        lengths = self._name_length + np.int64(1)  # with a line break after each name
+        ends = np.cumsum(lengths)
+        text = self._raw.take(
+            np.arange(lengths.sum()) + np.repeat(self._name_at - ends + lengths, lengths), mode="clip"
+        )
+        text[ends - 1] = ord("\n")
+        blob = text[:-1].tobytes()
         if b"\0" in blob or blob.count(b"\n") != max(0, len(ends) - 1):
             raise UnsafeStoreError(f"{self.path}: the name of a member contains a control character")
         if blob.isascii():
@@ -291,7 +305,9 @@ class Directory:
             name, size = quoted(self.name(int(members[large][0]))), int(usize[large][0])
             raise UnsafeStoreError(f"{self.path}: member {name} would expand to {size} bytes, which is not allowed")
 
-    def compare_headers(self, members: NDArray[np.int64], extra_width: int) -> tuple[bytes, int, NDArray[np.int64]]:
+    def compare_headers(
+        self, members: NDArray[np.int64], extra_width: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Read the local headers of some members and compare them with the directory.
 
         Args:
@@ -299,17 +315,16 @@ class Directory:
             extra_width: the number of bytes that are read in addition, from the start of each member's content.
 
         Returns:
-            The bytes that were read, `len(members)` parts of the same size; the size of a part; and int64
-            `(len(members),)`, where the content of each member begins in its part. If a local header has extra fields
-            of more than `LOCAL_EXTRA` bytes, the content begins beyond its part, or less of it was read.
+            The bytes that were read, uint8 `(len(members), width)`; and int64 `(len(members),)`, where the content of
+            each member begins in its line. If a local header has extra fields of more than `LOCAL_EXTRA` bytes, the
+            content begins beyond its line, or less of it was read.
 
         Raises:
             CorruptStoreError: a header disagrees with the directory.
         """
         offset, names = self._offset[members], self._name_length[members].astype(np.int64)
         width = 30 + int(names.max()) + LOCAL_EXTRA + extra_width
-        blob = self.file.read_prefixes(offset, width)
-        heads = np.frombuffer(blob, np.uint8).reshape(len(members), width)
+        heads = self.file.read_prefixes(offset, width)
         local = heads[:, :30].copy().view(_LOCAL).reshape(-1)
         extra = local["extra_length"].astype(np.int64)
         end = offset + 30 + names + extra + self._csize[members]
@@ -322,12 +337,14 @@ class Directory:
             | (end > self._next[members])
         )
         fields = np.stack([local[name].astype(np.uint64) for name in ("crc", "csize", "usize")])
-        for size in np.unique(names[~wrong]).tolist():
+        for size in np.flatnonzero(np.bincount(names[~wrong])).tolist():
             same = np.flatnonzero((names == size) & ~wrong)
             if self.names:  # otherwise, they were compared before they were forgotten
-                stored_name = self._raw[self._name_at[members[same]][:, None] + np.arange(size)]
-                encoded = ((differing[same] & _UTF8) != 0) & (stored_name >= 0x80).any(axis=1)
-                wrong[same] |= (heads[same, 30 : 30 + size] != stored_name).any(axis=1) | encoded
+                stored_name = sliding_window_view(self._raw, size)[self._name_at[members[same]]]
+                unequal = heads[same, 30 : 30 + size] != stored_name
+                unequal |= ((differing[same] & _UTF8) != 0)[:, None] & (stored_name >= 0x80)
+                if unequal.any():
+                    wrong[same] |= unequal.any(axis=1)
             long = same[(fields[1:, same] == _FULL).any(axis=0)]
             self._local_sizes(fields, long, heads[:, 30 + size :], extra, members)
         true = np.stack([self._crc[members], self._csize[members], self._usize[members]]).astype(np.uint64)
@@ -343,7 +360,7 @@ class Directory:
             name = quoted(self.name(int(members[wrong][0])))
             raise self.corrupt(f"member {name}: its header disagrees with the directory")
         self._extra_length[members] = extra
-        return blob, width, 30 + names + extra
+        return heads, 30 + names + extra
 
     def _local_sizes(
         self,
@@ -375,7 +392,7 @@ class Directory:
 
     def _compare_descriptors(self, members: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
         """Compare the data descriptors of some members, whose content ends at `ends`, with the directory."""
-        blob = self.file.read_prefixes(ends, 24)
+        blob = self.file.read_prefixes(ends, 24).tobytes()
         room = self._next[members] - ends
         for i, member in enumerate(members.tolist()):
             data = blob[24 * i : 24 * i + min(24, int(room[i]))]

@@ -63,6 +63,27 @@ def test_a_damaged_member_of_kinoml_is_an_error_and_the_others_are_read(tmp_path
                 storage.read(np.array([1, 2]), ["X"])
 
 
+@pytest.mark.parametrize("compress", [False, True])
+def test_the_bytes_that_are_returned_are_those_that_are_compared(tmp_path, monkeypatch, compress):
+    path, rows = tmp_path / "kinoml.npz", [np.full((2, i + 1), i) for i in range(4)]
+    (np.savez_compressed if compress else np.savez)(path, y=np.arange(4), **{f"X_s{i}": x for i, x in enumerate(rows)})
+    with closing(NpzStorage(path, None)) as storage:
+        file = storage._archive.file
+        gather = file.gather
+
+        def damaged(offsets, sizes):
+            data = gather(offsets, sizes)
+            data[int(sizes[0]) + 5] ^= 1
+            return data
+
+        monkeypatch.setattr(file, "gather", damaged)
+        with pytest.raises(CorruptStoreError, match="X_s2"):
+            storage.read(np.array([1, 2, 3]), ["X"])
+        monkeypatch.undo()
+        found = storage.read(np.array([1, 2, 3]), ["X"])["X"]
+        assert found.values.tobytes() == b"".join(x.tobytes() for x in rows[1:])
+
+
 ROWS = {f"X_s{row}": np.random.default_rng(row).normal(size=(2, row)) for row in range(5)}
 
 

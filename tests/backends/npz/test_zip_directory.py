@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 import kinoml_data as kd
+from kinoml_data import files
 from kinoml_data.backends.npz.storage import NpzStorage
 from kinoml_data.errors import CorruptStoreError, KinomlDataError, UnsupportedStoreError
 from tests.faults.attack_corpus import PLAIN, Member, X, Y, npy, zipped
@@ -290,3 +292,28 @@ def test_a_repeated_name_is_found_at_once_among_many(tmp_path):
     with pytest.raises(UnsupportedStoreError, match=r"'X_s59999\.npy' occurs more than once"):
         kd.load_dataset(tmp_path / "data.npz")
     assert time.process_time() - start < 20
+
+
+@pytest.mark.parametrize("between", [0, 2000, 20_000])  # bytes; headers that are close are read together
+def test_rows_are_found_in_any_order_and_with_anything_between_the_members(tmp_path, monkeypatch, between):
+    monkeypatch.setattr(files, "MANY_SMALL", 3000)  # a header begins in one part that is read, and ends in the next
+    path, rng = tmp_path / "data.npz", np.random.default_rng(between)
+    rows = [rng.normal(size=(2, int(n))) for n in rng.integers(0, 60, 80)]
+    members = {f"X_s{row}_a{array}_.npy": npy(values) for array in (0, 1) for row, values in enumerate(rows)}
+    with zipfile.ZipFile(path, "w") as file:
+        for name in rng.permutation([*members, "y.npy"]).tolist():
+            file.writestr(name, members.get(name, npy(np.arange(80.0))))
+            assert file.fp is not None
+            file.fp.write(bytes(int(rng.integers(0, between + 1))))
+            file.start_dir = file.fp.tell()
+        rng.shuffle(file.filelist)
+        headers = [(info.filename, info.header_offset) for info in file.filelist]
+    with closing(NpzStorage(path, None)) as storage:
+        for column in storage.read(np.arange(80), ["X0", "X1"]).values():
+            assert [row.tobytes() for row in map(column.__getitem__, range(80))] == [row.tobytes() for row in rows]
+    content = path.read_bytes()
+    for name, at in headers[::7]:
+        for field in (0, 14, 18, 26, 31):  # the signature, the checksum, the size, the length of the name, the name
+            path.write_bytes(content[: at + field] + bytes([content[at + field] ^ 1]) + content[at + field + 1 :])
+            with pytest.raises(CorruptStoreError, match=f"{re.escape(name)}': its header disagrees"):
+                NpzStorage(path, None)

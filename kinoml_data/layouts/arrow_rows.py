@@ -50,6 +50,7 @@ VERSION, SHAPE, CRC, PREFIX = "1", ":shape", ":crc32", "kinoml_data."
 FORMAT, COLUMNS, ARRAYS, SPEC, DIGEST = (PREFIX + key for key in ("format", "columns", "arrays", "spec", "digest"))
 TABLE_BYTES = 32 << 20
 MAX_METADATA_BYTES = 32 << 20
+MAX_LIST_SIZE = 2**31 - 1  # values in a fixed-size list of Arrow
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class ArrowLayout:
         """The `pyarrow.Schema` of the table, without metadata.
 
         Raises:
-            UnsupportedStoreError: Arrow has no type for a dtype.
+            UnsupportedStoreError: Arrow has no type for a dtype, or for rows of so many values.
             SpecError: the name of a column is not valid, or there is no column.
         """
         fields = []
@@ -136,6 +137,11 @@ class ArrowLayout:
             type_ = pa.large_string() if array.is_string else pa.from_numpy_dtype(array.numpy)
             if array.shape:
                 size = 0 if array.ragged else math.prod(array.row_shape)
+                if size > MAX_LIST_SIZE:
+                    raise UnsupportedStoreError(
+                        f"column {quoted(name)}: a row of {size:,} values cannot be stored in an Arrow table, which "
+                        f"has room for {MAX_LIST_SIZE:,}; use npz-lazy"
+                    )
                 # Arrow writes a fixed-size list of size 0 as a list of one null.
                 type_ = _list(type_, size) if size else pa.large_list(pa.field("element", type_, nullable=False))
             fields.append((name, type_))

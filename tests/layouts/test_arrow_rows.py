@@ -55,6 +55,13 @@ def test_a_bool_of_another_byte_is_written_as_true(path: Path) -> None:
     assert read_all(path)["x"].tobytes() == b"\0\1\1\1"
 
 
+def test_rows_of_more_values_than_a_list_has_room_for_are_refused() -> None:
+    ArrowLayout({"x": Array("uint8", (2**31 - 1,)), "y": Array("uint8", (None, 2**31))}, {}, None).schema()
+    for shape in ((2**31,), (2**20, 2**12)):
+        with pytest.raises(UnsupportedStoreError, match=r"'x': a row of .* values cannot be stored.*2,147,483,647"):
+            ArrowLayout({"x": Array("uint8", shape)}, {}, None).schema()
+
+
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 def test_a_dtype_that_parquet_cannot_hold_is_refused_before_anything_is_written(path: Path, dtype: str) -> None:
     def batches() -> Iterator[Columns]:

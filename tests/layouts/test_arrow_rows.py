@@ -11,6 +11,7 @@ import pytest
 from kinoml_data.backends.parquet.backend import ParquetAwkward
 from kinoml_data.columns import Column, Columns, Ragged
 from kinoml_data.errors import SpecError, UnsupportedStoreError
+from kinoml_data.layouts.arrow_rows import ArrowLayout
 from kinoml_data.spec.array import Array
 from tests.backends.parquet.tables import content, read_all, write
 

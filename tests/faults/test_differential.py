@@ -43,7 +43,7 @@ PLANTED = {
         "np.cumsum(lengths, out=total[:-1])",
     ),
     "sizes of the first axis": ("columns.py", "reduce(np.multiply, shapes.T)", "shapes.T[0]"),
-    "adjacent rows": ("columns.py", "np.array_equal(starts[1:], stops[:-1])", "starts[-1] >= starts[0]"),
+    "adjacent rows": ("columns.py", "np.count_nonzero(starts[1:] != stops[:-1]) == 0", "starts[-1] >= starts[0]"),
     "the order of bits": ("dataset/binding.py", '"little" if requested.packbits == "little" else "big"', '"big"'),
     "the number of bits": (
         "dataset/binding.py",
@@ -103,13 +103,13 @@ PLANTED = {
     ),
     "row groups in order": (
         "backends/parquet/row_groups.py",
-        "_take(concatenate(pieces), inverse)",
-        "concatenate(pieces)",
+        "gathered[name].put(places, column, in_part)",
+        "gathered[name].put(places[::-1], column, in_part)",
     ),
     "the first row of a part": (
         "backends/parquet/row_groups.py",
-        "first = int(self._ends[part]) - self._table.parts[part]",
-        "first = 0",
+        "in_part = rows[places] - (self._ends[part] - self._counts[part])",
+        "in_part = np.maximum(rows[places] - self._ends[part], 0)",
     ),
     "joined rows": ("backends/joined.py", "return pointers.astype(np.int64)", "return pointers.astype(np.int64)[::-1]"),
     "a joined row": (

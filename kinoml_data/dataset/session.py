@@ -137,7 +137,8 @@ class Session:
             "identity": self.identity,
             "closed": self._closed,
         }
-        if isinstance(self._storage, MemoryStorage) and self._storage.is_source:
+        is_source = isinstance(self._storage, MemoryStorage) and self._storage.is_source
+        if is_source or self.backend is None:  # a worker has no backend if it was sent the storage
             state |= {"storage": self._storage, "backend": None}
         # The identity of the store does not cover the files of splits, which may have changed since they were read.
         splits = self.spec.splits

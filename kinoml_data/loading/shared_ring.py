@@ -2,9 +2,8 @@
 
 torch sends each tensor in its own shared-memory segment with its own file descriptor, which costs 0.4 ms. Here a worker
 copies all buffers of a batch into one slot of a shared mapping, and sends the remaining few hundred bytes through the
-pipe. The parent uses the buffers where they are, and the slot becomes free when no tensor refers to it any more. If the
-caller keeps many batches, further ones are copied out, so that slots stay free. If no slot is free or a batch does not
-fit into one, torch sends it in its own way.
+pipe. The parent copies the buffers out and frees the slot. If no slot is free or a batch does not fit into one, torch
+sends it in its own way.
 
 The mapping is anonymous memory (`memfd_create`), so nothing is left behind if a worker or the parent is killed.
 """
@@ -17,11 +16,12 @@ import mmap
 import os
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.context import BaseContext
 from multiprocessing.reduction import DupFd
 from multiprocessing.synchronize import Lock
 from typing import Any
-from weakref import WeakValueDictionary, finalize
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from torch.utils.data import get_worker_info
 
 ALIGNMENT = 64
 PAGE = mmap.PAGESIZE
-LENT_SLOTS = 3  # that the batches of the caller may occupy: the current one, the next one and one more
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the size of a value in bytes
 LOCK_TIMEOUT = 1.0  # seconds; a worker may have been killed while it held the lock
 
 _rings: WeakValueDictionary[int, Ring] = WeakValueDictionary()
@@ -41,20 +41,23 @@ class Ring:
     """Slots of shared memory, which workers claim and the process that created the ring frees.
 
     Args:
-        slots: the number of batches that may be in transit at once. There are `LENT_SLOTS` more.
+        slots: the number of batches that may be in transit at once.
         slot_size: bytes per slot, rounded up to full pages.
         context: the multiprocessing context of the workers.
     """
 
     def __init__(self, slots: int, slot_size: int, context: BaseContext) -> None:
         self.number = next(_numbers)
-        self.slots, self.slot_size = slots + LENT_SLOTS, -(-slot_size // PAGE) * PAGE
-        self._lent: set[int] = set()
-        self._lock: Lock = context.Lock()
+        self.slots, self.slot_size = slots, -(-slot_size // PAGE) * PAGE
+        self._context, self._lock = context, context.Lock()
         self._fd = os.memfd_create("kinoml_data", os.MFD_CLOEXEC)
-        os.ftruncate(self._fd, PAGE + self.slots * self.slot_size)
+        os.ftruncate(self._fd, PAGE + slots * self.slot_size)
         self._map()
         _rings[self.number] = self
+
+    def new(self) -> Ring:
+        """A ring like this one, without batches."""
+        return Ring(self.slots, self.slot_size, self._context)
 
     def _map(self) -> None:
         # The first page contains one byte per slot, which is 1 while there is a batch in the slot.
@@ -99,26 +102,15 @@ class Ring:
             self._lock.release()
 
     def take(self, slot: int, places: list[tuple[int, int]]) -> list[memoryview]:
-        """The buffers in a slot, as writable memory that belongs to the caller."""
+        """Copy the buffers out of a slot into private, writable memory, and free the slot."""
         start = PAGE + slot * self.slot_size
         size = places[-1][0] + places[-1][1] if places else 0
-        content = np.frombuffer(self._memory, np.uint8, size, start)
-        if len(self._lent) < LENT_SLOTS:
-            self._lent.add(slot)
-            finalize(content, self._take_back, slot, os.getpid()).atexit = False
-        else:
-            shared, data = content, np.empty(size + ALIGNMENT, np.uint8)
-            shift = -data.ctypes.data % ALIGNMENT
-            content = data[shift : shift + size]
-            content[:] = shared
-            self._taken[slot] = 0
-        memory = content.data
+        data = np.empty(size + ALIGNMENT, np.uint8)
+        shift = -data.ctypes.data % ALIGNMENT
+        memory = data.data[shift : shift + size]
+        memory[:] = self._memory[start : start + size]
+        self._taken[slot] = 0
         return [memory[offset : offset + length] for offset, length in places]
-
-    def _take_back(self, slot: int, taker: int) -> None:
-        if os.getpid() == taker:  # not in a process forked from it, which drops only its copy of the references
-            self._lent.discard(slot)
-            self._taken[slot] = 0
 
 
 def _mapped(number: int, slots: int, slot_size: int, lock: Lock, fd: Any) -> Ring:
@@ -138,6 +130,10 @@ class RingCollate:
 
     def __init__(self, collate: Callable[[Any], Any], ring: Ring) -> None:
         self.collate, self.ring = collate, ring
+
+    def with_new_ring(self) -> RingCollate:
+        """The same for other workers. Slots of batches that nobody received never become free."""
+        return RingCollate(self.collate, self.ring.new())
 
     def __call__(self, samples: Any) -> Any:
         batch = self.collate(samples)
@@ -174,13 +170,17 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         plain = type(value) is Tensor and value.layout == torch.strided and value.device.type == "cpu"
-        if not plain or value.requires_grad or not value.is_contiguous() or value.is_conj() or value.is_neg():
+        if not plain or value.requires_grad or value.is_conj() or value.is_neg():
             return NotImplemented
-        try:
-            array = value.numpy()
-        except TypeError:  # a dtype that numpy does not have
+        if value.is_nested or value.is_quantized:
             return NotImplemented
-        return torch.from_numpy, (array,)
+        if value.is_contiguous():
+            with suppress(TypeError):  # a dtype that numpy does not have
+                return torch.from_numpy, (value.numpy(),)
+        integers = INTEGERS.get(value.itemsize)
+        if integers is None or value.dtype == integers:
+            return NotImplemented
+        return Tensor.view, (value.view(integers), value.dtype)  # torch cannot unpickle some dtypes, such as uint16
 
 
 def available() -> bool:

@@ -10,6 +10,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from kinoml_data.errors import StoreReadError
 from kinoml_data.loading.samplers import ArrayLoader
+from kinoml_data.loading.shared_ring import RingCollate
 
 POLL_SECONDS = 5.0
 
@@ -33,7 +34,11 @@ class WorkerLoader(ArrayLoader):
         return _Epoch(self, batches, self._epochs)
 
     def _get_iterator(self) -> Any:
-        return _PollingIterator(self) if self.num_workers else super()._get_iterator()
+        if not self.num_workers:
+            return super()._get_iterator()
+        if not self.persistent_workers and isinstance(self.collate_fn, RingCollate):
+            self.collate_fn = self.collate_fn.with_new_ring()
+        return _PollingIterator(self)
 
 
 class _Epoch:

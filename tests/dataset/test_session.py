@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import time
@@ -120,6 +121,14 @@ def test_spawned_workers_share_one_copy_of_all_large_arrays(ragged, backend):
                 assert _file(array) == _file(found[name]), name
             # As torch maps the memory of a tensor once per process, they are at the same place in this test.
             assert {a.ctypes.data for a in found.values()} == {a.ctypes.data for a in arrays.values()}
+
+
+@pytest.mark.parametrize("backend", ["npz-lazy", "in-memory"])
+def test_a_spawned_worker_can_pickle_and_copy_its_dataset(ragged, backend):
+    with load_dataset(ragged, backend=backend, split="train") as view:
+        worker = spawned(view)
+        for again in (pickle.loads(pickle.dumps(worker)), copy.deepcopy(worker)):
+            assert [row.tolist() for row in again[:99][0]] == [row.tolist() for row in view[:99][0]]
 
 
 def _file(array: np.ndarray) -> bool:

@@ -207,7 +207,8 @@ class ParquetContainer:
         if (at_group, at) != (group, start):
             rows = _rows_of(self._parquet_file(buffer_size=SLICE_BUFFER), group, paths, start, stop - start)
         table = next(rows)
-        self._slices[tuple(paths)] = group, stop, rows
+        if len(table) == stop - start:  # otherwise the reader has come to its end
+            self._slices[tuple(paths)] = group, stop, rows
         while len(self._slices) > self.max_readers:
             del self._slices[next(iter(self._slices))]
         pa.default_memory_pool().release_unused()

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kinoml_data.backends.parquet.backend import ParquetAwkward
+from kinoml_data.backends.parquet.container import ParquetContainer
 from kinoml_data.errors import CorruptStoreError, StoreNotFoundError, UnsafeStoreError, UnsupportedStoreError
 from kinoml_data.spec.array import Array
 
@@ -34,6 +35,17 @@ def test_a_file_that_is_no_parquet_is_corrupt(tmp_path: Path, data: bytes) -> No
     (tmp_path / "x.parquet").write_bytes(data)
     with pytest.raises(CorruptStoreError, match=r"x\.parquet"):
         ParquetAwkward(path=tmp_path / "x.parquet").open(None)
+
+
+def test_every_slice_beyond_the_rows_of_a_damaged_row_group_is_an_error(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": list(range(100))}), tmp_path / "x.parquet")
+    file = ParquetContainer(tmp_path / "x.parquet")
+    file.groups, file.max_readers = [160], 1
+    assert [sum(map(len, file.read(0, ["a"], start, start + 40)["a"])) for start in (0, 40)] == [40, 40]
+    for start in (80, 120):
+        with pytest.raises(CorruptStoreError, match="lacks rows"):
+            file.read(0, ["a"], start, start + 40)
+    file.close()
 
 
 def test_an_encrypted_file_is_not_supported(tmp_path: Path) -> None:

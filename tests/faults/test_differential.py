@@ -33,7 +33,11 @@ PLANTED = {
         "return requested, requested.empty()",
     ),
     "an empty view of packed bits": ("dataset/binding.py", "== (None,) and len(storage):", "== (None,):"),
-    "rows given to a pickle": ("dataset/session.py", "if isinstance(self._storage, MemoryStorage) and", "if"),
+    "rows given to a pickle": (
+        "dataset/session.py",
+        "is_source = isinstance(self._storage, MemoryStorage) and self._storage.is_source",
+        "is_source = self._storage.is_source",
+    ),
     # reading
     "a row that is a view of memory": ("layouts/memory_storage.py", "[row, ...].copy()", "[row, ...]"),
     "a ragged row that is a view": ("layouts/memory_storage.py", ".reshape(shape).copy()", ".reshape(shape)"),

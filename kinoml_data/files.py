@@ -103,7 +103,7 @@ class PositionedFile:
         self._lock, self._recheck_lock = threading.Lock(), threading.Lock()
         self._recheck: weakref.WeakMethod[Callable[[PositionedFile], bool]] | None = None
         self._refused: Fingerprint | None = None
-        # See `_announce`: the number of batches that are not going to be looked at; or, if negative, that are.
+        # See `_announce`: how many of the next batches are not looked at; if negative, how many are.
         self._unseen = -LOOKS
         fd = self._open()
         try:
@@ -156,7 +156,7 @@ class PositionedFile:
             self.read_into(offset, out)
 
     def gather(self, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Read many extents, end to end, into a new uint8 array; extents that are neighbours in the file need one call.
+        """Read many extents, end to end, into a new uint8 array; neighbouring extents need only one call.
 
         Args:
             offsets, sizes: int64 `(n,)`, in bytes.

@@ -110,15 +110,15 @@ class Storage(ABC):
         return None
 
     def row_arrays(self) -> Mapping[str, NDArray[Any]]:
-        """Read-only arrays of all rows that opening made, such as offsets, by any names; worker processes share them.
+        """The large arrays that opening computed for all rows, such as offsets, by any names; they are read-only.
 
-        They depend only on the content of the store. A worker that opens the store again passes those of the process
-        that it was started from to `share_row_arrays`.
+        Worker processes share them: a worker that has opened the store passes the arrays of the process that started it
+        to `share_row_arrays`. The arrays depend only on the content of the store.
         """
         return {}
 
     def share_row_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:  # noqa: B027 - there may be none
-        """Keep these arrays, which equal `row_arrays` and have their names, in their place."""
+        """Use these arrays, which have the names and values of `row_arrays()`, in place of the storage's own."""
 
     def batches(self, columns: Sequence[str] | None = None, size: int = 1024) -> Iterator[Columns]:
         """All rows in order, `size` at a time, of some columns or of all; raises the errors of `read`."""

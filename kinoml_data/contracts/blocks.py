@@ -16,10 +16,9 @@ class Blocks:
     rows of several blocks, the storage decodes the blocks in the order in which the rows name them.
 
     Attributes:
-        bounds: int64 `(blocks + 1,)`: the first row of each block, and last the number of rows. No block is
-            empty.
+        bounds: int64 `(blocks + 1,)`: the first row of each block, and finally the number of rows. No block is empty.
         kept: how many blocks stay decoded at once; at least 1.
-        follows: bool `(blocks,)`: True if a block is decoded fastest right after the block in front of it, because
+        follows: bool `(blocks,)`: True if a block is decoded fastest right after the block before it, because
             decoding cannot begin in the middle. None if that applies to no block.
     """
 
@@ -33,5 +32,5 @@ class Blocks:
         if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != rows or (np.diff(bounds) < 1).any():
             return f"its blocks do not divide its {rows} rows: their bounds must increase from 0 to {rows}"
         if self.kept < 1 or (self.follows is not None and len(self.follows) != len(bounds) - 1):
-            return "its blocks need `kept` of at least 1, and one element of `follows` for each block"
+            return "its blocks need a `kept` of at least 1, and one element of `follows` for each block"
         return None

@@ -144,7 +144,7 @@ class XyDataset(Dataset[Any]):
         return rows
 
     def _in_split(self, rows: RowNumbers, name: str) -> NDArray[np.bool_]:
-        """A mask of those row numbers that are in a split: bool `(len(rows),)`."""
+        """Which of these row numbers are in a split: bool `(len(rows),)`."""
         marks = np.zeros(self._session.binding.length, bool)  # one byte a row, and faster than `np.isin`
         marks[self._rows_of_split(name)] = True
         return marks[rows]
@@ -174,7 +174,7 @@ class XyDataset(Dataset[Any]):
         return {name: np.flatnonzero(self._in_split(self._rows, name)) for name in splits}
 
     def _split_sizes(self) -> dict[str, int]:
-        """The number of entries of each array in `indices`, which are not made for it."""
+        """The number of entries of each array in `indices`, without making the arrays."""
         splits = self._session.splits
         if self._rows is None:
             return {name: len(rows) for name, rows in splits.items()}
@@ -271,7 +271,7 @@ class XyDataset(Dataset[Any]):
                 default that of the dataset.
             seed: makes the order of `shuffle=True` reproducible: each epoch of the loader has a different order, and
                 the orders are the same with and without workers.
-            prefetch: the number of batches that a thread reads ahead while the model works.
+            prefetch: the number of batches that may wait to be used while a thread reads the next one; 0 for no thread.
             group_by_length: a ragged column; rows of similar size share a batch, which reduces padding.
             kwargs: arguments of `DataLoader`. If the storage decodes rows in blocks, `shuffle=True` shuffles the
                 blocks, and the rows of a few blocks together; a `sampler` overrides this. Workers live as long as the

@@ -28,7 +28,7 @@ def normalize_index(index: Any, length: int) -> tuple[NDArray[np.int64], bool]:
             another length, or an array of several axes.
     """
     if type(index) is np.ndarray and index.dtype == np.int64 and index.ndim == 1 and len(index):
-        if index.view(np.uint64).max() < length:  # as loaders do; a negative number is a large one
+        if index.view(np.uint64).max() < length:  # as loaders index; here a negative number is a large one
             return index.copy(), False
     elif isinstance(index, slice):
         try:

@@ -101,7 +101,7 @@ def _check_disjoint(splits: Mapping[str, RowNumbers], length: int) -> None:
         marks[rows] = True
     if np.count_nonzero(marks) == sum(map(len, splits.values())):
         return
-    marks[:] = False  # some row occurs twice: once more, to name it
+    marks[:] = False  # some row occurs twice; start again to name it
     for name, rows in splits.items():
         if (shared := marks[rows]).any():
             row = int(rows[shared][0])

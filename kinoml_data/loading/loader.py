@@ -42,10 +42,10 @@ def make(
     Args:
         dataset: the dataset.
         collate_fn, seed, prefetch, kwargs: see `XyDataset.as_dataloader`.
-        rows: int64 `(len(dataset),)`, the row in the storage of each position; None if they are equal.
+        rows: int64 `(len(dataset),)`, the row in the storage of each position; None if each position is its row.
         blocks: the blocks of the storage; None if a row can be read by itself.
         lengths: int64 `(len(dataset),)`, by which rows are grouped; None if they are not.
-        nested: makes a batch without rows, if batches contain nested tensors.
+        nested: makes a batch without rows; None if batches contain no nested tensors.
 
     Raises:
         SpecError: arguments cannot be combined, `DataLoader` does not have an argument of this name, or several

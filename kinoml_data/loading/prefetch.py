@@ -14,7 +14,7 @@ class PrefetchLoader(ArrayLoader):
     """A `DataLoader` without workers whose batches are read in a thread while the model works on earlier ones.
 
     Attributes:
-        prefetch: the number of batches that may be ready at once.
+        prefetch: the number of batches that may wait to be used; the thread reads one more meanwhile.
     """
 
     prefetch: int = 2

@@ -43,7 +43,7 @@ class RandomSampler(Sampler[int]):
 class ArrayBatches:
     """The batches of a torch `BatchSampler` as int64 arrays, if the sampler is sequential or a `RandomSampler`.
 
-    Such a batch costs no Python int per row on its way to the dataset.
+    Such a batch needs no Python int for each row.
     """
 
     def __init__(self, batches: BatchSampler) -> None:
@@ -67,7 +67,7 @@ class ArrayBatches:
 
 
 class ArrayLoader(DataLoader[Any]):
-    """A `DataLoader` that asks the dataset for batches with arrays of row numbers where it can."""
+    """A `DataLoader` that asks the dataset for batches by arrays of row numbers if the sampler allows it."""
 
     @property
     def _index_sampler(self) -> Any:  # torch's, from which the row numbers of each batch come
@@ -106,16 +106,16 @@ class _RandomBatches(Sampler[Any]):
 class BlockBatchSampler(_RandomBatches):
     """Batches for a storage that decodes blocks of rows, in an order in which each block is decoded once.
 
-    Blocks are shuffled. The rows of as many blocks as the storage keeps decoded are a window, within which rows are
-    shuffled. A window begins with one row of each of its blocks, so that they are decoded in their order. Rows that do
-    not fill a batch become the first ones of the next window; they are rows of its last block only, or of several
-    blocks if those are smaller than a batch.
+    Blocks are shuffled. As many blocks as the storage keeps decoded form a window, whose rows are shuffled together. A
+    window begins with one row of each of its blocks, so that they are decoded in their order. Rows that do not fill a
+    batch become the first ones of the next window; they are rows of its last block only, or of several blocks if those
+    are smaller than a batch.
 
     Every row occurs once per epoch. After `set_epoch`, the batches depend only on the generator's seed and the epoch.
 
     Args:
         blocks: the blocks of the storage.
-        rows: int64 `(n,)`, the row in the storage of each position; None if they are equal.
+        rows: int64 `(n,)`, the row in the storage of each position; None if each position is its row.
         batch_size: positions per batch; None for single positions instead of batches.
         drop_last: leave out the last batch if it is not full.
         generator: the source of the random order; by default torch's own.

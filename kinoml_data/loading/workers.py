@@ -74,7 +74,7 @@ class _PollingIterator(_MultiProcessingDataLoaderIter):
     def _next_index(self) -> Any:
         index = super()._next_index()  # type: ignore[no-untyped-call]  # torch's
         window = getattr(self._index_sampler, "window", None)
-        if window is not None:  # torch takes the next number from this iterator, and a further one if that worker ended
+        if window is not None:  # torch takes the next number from this iterator, and another one if that worker ended
             first, workers = window % self._num_workers, range(self._num_workers)
             self._worker_queue_idx_cycle = cycle([*workers[first:], *workers[:first]])
         return index

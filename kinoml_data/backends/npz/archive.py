@@ -120,7 +120,7 @@ class Archive(Directory):
         self._kind[members] = kinds
 
     def _whole_header(self, member: int) -> bytes:
-        """The bytes of the npy header of a member, if it is compressed or its header is not one of most headers."""
+        """The bytes of the npy header of a member, if it is compressed or its header is an unusual one."""
         compressed = bool(self._method[member])
         size, start = int(self._usize[member]), int(self.start(member))
         if compressed:
@@ -294,7 +294,7 @@ class Archive(Directory):
         return data
 
     def _is_compared(self, member: int, checked: NDArray[np.bool_]) -> bool:
-        """True if a member that was just read has to be compared; `checked` is `_checked` before the read."""
+        """True if a member that was just read has to be compared; `checked` is what `_checked` was before."""
         return self.verify == "always" or (
             self.verify == "first" and not (checked is self._checked and checked.item(member))
         )
@@ -309,7 +309,7 @@ class Archive(Directory):
     ) -> None:
         """Compare the arrays of some stored members, which were read end to end, according to `verify`.
 
-        What precedes an array in its member is its npy header, of which the bytes are known.
+        In its member, an array follows its npy header, whose CRC-32 is known.
         """
         if self.verify == "never":
             return

@@ -28,7 +28,8 @@ class ParquetAwkward(Backend):
         memory_budget: the number of bytes that reading may take; by default, three quarters of the memory that is
             available when the file is opened. The columns of a dataset are kept in memory if they take at most half of
             it when they are decoded. Otherwise they are read by row group, or by slices of a row group that takes more
-            than an eighth of it, and the decoded rows are remembered up to a third of it.
+            than an eighth of it (or than 32 MiB, in files of other programs), and the decoded rows are remembered up to
+            a third of it.
     """
 
     name = "parquet-awkward"

@@ -223,7 +223,7 @@ class ParquetContainer:
 
         Args:
             columns: the names of columns.
-            widths: the bytes of a value, by column; by default as Parquet encodes them, which decoding takes at least.
+            widths: the number of bytes of a value, by column; for other columns, that of the type that Parquet stores.
 
         Raises:
             UnsafeStoreError: a row group would take more than 64 GiB.

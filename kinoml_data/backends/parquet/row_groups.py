@@ -23,7 +23,7 @@ from kinoml_data.spec.array import Array
 
 MOST_REMEMBERED = 8  # parts from which the rows of a batch are collected: each takes time
 LEAST_SLICE = 1 << 20  # bytes
-READER = 4 << 20  # bytes that are reckoned for the pages and the dictionary of a column that is read in slices
+READER = 4 << 20  # bytes that are allowed for the pages and the dictionary of a column that is read in slices
 MOST_TOGETHER = 32 << 20  # bytes that are decoded at once: the readers of columns take as much again
 
 
@@ -38,7 +38,7 @@ class Table(ABC):
 
     Attributes:
         columns: the columns, by name. An axis that only decoded rows show is ragged until `load` or `settle`.
-        places: for each part its row group, and its first and its last row in it.
+        places: `(group, start, stop)` of each part: its row group, and its rows within that group.
         unreadable, indexes, arrays, spec, has_checksums: see `Storage`.
     """
 
@@ -88,7 +88,7 @@ class RowGroups(Storage):
         table: decodes its columns.
         names: the columns of this storage.
         budget: the number of bytes that reading may take.
-        cached: the number of bytes of decoded parts to keep; the last part is kept in any case.
+        cached: the number of bytes of decoded parts to keep; `blocks.kept` parts are kept in any case.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class RowGroups(Storage):
             in_part = rows - (self._ends[parts[0]] - self._counts[parts[0]])
             return {name: _take(column, in_part) for name, column in self._part(int(parts[0]), columns).items()}
         gathered = {name: _Gathered(self.columns[name], len(rows)) for name in columns}
-        for i in np.argsort(first).tolist():  # parts that were needed before come before those that are needed now
+        for i in np.argsort(first).tolist():  # in the order in which the rows name them, see `Blocks`
             part, places = int(touched[i]), order[stops[i] - counts[i] : stops[i]]
             in_part = rows[places] - (self._ends[part] - self._counts[part])
             for name, column in self._part(part, columns).items():
@@ -158,7 +158,7 @@ class RowGroups(Storage):
         self._file.close()
 
     def _blocks(self, names: Sequence[str], cached: int) -> Blocks | None:
-        """The parts that have rows, and how many of the largest are remembered; None if there are no rows."""
+        """The parts that have rows, and how many parts as large as the largest are remembered; None without rows."""
         if not len(self):
             return None
         widths = {name: array.numpy.itemsize for name, array in self.columns.items() if not array.is_string}
@@ -232,7 +232,7 @@ class _Gathered:
         self._rows: list[bytes] = [b""] * count
 
     def put(self, places: NDArray[np.int64], column: Column, rows: NDArray[np.int64]) -> None:
-        """Put some rows of a part to their places among the rows."""
+        """Copy some rows of a part to their places in the result."""
         if not len(self._column):
             self._column = (
                 Ragged(column.values[:0], np.zeros((self._count, column.shapes.shape[1]), np.int64))

@@ -40,14 +40,14 @@ class Target:
 def times(
     what: str, who: str, workload: str, measure: str, goal: float | None, peer: str, of_peer: str = "", words: str = ""
 ) -> Target:
-    """`who` is at least so many times as fast as a peer."""
+    """The goal that `who` is at least `goal` times as fast as a peer."""
     said = f">= {{}}x {words or peer}" if goal is not None else f"reported, as a multiple of {words or peer}"
     value = lambda found: found.faster(workload, who, peer, measure, of_peer)  # noqa: E731
     return Target(f"{what}, *{workload}*", who, said, goal, value)
 
 
 def against_all(what: str, who: str, workload: str, measure: str, goal: float) -> Target:
-    """`who` is at least so many times as fast as each peer that reads files."""
+    """The goal that `who` is at least `goal` times as fast as every peer that reads files."""
 
     def value(found: Results) -> Measured | None:
         peers = [n for n, r in found.competitors(workload).items() if r["kind"] == "peer" and r.get("on_disk")]
@@ -57,7 +57,7 @@ def against_all(what: str, who: str, workload: str, measure: str, goal: float) -
 
 
 def longer(what: str, who: str, workload: str, measure: str, goal: float, peer: str, words: str) -> Target:
-    """`who` takes at most so many times as long as another."""
+    """The goal that `who` takes at most `goal` times as long as another competitor."""
     value = lambda found: found.ratio(workload, (who, measure), (peer, measure))  # noqa: E731
     return Target(f"{what}, *{workload}*", who, f"<= {{}}x {words}", goal, value)
 

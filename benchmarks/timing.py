@@ -150,5 +150,5 @@ class Memcpy:
 def drop_pages(path: Path) -> None:
     """Take a file out of the page cache, except for pages that a process has mapped."""
     with path.open("rb") as file:
-        os.fsync(file.fileno())  # what is not on the disk yet would stay
+        os.fsync(file.fileno())  # pages that are not written to the disk yet cannot be dropped
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

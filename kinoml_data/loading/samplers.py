@@ -33,7 +33,9 @@ class RandomSampler(Sampler[int]):
         return self.rows
 
     def __iter__(self) -> Iterator[int]:
-        return map(int, self.order())
+        # As this is a generator function, it draws only when an epoch begins: DataLoader makes two iterators if it has
+        # workers, but uses only one of them.
+        yield from map(int, self.order())
 
     def order(self) -> NDArray[np.int64]:
         """The rows of an epoch: int64 `(rows,)`."""
@@ -205,8 +207,7 @@ class LengthBatchSampler(_RandomBatches):
         return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        # As this is a generator function, it draws the seed only when an epoch begins: DataLoader makes two iterators
-        # if it has workers, but uses only one of them.
+        # A generator function, for the same reason as that of `RandomSampler`.
         yield from self._batches(self._rng() if self.shuffle else np.random.default_rng(0))
 
     def _batches(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:

@@ -113,6 +113,15 @@ def test_batches_of_other_samplers_are_those_of_torch(dataset: kd.XyDataset) -> 
     assert rows_of(dataset.as_dataloader(batch_size=16, sampler=sampler())) == rows_of(plain)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_order_of_single_samples_is_the_same_with_workers(dataset: kd.XyDataset, workers: int) -> None:
+    def epochs(**kwargs: Any) -> list[list[int]]:
+        loader = dataset.select(slice(0, 40)).as_dataloader(batch_size=None, shuffle=True, seed=2, **kwargs)
+        return [[int(y) for _, y in loader] for _ in range(3)]
+
+    assert epochs(num_workers=workers, multiprocessing_context="fork") == epochs()
+
+
 def test_an_order_without_a_seed_comes_from_the_generator_of_torch(dataset: kd.XyDataset) -> None:
     def epochs(**kwargs: Any) -> list[list[int]]:
         torch.manual_seed(3)

@@ -42,8 +42,8 @@ def times(
 ) -> Target:
     """The goal that `who` is at least `goal` times as fast as a peer."""
     said = f">= {{}}x {words or peer}" if goal is not None else f"reported, as a multiple of {words or peer}"
-    value = lambda found: found.faster(workload, who, peer, measure, of_peer)  # noqa: E731
-    return Target(f"{what}, *{workload}*", who, said, goal, value)
+    title = f"{what}, *{workload}*"
+    return Target(title, who, said, goal, lambda found: found.faster(workload, who, peer, measure, of_peer))
 
 
 def against_all(what: str, who: str, workload: str, measure: str, goal: float) -> Target:
@@ -58,8 +58,8 @@ def against_all(what: str, who: str, workload: str, measure: str, goal: float) -
 
 def longer(what: str, who: str, workload: str, measure: str, goal: float, peer: str, words: str) -> Target:
     """The goal that `who` takes at most `goal` times as long as another competitor."""
-    value = lambda found: found.ratio(workload, (who, measure), (peer, measure))  # noqa: E731
-    return Target(f"{what}, *{workload}*", who, f"<= {{}}x {words}", goal, value)
+    title, said = f"{what}, *{workload}*", f"<= {{}}x {words}"
+    return Target(title, who, said, goal, lambda found: found.ratio(workload, (who, measure), (peer, measure)))
 
 
 def batches() -> list[Target]:

@@ -145,7 +145,7 @@ class Bagz(Records):
 
     @staticmethod
     def get(reader: Any, rows: list[int]) -> Iterable[Any]:
-        return reader.read_indices(rows)  # type: ignore[no-any-return]
+        return reader.read_indices(rows)  # type: ignore[no-any-return]  # an untyped package
 
 
 class Spdl(Bagz):
@@ -195,11 +195,11 @@ class Grain(Records):
 
     @staticmethod
     def get(reader: Any, rows: list[int]) -> Iterable[Any]:
-        return reader.__getitems__(rows)  # type: ignore[no-any-return]
+        return reader.__getitems__(rows)  # type: ignore[no-any-return]  # an untyped package
 
     def loader(self, dataset: Any, *, workers: int, form: str, batches: int | None, shuffle: bool) -> Iterable[Any]:
         import grain
 
         rows = grain.MapDataset.source(dataset)
         rows = rows.shuffle(seed=int(torch.randint(1 << 30, ()))) if shuffle else rows
-        return rows.batch(BATCH, batch_fn=collate).to_iter_dataset()  # type: ignore[no-any-return]
+        return rows.batch(BATCH, batch_fn=collate).to_iter_dataset()  # type: ignore[no-any-return]  # an untyped package

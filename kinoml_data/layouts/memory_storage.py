@@ -101,7 +101,7 @@ def _tensor_of(array: NDArray[Any]) -> torch.Tensor | None:
     import torch
 
     tensor: Any = array.base
-    is_whole = isinstance(tensor, torch.Tensor) and tensor.shape == array.shape and tensor.is_shared()  # type: ignore[no-untyped-call]
+    is_whole = isinstance(tensor, torch.Tensor) and tensor.shape == array.shape and tensor.is_shared()  # type: ignore[no-untyped-call]  # torch's
     return tensor if is_whole else None
 
 
@@ -113,7 +113,7 @@ def _in_shared_memory(array: NDArray[Any]) -> NDArray[Any]:
     # The dtype comes from an empty array, because torch warns about arrays that are not writable, such as Arrow's.
     dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
     try:
-        tensor = torch.empty(array.shape, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call]
+        tensor = torch.empty(array.shape, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call]  # torch's
     except RuntimeError as error:
         raise StoreReadError(
             f"the {array.nbytes:,} bytes of a column do not fit into shared memory, which spawned processes need: "

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # How columns travel: numpy arrays `(rows, *shape)`, or a `Ragged` for rows of different shapes and for strings.
-from kinoml_data.columns import Column, Columns, Ragged, gather
+from kinoml_data.columns import Column, Columns, Indexed, Ragged, gather, keys_by_content
 
 # The contracts, and the fields that a backend's options may have.
 from kinoml_data.contracts.backend import AnyBackend, Backend, DataPath, Storage
@@ -81,7 +81,7 @@ _LAZY = {
     "select_columns": "layouts.arrow",
 }
 
-__all__ = ["Column", "Columns", "Ragged", "gather"]
+__all__ = ["Column", "Columns", "Indexed", "Ragged", "gather", "keys_by_content"]
 __all__ += ["AnyBackend", "Backend", "BatchForm", "Blocks", "DataPath", "Featurizer", "ObservationModel", "Storage"]
 __all__ += ["hookimpl"]
 __all__ += ["PositionedFile", "replacing"]

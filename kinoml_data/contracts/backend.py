@@ -109,6 +109,15 @@ class Storage(ABC):
         """int64 `(rows, ndim)`: the shape of every row of a ragged column; None if that needs reading the values."""
         return None
 
+    def keys(self, column: str) -> NDArray[Any] | None:
+        """Integers `(rows,)`: for each row, the number of its distinct value; None if rows share nothing.
+
+        The numbers begin at 0. Rows with one number have the same value, bit for bit; rows with different numbers may
+        have the same value, too. With keys, one row per number is read in each batch. Columns whose rows share values
+        in the same way return the same array object, so that a batch looks up its numbers once for all of them.
+        """
+        return None
+
     def row_arrays(self) -> Mapping[str, NDArray[Any]]:
         """The large arrays that opening computed for all rows, such as offsets, by any names; they are read-only.
 
@@ -152,6 +161,7 @@ class Backend(Model, ABC):
         can_overwrite: False if `write` refuses `overwrite=True`.
         keeps_arrays: False if `write` does not store `arrays`.
         keeps_spec: False if `write` does not store `spec`.
+        keeps_keys: True if `write` stores the distinct values of a column once, together with the key of each row.
         survives_fork: False if a storage cannot be opened in a process forked from one that used the backend.
         unsupported_dtypes: the dtypes that `write` refuses.
     """
@@ -162,6 +172,7 @@ class Backend(Model, ABC):
     can_overwrite: ClassVar[bool] = True
     keeps_arrays: ClassVar[bool] = True
     keeps_spec: ClassVar[bool] = True
+    keeps_keys: ClassVar[bool] = False
     survives_fork: ClassVar[bool] = True
     unsupported_dtypes: ClassVar[tuple[str, ...]] = ()
 
@@ -201,7 +212,9 @@ class Backend(Model, ABC):
 
         Args:
             columns: the columns to store.
-            batches: the rows; each batch contains every column.
+            batches: the rows; each batch contains every column. If `keeps_keys` is True, a column may be `Indexed` in
+                every batch: its `values` are then the distinct values that no earlier batch had, and its `index`
+                counts the values of all batches so far.
             arrays: named arrays that are not per row.
             spec: JSON to embed, which `Storage.spec` returns.
             overwrite: True replaces an existing store.

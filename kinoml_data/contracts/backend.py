@@ -50,6 +50,7 @@ class Storage(ABC):
         identity: a text that changes when the content changes; None if the backend cannot tell cheaply.
         has_checksums: True if checksums cover everything that is read, so that damage is always an error.
         shareable: True if the storage consists of immutable buffers that worker processes may share.
+        devices: the device of each column that is to be kept on a device for reading, such as `{"graph": "cuda"}`.
         blocks: which rows are decoded together; None if a row can be read by itself. `as_dataloader(shuffle=True)` then
             decodes each block once per epoch.
     """
@@ -62,6 +63,7 @@ class Storage(ABC):
     identity: str | None = None
     has_checksums: bool = False
     shareable: bool = False
+    devices: Mapping[str, str] = {}
     blocks: Blocks | None = None
 
     @abstractmethod

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from kinoml_data.columns import Column, Ragged, sizes_of
+from kinoml_data.columns import Column, Indexed, Ragged, sizes_of
 from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.collate import Batch, Collater
-from kinoml_data.dataset.forms import as_tensor
 from kinoml_data.dataset.html import dataset_html
 from kinoml_data.dataset.indexing import normalize_index
 from kinoml_data.dataset.session import Session
@@ -96,7 +95,7 @@ class XyDataset(Dataset[Any]):
     def _read(self, positions: RowNumbers) -> Batch:
         rows = positions if self._rows is None else self._rows[positions]
         names = self.collate_fn.names
-        return Batch(self._session.binding.read(rows, names), len(rows), self.collate_fn)
+        return Batch(self._session.binding.read_batch(rows, names), len(rows), self.collate_fn)
 
     # -- views
 
@@ -192,10 +191,13 @@ class XyDataset(Dataset[Any]):
         """
         if name not in self.spec.columns:
             raise SpecError(unknown(name, self.spec.columns, "column"))
-        column = self._session.binding.read(self.rows, [name])[name]
-        if isinstance(column, Ragged):
-            return column.strings() if self.spec.columns[name].is_string else self.collate_fn.ragged(name, column)
-        return as_tensor(column)
+        column = self._session.binding.read_batch(self.rows, [name])[name]
+        if self.spec.columns[name].is_string:
+            values, index = (column.values, column.index) if isinstance(column, Indexed) else (column, None)
+            assert isinstance(values, Ragged)
+            texts = values.strings()
+            return texts if index is None else [texts[number] for number in index.tolist()]
+        return self.collate_fn.formed(name, column)
 
     def head(self, n: int = 5) -> Any:
         """The first n rows as a pandas DataFrame; see `to_pandas`."""

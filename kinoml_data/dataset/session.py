@@ -155,8 +155,9 @@ class Session:
 
 
 def _refuse_workers(storage: Storage | None) -> None:
-    if isinstance(storage, MemoryStorage) and storage.device is not None:
-        raise SpecError(f"the dataset is kept on {storage.device!r}, which workers cannot read; use num_workers=0")
+    if storage is not None and storage.devices:
+        device = next(iter(storage.devices.values()))
+        raise SpecError(f"the dataset is kept on {device!r}, which workers cannot read; use num_workers=0")
 
 
 def _reduce_for_worker(session: Session) -> tuple[Any, ...]:

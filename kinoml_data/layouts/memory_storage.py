@@ -48,7 +48,7 @@ class MemoryStorage(ArrayStorage):
         self._flat = {name: np.ascontiguousarray(to_native_order(np.asarray(array))) for name, array in flat.items()}
         super().__init__(self._flat, spec=spec, identity=identity)
         self.arrays = dict(arrays or {})
-        self.device = device
+        self.device, self.devices = device, {} if device is None else dict.fromkeys(self.columns, device)
         # Indexing a memoryview returns Python ints, as fast as indexing a list, which would take more memory.
         self._ends = {name: offsets.data for name, offsets in self._offsets.items()}
 

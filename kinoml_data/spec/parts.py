@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 from kinoml_data.errors import quoted
 from kinoml_data.spec.array import Model, frozen
 
-FORMS = ("list", "pad", "pad-mask", "packed", "nested")
+FORMS = ("list", "pad", "pad-mask", "packed", "nested", "unique")
 
 # A tag tells pydantic which member of a union to use. It appears in the paths of errors, from which
 # `validation.spec_error` removes whatever begins with this mark.
@@ -98,9 +98,13 @@ class RatioSplits(Model):
 
 
 class CollateForm(Model):
-    """A collate form and the value that it pads with: `{form: pad, value: 0}`."""
+    """A collate form, the value that it pads with, and for `unique` the form of the distinct rows.
+
+    For example, `{form: pad, value: 0}` or `{form: unique, of: pad}`.
+    """
 
     form: str
+    of: str | None = None
     value: float | int | None = None
 
     @field_validator("value", mode="before")

@@ -142,10 +142,39 @@ def _inspect(dataset: XyDataset, sample: int) -> None:
         say(f"First values and ranges are those of {whole} rows.")
     if not all(column.exact for column in columns):
         say(f"Shapes are those of the first {rows:,} rows: this store does not know them without reading all rows.")
+    if dataset.indices and (shared := dataset.check_splits().shared):
+        worst = max(shared, key=lambda found: found.rows[1])
+        say(f"{worst}; `kinoml-data splits` lists what else the splits share", style="yellow")
     for column_name, reason in description.unreadable(dataset).items():
         say(f"not readable: {column_name}: {reason}", style="yellow")
     if hint := description.roles_hint(dataset):
         say(hint)
+
+
+@app.command()
+def splits(
+    path: DataOrSpec,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column", metavar="NAME", help='A column to compare, or "X" for all inputs together; repeatable.'
+        ),
+    ] = None,
+    settings: Settings = None,
+    name: DatasetName = None,
+) -> None:
+    """Show the sizes of the splits, and which values of each column two of them share.
+
+    By default, it compares the columns that the splits are made from, the columns of text in meta, and the columns
+    whose rows share values.
+    """
+    from kinoml_data.cli.terminal import say, specs
+
+    for label, opening in specs(path, name, settings).items():
+        if label:
+            say(f"\n{label}")
+        with opening.dataset(label or path, loads=True) as dataset:
+            say(str(dataset.check_splits(columns)))
 
 
 @app.command()

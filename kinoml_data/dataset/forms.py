@@ -131,9 +131,13 @@ def of_distinct(form: CollateForm) -> CollateForm:
 
 def _indexed(column: Any) -> Indexed:
     """Rows as an `Indexed` of those that differ bit for bit."""
-    with_arrays = column.with_values(_as_array(column.values)) if isinstance(column, Ragged) else _as_array(column)
-    first, index = distinct_keys(keys_by_content(with_arrays), len(column))
+    first, index = distinct_keys(keys_by_content(as_arrays(column)), len(column))
     return Indexed(taken(column, first), index)
+
+
+def as_arrays(column: Any) -> Any:
+    """The same rows with numpy arrays in place of tensors."""
+    return column.with_values(_as_array(column.values)) if isinstance(column, Ragged) else _as_array(column)
 
 
 def expanded(column: Any) -> Any:

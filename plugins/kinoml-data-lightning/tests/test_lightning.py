@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import kinoml_data as kd
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest

@@ -92,7 +92,8 @@ def _copy(dataset: XyDataset, target: Any, overwrite: bool, progress: Progress |
     for column in spec_dict["columns"].values():
         column.pop("stored_as", None)
     spec_dict["splits"] = _stored_splits(dataset.spec, indices)
-    del spec_dict["storage"]
+    for key in ("storage", "fingerprint"):  # a fingerprint is that of the source, of which this may be a view
+        spec_dict.pop(key, None)
     spec = CompleteSpec.parse(spec_dict | {"storage": reference.model_dump(mode="json")}, base)
     backend = make_backend(spec)
     _refuse(backend, columns, overwrite=overwrite, has_splits=bool(indices))

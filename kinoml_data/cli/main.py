@@ -257,6 +257,31 @@ def check(
 
 
 @app.command()
+def lock(
+    path: Annotated[str, typer.Argument(metavar="SPEC", help="A spec file (.yaml, .json, .toml).")],
+) -> None:
+    """Write the fingerprint of the data into a spec file, so that other data no longer opens with it.
+
+    The fingerprint covers all columns of the dataset and its splits. All rows are read.
+    """
+    from kinoml_data import load_dataset
+    from kinoml_data.cli.terminal import say
+    from kinoml_data.files import replacing
+    from kinoml_data.spec.config import with_entry
+    from kinoml_data.spec.dataset_spec import DatasetSpec
+
+    file = Path(path)
+    spec = DatasetSpec.from_file(file)
+    with load_dataset(spec.replace(fingerprint=None)) as dataset:
+        fingerprint = dataset.fingerprint()
+    text = with_entry(file.read_text("utf-8-sig"), "fingerprint", fingerprint, file.suffix.lower())
+    with replacing(file, overwrite=True) as temporary:
+        temporary.write_text(text, "utf-8")
+    change = "unchanged" if spec.fingerprint == fingerprint else f"was {spec.fingerprint or 'not set'}"
+    say(f"{path}: fingerprint {fingerprint} ({change})")
+
+
+@app.command()
 def verify(
     path: DataOrSpec,
     every: Annotated[bool, typer.Option("--all", help=f"List every place, not just {SHOWN}.")] = False,

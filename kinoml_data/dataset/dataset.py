@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from kinoml_data.columns import Column, Indexed, Ragged, sizes_of
 from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.collate import Batch, Collater
+from kinoml_data.dataset.fingerprint import fingerprint
 from kinoml_data.dataset.html import dataset_html
 from kinoml_data.dataset.indexing import normalize_index
 from kinoml_data.dataset.session import Session
@@ -168,6 +169,17 @@ class XyDataset(Dataset[Any]):
             SpecError: the spec has no such column.
         """
         return check_splits(self, columns)
+
+    def fingerprint(self) -> str:
+        """A digest of all columns as they come out, and of the splits; for a view, of its own rows.
+
+        It is the same whichever backend stores the data, and changes with any row, split, name or dtype. With this
+        value as `fingerprint` in a spec, `load_dataset` refuses other data. All rows are read.
+
+        Raises:
+            KinomlDataError: whatever reading the rows raises.
+        """
+        return fingerprint(self)
 
     def with_collater(self, collater: Collater) -> XyDataset:
         """The same rows, collated by another collater."""

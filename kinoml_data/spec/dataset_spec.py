@@ -52,6 +52,7 @@ class DatasetSpec(Model):
     splits: Splits | None = None
     observation_model: NameOrRef | None = None
     collate: Collate | None = None
+    fingerprint: str | None = None
 
     _base: Path = PrivateAttr(default_factory=Path.cwd)
     _root: Path | None = PrivateAttr(default=None)

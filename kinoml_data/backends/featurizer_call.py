@@ -107,10 +107,10 @@ class FeaturizerCall:
             if set(result) != set(names):
                 raise _WrongResultError(f"it returned {sorted(result)}, not {names}")
             return tuple(result[name] for name in names)
-        result = result if isinstance(result, tuple) else (result,)
-        if len(result) != len(names):
-            raise _WrongResultError(f"it returned {len(result)} arrays, not {len(names)}")
-        return result
+        values: tuple[Any, ...] = result if isinstance(result, tuple) else (result,)
+        if len(values) != len(names):
+            raise _WrongResultError(f"it returned {len(values)} arrays, not {len(names)}")
+        return values
 
     def _checked(self, values: tuple[Any, ...]) -> Arrays:
         pairs = zip(self.outputs.items(), values, strict=True)

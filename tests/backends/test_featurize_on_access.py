@@ -43,9 +43,11 @@ SPEC = {
 }
 
 
-def load(featurizer, data=None, spec=SPEC, **options):
+def load(function, data=None, spec=SPEC, inputs=None, **options):
+    if inputs is not None:
+        spec = spec | {"storage": spec["storage"] | {"featurizer": {"inputs": inputs}}}
     return kd.load_dataset(
-        spec, data={"smiles": SMILES, "y": Y} if data is None else data, featurizer=featurizer, **options
+        spec, data={"smiles": SMILES, "y": Y} if data is None else data, featurizer=function, **options
     )
 
 
@@ -343,7 +345,7 @@ def test_a_source_gives_text_numbers_and_arrays(tmp_path):
     storage = {
         "backend": "featurize-on-access",
         "source": {"backend": "npz-lazy", "path": "raw.npz"},
-        "inputs": ["smiles", "n", "g"],
+        "featurizer": {"inputs": ["smiles", "n", "g"]},
     }
     with kd.load_dataset(SPEC | {"storage": storage}, featurizer=featurize, base=tmp_path) as dataset:
         assert_rows(dataset[[4, 0, 4]], [4, 0, 4])
@@ -644,11 +646,11 @@ def test_a_spec_may_name_some_outputs_of_a_featurizer_in_other_dtypes(named):
 
 
 def test_a_spec_may_name_other_inputs_of_a_featurizer(named):
-    storage = {"backend": "featurize-on-access", "featurizer": {"name": "codes"}, "inputs": ["canonical"]}
+    storage = {"backend": "featurize-on-access", "featurizer": {"name": "codes", "inputs": ["canonical"]}}
     dataset = kd.load_dataset({"X": ["X", "n"], "storage": storage}, data={"canonical": SMILES, "smiles": ["?"] * 6})
     assert dataset[:][0]["n"].tolist() == [len(s) for s in SMILES]
     with pytest.raises(SpecError, match=r"reads unknown raw column 'smiles'.*`inputs: \[canonical\]`"):
-        kd.load_dataset({"X": ["X", "n"], "storage": storage | {"inputs": None}}, data={"canonical": SMILES})
+        kd.load_dataset({"X": ["X", "n"], "storage": storage | {"featurizer": "codes"}}, data={"canonical": SMILES})
 
 
 def test_a_featurizer_without_options_may_be_a_bare_name(named):
@@ -702,10 +704,15 @@ def test_errors_of_a_featurizer_contain_the_name_of_the_featurizer(named):
         dataset[1]
 
 
-def test_a_callable_given_besides_goes_before_the_named_one(named):
-    storage = {"backend": "featurize-on-access", "featurizer": {"name": "codes"}}
-    dataset = kd.load_dataset(SPEC | {"storage": storage}, data={"smiles": SMILES, "y": Y}, featurizer=codes)
-    assert_rows(dataset[[1]], [1])
+def test_a_function_replaces_a_featurizer_of_its_name_and_no_other(named):
+    spec = SPEC | {"storage": {"backend": "featurize-on-access", "featurizer": {"name": "codes"}}}
+    count = Counting()
+    assert_rows(load({"codes": count}, spec=spec)[[1]], [1])
+    assert count.calls == ["CC"]
+    with pytest.raises(SpecError, match=r"has a name; to replace 'codes', give `featurizer=\{'codes': function\}`"):
+        load(codes, spec=spec)
+    with pytest.raises(SpecError, match="featurizer=: unknown featurizer of the spec 'code'; did you mean 'codes'"):
+        load({"code": codes}, spec=spec)
 
 
 # -- over and under others
@@ -785,7 +792,7 @@ def test_a_spec_with_a_featurizer_object_cannot_be_written_to_a_file(tmp_path):
 def test_values_that_are_changed_later_do_not_change_what_is_computed(workers):
     raw, y, rows = np.arange(4.0), np.arange(4.0) + 1, [np.full(2, i) for i in range(4)]
     columns = {"f": {"dtype": "float64", "shape": [1]}, "y": {"dtype": "float64"}}
-    storage = {"backend": "featurize-on-access", "inputs": ["raw", "rows"]}
+    storage = {"backend": "featurize-on-access", "featurizer": {"inputs": ["raw", "rows"]}}
     spec = {"columns": columns, "X": "f", "y": "y", "storage": storage}
     data = {"raw": raw, "y": y, "rows": rows}
     dataset = kd.load_dataset(spec, data=data, featurizer=sum_of)

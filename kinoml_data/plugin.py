@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     # Batches of tensors, and the indices that `dataset[...]` accepts.
     from kinoml_data.dataset.collate import Collater
     from kinoml_data.dataset.dataset import XyDataset
-    from kinoml_data.dataset.forms import Packed, PadMask
+    from kinoml_data.dataset.forms import Packed, PadMask, Unique
     from kinoml_data.dataset.indexing import normalize_index
 
     # Columns in Arrow arrays, and the library's own layout of rows in Arrow tables, with a checksum for each row.
@@ -73,6 +73,7 @@ _LAZY = {
     "Collater": "dataset.collate",
     "Packed": "dataset.forms",
     "PadMask": "dataset.forms",
+    "Unique": "dataset.forms",
     "XyDataset": "dataset.dataset",
     "normalize_index": "dataset.indexing",
     "ArrowLayout": "layouts.arrow_rows",
@@ -99,7 +100,7 @@ __all__ += [
     "strings_of",
 ]
 __all__ += ["DTYPES", "STRING", "Array", "CompleteSpec", "DatasetSpec", "Model"]
-__all__ += ["Collater", "Packed", "PadMask", "XyDataset", "normalize_index"]
+__all__ += ["Collater", "Packed", "PadMask", "Unique", "XyDataset", "normalize_index"]
 __all__ += ["ArrowLayout", "arrow_array", "arrow_column", "select_columns"]
 
 

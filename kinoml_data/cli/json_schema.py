@@ -65,6 +65,7 @@ def json_schema() -> Schema:
     axis = {"anyOf": [{"type": "integer", "minimum": 0}, {"const": "*"}, {"type": "null"}]}
     definition(Array)["properties"]["shape"]["items"] = axis
     definition(CollateForm)["properties"]["form"]["enum"] = list(FORMS)
+    definition(CollateForm)["properties"]["of"] |= {"enum": [*FORMS[:-1], None]}
 
     root = definition(DatasetSpec)
     fields = root["properties"]

@@ -125,9 +125,12 @@ class Session:
         return storage
 
     def _share_row_arrays(self, storage: Storage) -> None:
-        """Let the storage use the arrays of the process that this one was started from, in place of equal copies."""
+        """Let the storage use the arrays of the process that this one was started from, in place of equal copies.
+
+        There may be more of them than the storage has, because it has not needed the others yet.
+        """
         own, shared = storage.row_arrays(), self._row_arrays
-        if own.keys() == shared.keys() and all(np.array_equal(own[name], shared[name]) for name in own):
+        if all(name in shared and np.array_equal(own[name], shared[name]) for name in own):
             storage.share_row_arrays(shared)
 
     def _bind(self, storage: Storage) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from kinoml_data.errors import quoted
-from kinoml_data.spec.array import Model, frozen
+from kinoml_data.spec.array import Array, Model, frozen
 from kinoml_data.spec.roles import names_of
 
 FORMS = ("list", "pad", "pad-mask", "packed", "nested", "unique")
@@ -47,7 +47,7 @@ class BackendRef(PluginRef):
 
 
 class NamedRef(PluginRef):
-    """A featurizer or an observation model and its options: `{name: pIC50, substrate_conc: 1.0e-6}`, or its name."""
+    """A registered class and its options: `{name: pIC50, substrate_conc: 1.0e-6}`, or its name."""
 
     name: str
 
@@ -252,6 +252,37 @@ def _by(kind: Callable[[Any], str], message: str = "") -> Any:
     return Discriminator(kind, custom_error_type="choice", custom_error_message=message)
 
 
+class FeaturizerRef(NamedRef):
+    """A featurizer and its options, and the columns that it is called with and computes.
+
+    Attributes:
+        name: a registered name, or one of those in `load_dataset(featurizer={"name": function})`; None for the function
+            in `load_dataset(featurizer=function)`.
+        inputs: the columns that it is called with, in order; None for those that it names itself.
+        outputs: other names for the columns that it computes, by its own names; or for a function the dtype and shape
+            of each column that it computes, in the order in which it returns them.
+    """
+
+    name: str | None = None  # type: ignore[assignment]  # a function has no name
+    inputs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    outputs: dict[
+        str,
+        Annotated[
+            Annotated[str, Tag(TEXT)] | Annotated[Array, Tag(MAPPING)],
+            _by(_kind, "give another name for the column; for a Python function, {dtype: ..., shape: [...]}"),
+        ],
+    ] = {}
+
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+Featurizers = Annotated[
+    Annotated[FeaturizerRef, Tag(MAPPING)] | Annotated[tuple[FeaturizerRef, ...], Field(min_length=1), Tag(LIST)],
+    _by(lambda value: LIST if isinstance(value, (list, tuple)) else MAPPING),
+]
 Split = Annotated[
     Annotated[str, Tag(TEXT)]
     | Annotated[RangeSplit, Tag(TAG_MARK + "range")]

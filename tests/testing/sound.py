@@ -38,6 +38,9 @@ class Wrapped(Storage):
     def shapes(self, column):
         return self.storage.shapes(column)
 
+    def keys(self, column):
+        return self.storage.keys(column)
+
     def close(self):
         self.storage.close()
 
@@ -53,6 +56,7 @@ class Sound(Backend):
     rule: ClassVar[str]
     name = "sound"
     can_write = True
+    keeps_keys = True
     path: DataPath
 
     def open(self, columns):

@@ -11,7 +11,7 @@ import numpy as np
 
 from kinoml_data import ArrayStorage, Backend, DataPath, Storage
 from kinoml_data.errors import StoreExistsError, StoreNotFoundError, StoreWriteError
-from kinoml_data.layouts.flat_arrays import flat_arrays
+from kinoml_data.layouts.flat_writing import flat_arrays
 from kinoml_data.testing import BackendTests
 
 

@@ -33,7 +33,7 @@ def _indexed(values: Any, *index: Any) -> Indexed:
 MISFITS: dict[str, Callable[[Any, Array], list[Any]]] = {
     "a value that does not exist": lambda two, _: [_indexed(two, 1, 0, 1), _indexed(two[:0], 2)],
     "a value of a later batch": lambda two, _: [_indexed(two[:1], 0, 1), _indexed(two[1:], 1)],
-    "a negative number": lambda two, _: [_indexed(two, 1, -1)],
+    "a negative number": lambda two, _: [_indexed(two, 1, 0, -1)],
     "numbers that are not integers": lambda two, _: [_indexed(two, 1.0, 0.0)],
     "numbers in two axes": lambda two, _: [_indexed(two, [1, 0], [0, 1])],
     "values of another dtype": lambda two, array: [_indexed(_values(2, Array("float64", array.shape)), 0, 1)],
@@ -81,8 +81,8 @@ class KeyWritingTests(Suite):
     def test_what_rows_share_comes_back_with_its_keys(self, backend: Backend, size: int) -> None:
         self.needs(backend, "keeps_keys")
         example = self.usable(backend, examples.sharing())
-        empty = {name: column[:0] for name, column in next(example.batches(1)).items()}
-        empty |= {name: Indexed(column, np.empty(0, np.int64)) for name, column in empty.items() if name != "y"}
+        empty: dict[str, Any] = {name: column[:0] for name, column in next(example.batches(1)).items()}
+        empty |= {name: Indexed(empty[name], np.arange(0)) for name in example.shared}
         batches = [batch for written in example.batches(size, indexed=True) for batch in (empty, written)]
         backend.write(example.columns, iter([*batches, empty]))
         same_store(backend, example)
@@ -103,8 +103,8 @@ class KeyWritingTests(Suite):
     def test_no_rows_share_no_values(self, backend: Backend) -> None:
         self.needs(backend, "keeps_keys")
         example = self.usable(backend, next(each for each in examples.EXAMPLES if each.name == "no-rows"))
-        batch = {name: column_of([], array) for name, array in example.columns.items()}
-        batch |= {name: Indexed(column, np.empty(0, np.int64)) for name, column in batch.items()}
+        empty = {name: column_of([], array) for name, array in example.columns.items()}
+        batch: dict[str, Any] = {name: Indexed(column, np.arange(0)) for name, column in empty.items()}
         backend.write(example.columns, iter([batch, batch]))
         same_store(backend, example, example.columns)
         with backend.open(example.columns) as storage:
@@ -118,7 +118,8 @@ class KeyWritingTests(Suite):
             pytest.skip("the backend does not support the column")
         values, order = np.arange(count, dtype=np.int32), np.arange(count)[::-1]
         parts = (values[:9], np.arange(9)), (values[9:], order), (values[:0], order[:9])
-        backend.write({"X": Array("int32")}, ({"X": Indexed(*part)} for part in parts))
+        batches: list[Any] = [{"X": Indexed(*part)} for part in parts]
+        backend.write({"X": Array("int32")}, iter(batches))
         with backend.open(None) as storage:
             read = storage.read(np.arange(len(storage)), ["X"])["X"]
             assert isinstance(read, np.ndarray)
@@ -133,7 +134,8 @@ class KeyWritingTests(Suite):
         values = [examples.bits("float32", (20_000,), i) for i in range(2)]
         columns = {"X": Array("float32", (20_000,)) if array is FIXED else RAGGED}
         index = np.arange(40) % 2
-        backend.write(columns, iter([{"X": Indexed(column_of(values, columns["X"]), index)}]))
+        batch: Any = {"X": Indexed(column_of(values, columns["X"]), index)}
+        backend.write(columns, iter([batch]))
         stored = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
         assert stored < 400_000, f"40 rows share 2 values of 80,000 bytes, and take {stored} bytes"
         same_store(backend, Example("large", columns, {"X": [values[i] for i in index]}))

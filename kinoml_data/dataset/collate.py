@@ -79,7 +79,10 @@ class Collater:
         self.arrays = dict(spec.columns)
         collate = spec.collate if collate is None else collate
         self._batch_form = _batch_form(spec, collate)
-        self._forms = _column_forms(spec, collate if self._batch_form is None else "packed")
+        if self._batch_form is not None:
+            unique = CollateForm(form="unique", of="packed")
+            collate = {name: unique if name in self._batch_form.unique else "packed" for name in self.names}
+        self._forms = _column_forms(spec, collate)
 
     @property
     def has_nested(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import numpy as np
@@ -41,14 +41,12 @@ class InMemory(Backend):
     progress: bool = False
     _data: Mapping[str, Any] | None = PrivateAttr(default=None)
 
-    def with_objects(
-        self, *, data: Mapping[str, Any] | None = None, featurizer: Callable[..., Any] | None = None
-    ) -> Backend:
-        if self.source is not None or data is None:
-            return super().with_objects(data=data, featurizer=featurizer)
+    def with_objects(self, *, data: Mapping[str, Any]) -> Backend:
+        if self.source is not None:
+            return super().with_objects(data=data)
         backend = self.model_copy()
         backend._data = data
-        return backend if featurizer is None else super().with_objects(featurizer=featurizer)
+        return backend
 
     def open(self, columns: Mapping[str, Array | None] | None) -> Storage:
         _check_device(self.device)

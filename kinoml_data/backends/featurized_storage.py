@@ -124,7 +124,15 @@ class FeaturizedStorage(Storage):
             if is_same and (keys := arrays.get(f"keys.{number}")) is not None:
                 part.use_keys(keys)
 
+    def facts(self) -> Mapping[str, str]:
+        facts = {} if self._source is None else dict(self._source.facts())
+        for part in self.computed:
+            facts.update(part.call.facts())
+        return facts
+
     def close(self) -> None:
+        for part in self.computed:
+            part.call.close()
         if self._source is not None:
             self._source.close()
 

@@ -67,6 +67,13 @@ class FeaturizerCall:
                 ) from error
         yield from results
 
+    def facts(self) -> Mapping[str, str]:
+        """See `Storage.facts`."""
+        return {}
+
+    def close(self) -> None:
+        """Write what has not been written yet, for a call that keeps a cache."""
+
     def failure(self, row: int, error: BaseException) -> FeaturizationError:
         """The error for a row for which the featurizer failed, or whose raw values cannot be read."""
         wrong = isinstance(error, _WrongResultError)

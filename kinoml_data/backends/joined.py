@@ -211,10 +211,6 @@ class JoinedStorage(Storage):
         self._describe()
         return self
 
-    def facts(self) -> Mapping[str, str]:
-        parts = (self._source, *(join.storage for join in self._joins))
-        return {label: text for part in parts for label, text in part.facts().items()}
-
     def close(self) -> None:
         for part in (self._source, *(join.storage for join in self._joins)):
             part.close()

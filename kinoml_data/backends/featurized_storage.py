@@ -48,10 +48,12 @@ class FeaturizedStorage(Storage):
 
     def _describe(self) -> None:
         """Set what depends on how the source is loaded."""
-        self.columns = {name: array for part in self.computed for name, array in part.columns.items()}
-        if self._source is not None:
-            self.columns = dict(self._source.columns) | self.columns
-            self.blocks = self._source.blocks
+        raw = {} if self._source is None else self._source.columns
+        self.columns: dict[str, Array] = dict(raw)
+        for part in self.computed:
+            if all(name in raw or name in part.objects for name in part.inputs):
+                self.columns |= part.columns
+        self.blocks = None if self._source is None else self._source.blocks
 
     def __len__(self) -> int:
         return self._length

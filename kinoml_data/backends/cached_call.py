@@ -80,12 +80,12 @@ class CachedCall(FeaturizerCall):
                 self.cache.put(digest, result)
             yield result
 
-    def facts(self) -> Mapping[str, str]:
+    def facts(self) -> Sequence[tuple[str, str]]:
         """See `Storage.facts`."""
         cache = self.cache
         found = f"{cache.hits:,} of {cache.hits + cache.misses:,} inputs found since it was opened"
         text = f"{count_of(cache.size, 'input')} in {cache.nbytes:,} bytes of {cache.folder}; {found}"
-        return {f"cache of {self.label}": text}
+        return [(f"cache of {self.label}", text)]
 
     def close(self) -> None:
         """Write the features that the cache has not written yet."""

@@ -42,7 +42,8 @@ PART_BYTES = 1 << 24  # of features that wait to be written as a part
 WAIT = 10.0  # seconds for which features wait to be written, so that a process that is killed loses no more
 RESCAN = 5.0  # seconds after which a miss looks for the parts that other processes have added
 ENTRY_BYTES = 200  # that an entry takes in memory, in addition to its features
-OPEN_PARTS = 256  # whose directories are kept in memory
+OPEN_BYTES = 1 << 28  # of the directories of parts, which are kept in memory
+PART_MEMORY, ROW_MEMORY = 50_000, 32  # bytes that the directory of a part takes, and how many more for each row
 DAY = 86400.0  # seconds after which an unfinished part must be that of a process that was killed
 _FOLDER = re.compile(r"[\w.-]*-[0-9a-f]{32}")
 _PART = re.compile(r"part-[0-9a-f]{16}\.npz")
@@ -82,12 +83,12 @@ class FeatureCache:
         self._columns |= {f"output{i}": Array(a.dtype, a.shape) for i, a in enumerate(outputs.values())}
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._writes = os.access(self.folder if self.folder.exists() else folder, os.W_OK)
         except OSError as error:
             raise StoreWriteError(f"cannot create the folder {quoted(str(folder))} of the cache: {error}") from error
-        self._writes = os.access(self.folder if self.folder.exists() else folder, os.W_OK)
         self._names: list[str] = []  # of the parts, by the numbers that the index has for them
         self._levels: list[Level] = []
-        self._open: LruCache[str, NpzStorage] = LruCache(OPEN_PARTS)
+        self._open: LruCache[str, NpzStorage] = LruCache(OPEN_BYTES)
         self._used: set[str] = set()
         self._scanned = -RESCAN
         self._reset()
@@ -137,23 +138,16 @@ class FeatureCache:
         with self._locked():
             if not self._waiting:
                 return
-            waiting, self._waiting, self._waiting_bytes = self._waiting, {}, 0
-            batch: dict[str, Column] = {"digest": _stacked(list(waiting))}
-            for name, rows in zip(list(self._columns)[1:], zip(*waiting.values(), strict=True), strict=True):
-                array = self._columns[name]
-                ragged = array.rows_differ
-                batch[name] = Ragged.from_rows(rows, array.numpy, len(array.axes)) if ragged else np.stack(rows)
-            name = f"part-{secrets.token_hex(8)}.npz"
+            name, batch = f"part-{secrets.token_hex(8)}.npz", self._batch()
             try:
                 self._write(name, batch)
+                self._add({name: batch["digest"]})
             except OSError as error:
                 self._writes = False
-                warnings.warn(
-                    f"features are computed, but no longer written to the cache: {one_line(error)}", stacklevel=2
-                )
-                return
-            self._add({name: batch["digest"]})
-            with suppress(OSError):  # such as a part that another process has just deleted
+                text = f"features are computed, but no longer written to the cache: {one_line(error)}"
+                warnings.warn(text, stacklevel=2)
+            self._waiting, self._waiting_bytes = {}, 0
+            with suppress(OSError):
                 self._keep_to_budget()
 
     def close(self) -> None:
@@ -211,7 +205,7 @@ class FeatureCache:
             with suppress(OSError):
                 path = self.folder / name
                 os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
-        digest, *outputs = read.values()
+        digest, *outputs = (read[name] for name in self._columns)
         is_wanted = (np.asarray(digest) == wanted).all(axis=1).tolist()
         return [tuple(np.array(o[i]) for o in outputs) if same else None for i, same in enumerate(is_wanted)]
 
@@ -224,7 +218,7 @@ class FeatureCache:
                 storage = NpzStorage(path, self._columns, io="reopen", verify="always")
                 if storage.spec != self._identity or not self._has_columns(storage):
                     raise CorruptStoreError(f"{path} contains the features of another featurizer")
-                self._open.put(name, storage, 1)
+                self._open.put(name, storage, PART_MEMORY + ROW_MEMORY * len(storage))
             rows = np.arange(len(storage)) if rows is None else rows
             if int(rows.max(initial=-1)) >= len(storage):
                 raise CorruptStoreError(f"{path} has fewer rows than before")
@@ -275,6 +269,15 @@ class FeatureCache:
         order = np.argsort(prefixes)
         self._levels = [*levels, (prefixes[order], parts[order], rows[order])]
 
+    def _batch(self) -> Columns:
+        """The features that wait, as columns."""
+        batch: dict[str, Column] = {"digest": _stacked(list(self._waiting))}
+        for name, rows in zip(list(self._columns)[1:], zip(*self._waiting.values(), strict=True), strict=True):
+            array = self._columns[name]
+            ragged = array.rows_differ
+            batch[name] = Ragged.from_rows(rows, array.numpy, len(array.axes)) if ragged else np.stack(rows)
+        return batch
+
     def _write(self, name: str, batch: Columns) -> None:
         self.folder.mkdir(exist_ok=True)
         description = self.folder / "featurizer.json"
@@ -310,9 +313,9 @@ def open_cache(folder: Path, budget: int, identity: Mapping[str, Any], outputs: 
 def _parts(folder: Path) -> list[tuple[Path, int, float]]:
     """The parts in a sub-folder: the path, the number of bytes, and when the part was used last."""
     parts = []
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+    with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            with suppress(FileNotFoundError):  # another process has deleted it
+            with suppress(OSError):  # such as a part that another process has just deleted
                 if _PART.fullmatch(entry.name):
                     status = entry.stat()
                     parts.append((Path(entry.path), status.st_size, max(status.st_atime, status.st_mtime)))

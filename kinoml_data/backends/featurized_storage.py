@@ -126,11 +126,9 @@ class FeaturizedStorage(Storage):
             if is_same and (keys := arrays.get(f"keys.{number}")) is not None:
                 part.use_keys(keys)
 
-    def facts(self) -> Mapping[str, str]:
-        facts = {} if self._source is None else dict(self._source.facts())
-        for part in self.computed:
-            facts.update(part.call.facts())
-        return facts
+    def facts(self) -> Sequence[tuple[str, str]]:
+        of_source = () if self._source is None else self._source.facts()
+        return [*of_source, *(fact for part in self.computed for fact in part.call.facts())]
 
     def close(self) -> None:
         for part in self.computed:

@@ -67,9 +67,9 @@ class FeaturizerCall:
                 ) from error
         yield from results
 
-    def facts(self) -> Mapping[str, str]:
+    def facts(self) -> Sequence[tuple[str, str]]:
         """See `Storage.facts`."""
-        return {}
+        return ()
 
     def close(self) -> None:
         """Write what has not been written yet, for a call that keeps a cache."""

@@ -140,9 +140,9 @@ class Storage(ABC):
         for start in range(0, len(self), size):
             yield self.read(np.arange(start, min(start + size, len(self))), names)
 
-    def facts(self) -> Mapping[str, str]:
-        """What `kinoml-data inspect` shows in addition to the columns: short texts by their labels."""
-        return {}
+    def facts(self) -> Sequence[tuple[str, str]]:
+        """What `kinoml-data inspect` shows in addition to the columns: pairs of a label and a short text."""
+        return ()
 
     def close(self) -> None:  # noqa: B027 - a storage without open files has nothing to close
         """Close files and connections. The storage is not used afterwards; a second call does nothing."""

@@ -351,7 +351,9 @@ class Molecule:
 
 
 @pytest.mark.parametrize(
-    "value", [Molecule(), np.array([Molecule()]), {"a": 1}, [Molecule()], np.zeros(2, "i4,f4"), np.ma.zeros(2)], ids=str
+    "value",
+    [Molecule(), np.array([Molecule()]), {"a": 1}, [Molecule()], np.zeros(2, "i4,f4"), np.ma.zeros(2)],
+    ids="abcdef",
 )
 def test_an_object_without_a_digest_is_an_error(tmp_path, value):
     with pytest.raises(SpecError, match=r"has no digest for the cache; .*text, numbers, arrays and lists"):
@@ -420,6 +422,7 @@ def test_workers_share_a_cache(tmp_path, method):
     with kd.load_dataset(spec(tmp_path, **options), data={"smiles": smiles}, featurizer=with_default) as dataset:
         loader = dataset.as_dataloader(batch_size=4, num_workers=2, multiprocessing_context=method)
         assert [size for _, y in loader for size in y.tolist()] == [len(text) for text in smiles]
+        del loader  # its workers end, which writes what they have computed
     assert CALLS == []
     assert read(tmp_path, smiles, function=with_default, **options) == []
 
@@ -445,6 +448,18 @@ def test_inspect_shows_what_the_cache_contains(plugin, tmp_path, capsys):
             main(["inspect", str(path)])
         shown = " ".join(capsys.readouterr().out.split())
         assert "cache of codes 5 inputs in " in shown and f"{found} inputs found since it was opened" in shown
+
+
+def test_a_storage_shows_the_caches_of_its_source_too(plugin, tmp_path):
+    (tmp_path / "smiles.csv").write_text("smiles\nC\n")
+    inner = spec(tmp_path, source={"backend": "csv", "path": str(tmp_path / "smiles.csv")})["storage"]
+    other = {"name": "codes", "outputs": {"codes": "codes2", "size": "size2"}}
+    outer = spec(tmp_path, other, source=inner, cache_version="1") | {"X": ["codes", "codes2"]}
+    with kd.load_dataset(outer) as dataset:
+        dataset[:]
+        facts = dataset._session.binding.storage.facts()
+    assert [label for label, _ in facts] == ["cache of codes", "cache of codes"]
+    assert all(text.startswith("1 input in ") for _, text in facts)
 
 
 def test_the_folder_of_the_cache_moves_with_the_spec(tmp_path):

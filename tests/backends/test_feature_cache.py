@@ -454,6 +454,32 @@ def test_a_full_disk_is_a_warning_and_nothing_else(new, monkeypatch):
     assert found_in(cache, range(4)) == {1} and len(parts_of(cache)) == 1
 
 
+def test_what_waits_is_written_later_if_control_c_interrupts_the_writing(new, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    cache = new()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(feature_cache.writer, "write", interrupted)
+        fill(cache, range(3))
+    cache.close()
+    assert found_in(new(), range(4)) == {0, 1, 2} and len(parts_of(cache)) == 1
+
+
+def test_a_folder_that_cannot_be_listed_is_an_empty_cache(new, monkeypatch):
+    fill(new(), [1])
+
+    def failing(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_cache.os, "scandir", failing)
+        cache = new()
+        assert found_in(cache, [1]) == set() and cache.nbytes == 0
+        fill(cache, [2])
+    assert found_in(new(), [1, 2]) == {1, 2}
+
+
 def test_a_folder_that_cannot_be_written_to_is_only_read(new, monkeypatch):
     fill(new(), [1])
     monkeypatch.setattr(feature_cache.os, "access", lambda path, mode: False)

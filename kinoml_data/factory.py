@@ -21,7 +21,15 @@ from kinoml_data.contracts.observation_model import ObservationModel
 from kinoml_data.dataset.collate import Collater
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.dataset.session import Session, open_storage
-from kinoml_data.errors import SpecError, StoreNotFoundError, error_prefix, one_line, quoted, unknown
+from kinoml_data.errors import (
+    SpecError,
+    StoreChangedError,
+    StoreNotFoundError,
+    error_prefix,
+    one_line,
+    quoted,
+    unknown,
+)
 from kinoml_data.files import os_errors
 from kinoml_data.inference import complete
 from kinoml_data.layouts.foreign import table_of
@@ -90,6 +98,7 @@ def load_dataset(
         UnsafeStoreError: opening the store would run code, leave its folder or take unbounded memory.
         UnsupportedStoreError: the store uses a feature that the backend does not read.
         StoreReadError: the operating system failed to read.
+        StoreChangedError: the spec has a `fingerprint`, and the data has another one.
     """
     if data is not None and (data := table_of(values := data)) is None:
         raise SpecError(
@@ -112,9 +121,19 @@ def load_dataset(
             complete_spec = complete_spec.over_objects()
         session, collater = Session(complete_spec, opener, storage), Collater(complete_spec, collate)
         model = _observation_model(complete_spec)
+        if complete_spec.fingerprint is not None:
+            _compare_fingerprint(XyDataset(session, collater), complete_spec.fingerprint)
         dataset = XyDataset(session, collater, model, () if split is None else (split,))
         opened.pop_all()
         return dataset
+
+
+def _compare_fingerprint(dataset: XyDataset, locked: str) -> None:
+    if (found := dataset.fingerprint()) != locked:
+        raise StoreChangedError(
+            f"the columns or splits are not those that the spec was locked with: their fingerprint is {found}, not "
+            f"{quoted(locked)}; restore the data, or lock the spec again with `kinoml-data lock`"
+        )
 
 
 def open_to_copy(

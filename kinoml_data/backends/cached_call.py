@@ -87,8 +87,12 @@ class CachedCall(FeaturizerCall):
         text = f"{count_of(cache.size, 'input')} in {cache.nbytes:,} bytes of {cache.folder}; {found}"
         return [(f"cache of {self.label}", text)]
 
+    def flush(self) -> None:
+        """See `FeaturizerCall.flush`."""
+        self.cache.flush()
+
     def close(self) -> None:
-        """Write the features that the cache has not written yet."""
+        """See `FeaturizerCall.close`."""
         self.cache.close()
 
 

@@ -32,7 +32,7 @@ from kinoml_data.backends.npz.storage import NpzStorage
 from kinoml_data.columns import Column, Columns, Ragged
 from kinoml_data.errors import CorruptStoreError, KinomlDataError, StoreWriteError, one_line, quoted
 from kinoml_data.files import replacing
-from kinoml_data.layouts.flat_arrays import other_arrays
+from kinoml_data.layouts.flat_writing import other_arrays
 from kinoml_data.lru import LruCache
 from kinoml_data.spec.array import Array
 

@@ -71,8 +71,11 @@ class FeaturizerCall:
         """See `Storage.facts`."""
         return ()
 
+    def flush(self) -> None:
+        """Write the features that are not yet in a cache on disk, if there is one."""
+
     def close(self) -> None:
-        """Write what has not been written yet, for a call that keeps a cache."""
+        """Do the same, and forget what is known of the cache."""
 
     def failure(self, row: int, error: BaseException) -> FeaturizationError:
         """The error for a row for which the featurizer failed, or whose raw values cannot be read."""

@@ -350,12 +350,11 @@ class Molecule:
     pass
 
 
-@pytest.mark.parametrize(
-    "value",
-    [Molecule(), np.array([Molecule()]), {"a": 1}, [Molecule()], np.zeros(2, "i4,f4"), np.ma.zeros(2)],
-    ids="abcdef",
-)
-def test_an_object_without_a_digest_is_an_error(tmp_path, value):
+WITHOUT_DIGEST = [Molecule(), np.array([Molecule()]), {"a": 1}, [Molecule()], np.zeros(2, "i4,f4"), np.ma.zeros(2)]
+
+
+@pytest.mark.parametrize("value", WITHOUT_DIGEST, ids="abcdef")
+def test_an_object_without_a_digest_is_an_error(value):
     with pytest.raises(SpecError, match=r"has no digest for the cache; .*text, numbers, arrays and lists"):
         input_digests([["C"], [value]])
 
@@ -406,6 +405,8 @@ def test_a_call_with_a_cache_can_be_sent_to_another_process(tmp_path):
     list(call.attempts([["C"]], [0]))
     copy = pickle.loads(pickle.dumps(call))
     assert copy.cache is call.cache
+    call.flush()
+    assert len(list(call.cache.folder.glob("part-*.npz"))) == 1
     call.close()
     CALLS.clear()
     list(pickle.loads(pickle.dumps(call)).attempts([["C"]], [0]))

@@ -6,7 +6,8 @@ uses it.
 
 import pytest
 
-for module in ("comparing", "dataset_tests", "machine", "reading_tests", "storage_tests", "suite", "writing_tests"):
+KINDS = ("dataset", "key", "reading", "storage", "writing")
+for module in ("comparing", "machine", "suite", *(f"{kind}_tests" for kind in KINDS)):
     pytest.register_assert_rewrite(f"kinoml_data.testing.{module}")
 
 # The imports come second, because pytest rewrites the assert statements of registered modules only.

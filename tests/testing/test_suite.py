@@ -42,5 +42,5 @@ def test_every_broken_backend_fails_the_rule_that_it_breaks(request: pytest.Fixt
         backend = case.attrib["classname"].rpartition(".")[2]
         tests[backend] += 1
         failures[backend] += case.find("failure") is not None
-    assert len(tests) >= 70
+    assert len(tests) >= 110
     assert [backend for backend in tests if not failures[backend]] == []

@@ -64,6 +64,7 @@ def embedded_spec(source: Storage, joins: Sequence[Join]) -> str | None:
         "y": _role(y),
         "meta": [name for name in meta if name not in (*X, *y)],
     }
+    spec_dict.pop("fingerprint", None)
     if isinstance(spec_dict.get("collate"), dict):
         spec_dict["collate"] = {name: form for name, form in spec_dict["collate"].items() if name in (*X, *y)}
     spec = DatasetSpec.parse({key: value for key, value in spec_dict.items() if value is not None})

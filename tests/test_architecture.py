@@ -43,6 +43,9 @@ PUBLIC = {"kinoml_data", *(f"kinoml_data.{name}" for name in ("plugin", "testing
 TESTED_TOGETHER = {
     f"kinoml_data.testing.{name}": "tests/testing/test_suite.py"
     for name in ("backend_tests", "dataset_tests", "key_tests", "reading_tests", "storage_tests", "writing_tests")
+} | {
+    f"kinoml_data.backends.joined.{name}": "tests/backends/test_joined.py"
+    for name in ("backend", "embedded_spec", "storage")
 }
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kinoml_data.contracts.observation_model import ObservationModel
     from kinoml_data.conversion import convert, save_dataset
     from kinoml_data.dataset.dataset import XyDataset
-    from kinoml_data.dataset.forms import Packed, PadMask
+    from kinoml_data.dataset.forms import Packed, PadMask, Unique
     from kinoml_data.factory import from_arrays, infer_spec, load_dataset
     from kinoml_data.layouts.flat_arrays import ArrayStorage
     from kinoml_data.registry import list_backends
@@ -33,7 +33,7 @@ _NAMES = {
     "contracts.observation_model": ("ObservationModel",),
     "conversion": ("convert", "save_dataset"),
     "dataset.dataset": ("XyDataset",),
-    "dataset.forms": ("Packed", "PadMask"),
+    "dataset.forms": ("Packed", "PadMask", "Unique"),
     "factory": ("from_arrays", "infer_spec", "load_dataset"),
     "layouts.flat_arrays": ("ArrayStorage",),
     "registry": ("list_backends",),
@@ -46,7 +46,7 @@ _PUBLIC_MODULES = ("errors", "torch_datasets")
 
 __all__ = ["convert", "from_arrays", "infer_spec", "list_backends", "load_dataset", "load_datasets", "save_dataset"]
 __all__ += ["Array", "CompleteSpec", "DatasetSpec", "XyDataset"]
-__all__ += ["ArrayStorage", "Columns", "Packed", "PadMask", "Ragged"]
+__all__ += ["ArrayStorage", "Columns", "Packed", "PadMask", "Ragged", "Unique"]
 __all__ += ["AnyBackend", "Backend", "BatchForm", "DataPath", "Featurizer", "ObservationModel", "Storage", "hookimpl"]
 __all__ += ["errors", "torch_datasets"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from kinoml_data.layouts.checksums import row_checksums
 from kinoml_data.spec import config
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
-from kinoml_data.spec.parts import BackendRef
+from kinoml_data.spec.parts import BackendRef, ComputedSplits
+from kinoml_data.spec.roles import names_of
 from kinoml_data.spec.validation import plain_json, spec_error
 
 ROWS_PER_BATCH = 1024
@@ -90,8 +91,9 @@ def _copy(dataset: XyDataset, target: Any, overwrite: bool, progress: Progress |
     spec_dict = dataset.spec.to_mapping()
     for column in spec_dict["columns"].values():
         column.pop("stored_as", None)
-    spec_dict["splits"] = {name: f"idx_{name}" for name in indices}
-    del spec_dict["storage"]
+    spec_dict["splits"] = _stored_splits(dataset.spec, indices)
+    for key in ("storage", "fingerprint"):  # a fingerprint is that of the source, of which this may be a view
+        spec_dict.pop(key, None)
     spec = CompleteSpec.parse(spec_dict | {"storage": reference.model_dump(mode="json")}, base)
     backend = make_backend(spec)
     _refuse(backend, columns, overwrite=overwrite, has_splits=bool(indices))
@@ -108,10 +110,11 @@ def _copy(dataset: XyDataset, target: Any, overwrite: bool, progress: Progress |
 
     def compare(copy: Storage) -> None:
         nonlocal compared
-        Binding(spec, copy)
+        binding, all_rows = Binding(spec, copy), np.arange(len(copy))
+        stored = splits.resolve(spec, copy.arrays, len(copy), lambda name: binding.read(all_rows, [name])[name])
         differing = [
             f"split {quoted(name)}"
-            for name, positions in splits.resolve(spec, copy.arrays, len(copy)).items()
+            for name, positions in stored.items()
             if not np.array_equal(positions, indices[name])
         ]
         digests = _Digests(columns)
@@ -135,6 +138,13 @@ def _copy(dataset: XyDataset, target: Any, overwrite: bool, progress: Progress |
         with open_storage(backend, spec.requested_columns) as copy:
             compare(copy)
     return spec
+
+
+def _stored_splits(spec: CompleteSpec, names: Iterable[str]) -> dict[str, Any]:
+    """The splits of the copy, each the array of its row numbers, with what the source's spec promises of them."""
+    arrays = {name: f"idx_{name}" for name in names}
+    apart = (*names_of(spec.splits.by), *names_of(spec.splits.apart)) if isinstance(spec.splits, ComputedSplits) else ()
+    return {"labels": arrays, "apart": list(dict.fromkeys(apart))} if apart and arrays else arrays
 
 
 def _target(target: Any) -> tuple[BackendRef, Path]:

@@ -35,11 +35,11 @@ from kinoml_data.layouts.flat_arrays import (
     VALUES,
     ArrayStorage,
     DecodedColumn,
-    flat_arrays,
     is_reserved,
     mismatch,
     to_native_order,
 )
+from kinoml_data.layouts.flat_writing import flat_arrays
 
 # Columns that other programs stored in a container of arrays, and which of them can be read.
 from kinoml_data.layouts.foreign_arrays import (
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     # Batches of tensors, and the indices that `dataset[...]` accepts.
     from kinoml_data.dataset.collate import Collater
     from kinoml_data.dataset.dataset import XyDataset
-    from kinoml_data.dataset.forms import Packed, PadMask
+    from kinoml_data.dataset.forms import Packed, PadMask, Unique
     from kinoml_data.dataset.indexing import normalize_index
 
     # Columns in Arrow arrays, and the library's own layout of rows in Arrow tables, with a checksum for each row.
@@ -73,6 +73,7 @@ _LAZY = {
     "Collater": "dataset.collate",
     "Packed": "dataset.forms",
     "PadMask": "dataset.forms",
+    "Unique": "dataset.forms",
     "XyDataset": "dataset.dataset",
     "normalize_index": "dataset.indexing",
     "ArrowLayout": "layouts.arrow_rows",
@@ -99,7 +100,7 @@ __all__ += [
     "strings_of",
 ]
 __all__ += ["DTYPES", "STRING", "Array", "CompleteSpec", "DatasetSpec", "Model"]
-__all__ += ["Collater", "Packed", "PadMask", "XyDataset", "normalize_index"]
+__all__ += ["Collater", "Packed", "PadMask", "Unique", "XyDataset", "normalize_index"]
 __all__ += ["ArrowLayout", "arrow_array", "arrow_column", "select_columns"]
 
 

@@ -259,6 +259,7 @@ def _spec_of(source: Storage, joins: Sequence[_Join]) -> str | None:
         "y": _role(y),
         "meta": [name for name in (*joined, *own["meta"]) if name in {**joined, **remaining} and name not in (*X, *y)],
     }
+    spec_dict.pop("fingerprint", None)
     if isinstance(spec_dict.get("collate"), dict):
         spec_dict["collate"] = {name: form for name, form in spec_dict["collate"].items() if name in remaining}
     spec = DatasetSpec.parse({key: value for key, value in spec_dict.items() if value is not None})

@@ -142,10 +142,39 @@ def _inspect(dataset: XyDataset, sample: int) -> None:
         say(f"First values and ranges are those of {whole} rows.")
     if not all(column.exact for column in columns):
         say(f"Shapes are those of the first {rows:,} rows: this store does not know them without reading all rows.")
+    if dataset.indices and (shared := dataset.check_splits().shared):
+        worst = max(shared, key=lambda found: found.rows[1])
+        say(f"{worst}; `kinoml-data splits` lists what else the splits share", style="yellow")
     for column_name, reason in description.unreadable(dataset).items():
         say(f"not readable: {column_name}: {reason}", style="yellow")
     if hint := description.roles_hint(dataset):
         say(hint)
+
+
+@app.command()
+def splits(
+    path: DataOrSpec,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column", metavar="NAME", help='A column to compare, or "X" for all inputs together; repeatable.'
+        ),
+    ] = None,
+    settings: Settings = None,
+    name: DatasetName = None,
+) -> None:
+    """Show the sizes of the splits, and which values of each column two of them share.
+
+    By default, it compares the columns that the splits are made from, the columns of text in meta, and the columns
+    whose rows share values.
+    """
+    from kinoml_data.cli.terminal import say, specs
+
+    for label, opening in specs(path, name, settings).items():
+        if label:
+            say(f"\n{label}")
+        with opening.dataset(label or path, loads=True) as dataset:
+            say(str(dataset.check_splits(columns)))
 
 
 @app.command()
@@ -225,6 +254,31 @@ def check(
             say(f"OK  {label or path}: {dataset!r}")
             if hint := description.roles_hint(dataset):
                 say(hint)
+
+
+@app.command()
+def lock(
+    path: Annotated[str, typer.Argument(metavar="SPEC", help="A spec file (.yaml, .json, .toml).")],
+) -> None:
+    """Write the fingerprint of the data into a spec file, so that other data no longer opens with it.
+
+    The fingerprint covers all columns of the dataset and its splits. All rows are read.
+    """
+    from kinoml_data import load_dataset
+    from kinoml_data.cli.terminal import say
+    from kinoml_data.files import replacing
+    from kinoml_data.spec.config import with_entry
+    from kinoml_data.spec.dataset_spec import DatasetSpec
+
+    file = Path(path)
+    spec = DatasetSpec.from_file(file)
+    with load_dataset(spec.replace(fingerprint=None)) as dataset:
+        fingerprint = dataset.fingerprint()
+    text = with_entry(file.read_text("utf-8-sig"), "fingerprint", fingerprint, file.suffix.lower())
+    with replacing(file, overwrite=True) as temporary:
+        temporary.write_text(text, "utf-8")
+    change = "unchanged" if spec.fingerprint == fingerprint else f"was {spec.fingerprint or 'not set'}"
+    say(f"{path}: fingerprint {fingerprint} ({change})")
 
 
 @app.command()

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.columns import Column, Columns, Ragged, cast
+from kinoml_data.columns import Column, Columns, Indexed, Ragged, cast, distinct_keys
 from kinoml_data.contracts.backend import Storage
 from kinoml_data.contracts.blocks import Blocks
 from kinoml_data.dataset.device import DeviceColumns
+from kinoml_data.dataset.forms import copied, expanded
 from kinoml_data.dataset.oddities import text_among_numbers
 from kinoml_data.errors import SpecError, StoreReadError, UnsupportedStoreError, quoted, unknown
 from kinoml_data.layouts.flat_arrays import mismatch
-from kinoml_data.layouts.memory_storage import MemoryStorage
+from kinoml_data.layouts.keys import keys_of
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
 
@@ -47,6 +48,20 @@ class _Plan:
             or requested.values is not None
             or requested.range is not None
         )
+
+
+class _Group:
+    """Columns of the spec whose rows share values in the same way.
+
+    Attributes:
+        names: the columns.
+        keys: integers `(rows,)`; None if rows share nothing.
+        count: an upper bound of the keys.
+    """
+
+    def __init__(self, names: tuple[str, ...], keys: NDArray[Any] | None) -> None:
+        self.names, self.keys = names, keys
+        self.count = 0 if keys is None else int(keys.max(initial=0)) + 1
 
 
 class Binding:
@@ -81,34 +96,76 @@ class Binding:
         # These columns need no change.
         self._direct = frozenset(n for n, plan in self._plans.items() if plan.stored_as == (n,) and not plan.adapts)
         self._has_read_row = type(storage).read_row is not Storage.read_row  # a shorter way to read one row
+        self._groups: dict[tuple[str, ...], list[_Group]] = {}
         self._device: DeviceColumns | None = None
-        if isinstance(storage, MemoryStorage) and storage.device is not None:
-            names = [*spec.X_names, *spec.y_names]
-            self._device = DeviceColumns(self.read(np.arange(self.length), names), storage.device)
+        if kept := {name: device for name in (*spec.X_names, *spec.y_names) if (device := self._device_of(name))}:
+            self._device = DeviceColumns(self.read_batch(np.arange(self.length), list(kept)), kept)
 
     def read(self, rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, Column]:
-        """Read some rows of the columns `names`, adapted to the spec.
+        """Read some rows of the columns `names`, adapted to the spec; raises the errors of `read_batch`."""
+        return {name: expanded(column) for name, column in self.read_batch(rows, names).items()}
+
+    def read_batch(self, rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, Column | Indexed]:
+        """Read some rows of the columns `names`, adapted to the spec. A value that rows share is read and adapted once.
+
+        Returns:
+            One entry per name: an `Indexed` if the storage has keys for the column and some of the rows share a key.
 
         Raises:
             SpecError: a value does not fit the dtype that the spec asks for, or a row does not have its shape.
-            StoreReadError: the storage did not return the requested rows.
+            StoreReadError: the storage did not return the requested rows, or its keys are not those of its rows.
         """
-        if self._device is not None and all(name in self._device for name in names):
-            return self._device.read(rows, names)
+        batch: dict[str, Column | Indexed] = {}
+        if self._device is not None:
+            batch = self._device.read(rows, [name for name in names if name in self._device])
+            names = [name for name in names if name not in batch]
+        for group in self._grouped(tuple(names)):
+            if group.keys is None:
+                batch |= self._adapted(rows, group.names)
+                continue
+            first, index = distinct_keys(group.keys.take(rows), group.count)
+            columns = self._adapted(rows[first], group.names)
+            batch |= columns if len(first) == len(rows) else {n: Indexed(c, index) for n, c in columns.items()}
+        return batch
+
+    def _adapted(self, rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, Column]:
         if self._direct.issuperset(names):
             return self._read(rows, names)
         plans = [self._plans[name] for name in names]
         columns = self._read(rows, _stored_names(plans))
         return {plan.name: _adapt(columns, plan, rows) for plan in plans}
 
+    def _grouped(self, names: tuple[str, ...]) -> list[_Group]:
+        """The columns `names`, in groups of columns whose rows share values in the same way."""
+        if (groups := self._groups.get(names)) is None:
+            by_keys: dict[int, list[str]] = {}
+            keys = {name: self.keys(name) for name in names}
+            for name in names:
+                by_keys.setdefault(id(keys[name]), []).append(name)
+            groups = [_Group(tuple(some), keys[some[0]]) for some in by_keys.values()]
+            self._groups[names] = groups
+        return groups
+
+    def keys(self, name: str) -> NDArray[Any] | None:
+        """Integers `(rows,)`: for each row, the number of its distinct value; None if rows share nothing.
+
+        Raises:
+            StoreReadError: the keys of the storage are not those of its rows.
+        """
+        several = {id(keys): keys for stored in self._plans[name].stored_as for keys in [keys_of(self.storage, stored)]}
+        return next(iter(several.values())) if len(several) == 1 else None
+
+    def _device_of(self, name: str) -> str | None:
+        """The device on which a column is kept; None if it is read to the CPU."""
+        devices = {self.storage.devices.get(stored) for stored in self._plans[name].stored_as}
+        return devices.pop() if len(devices) == 1 else None
+
     def read_row(self, row: int, names: tuple[str, ...]) -> Mapping[str, NDArray[Any]]:
         """Read one row of the columns `names`, each as a new array in its own shape; raises the errors of `read`."""
-        if self._device is not None:
-            return self._device.read_row(row, names)
-        if self._has_read_row and self._direct.issuperset(names):
+        if self._device is None and self._has_read_row and self._direct.issuperset(names):
             return self.storage.read_row(row, names)
-        columns = self.read(np.array([row]), names)
-        return {name: np.array(column[0]) for name, column in columns.items()}
+        columns = self.read_batch(np.array([row]), names)
+        return {name: copied(column[0]) for name, column in columns.items()}
 
     def adapts(self, name: str) -> bool:
         """True if the stored values of a column are checked or changed before they are in a batch."""

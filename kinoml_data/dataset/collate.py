@@ -1,8 +1,8 @@
 """From the columns of a batch to tensors.
 
-Fixed columns are always stacked. A ragged column takes one of the forms `list`, `pad`, `pad-mask`, `packed` and
-`nested`; the form of a plugin (`BatchForm`) takes the whole batch. A batch is the same with and without worker
-processes.
+Fixed columns are stacked. A ragged column takes one of the forms `list`, `pad`, `pad-mask`, `packed` and `nested`; the
+form `unique` gives the distinct rows of any column in one of these. The form of a plugin (`BatchForm`) takes the whole
+batch. A batch is the same with and without worker processes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from kinoml_data import registry
-from kinoml_data.columns import Column, Ragged
+from kinoml_data.columns import Column, Indexed, Ragged
 from kinoml_data.contracts.batch_form import BatchForm
-from kinoml_data.dataset.forms import Form, as_tensor, formed, torch_dtype
+from kinoml_data.dataset.forms import Form, as_tensor, formed, of_distinct, torch_dtype
 from kinoml_data.errors import SpecError, quoted, unknown
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
@@ -43,18 +43,18 @@ class Batch:
     It is not a `collections.abc.Sequence`, because torch would then iterate over it.
     """
 
-    def __init__(self, columns: Mapping[str, Column], length: int, collater: Collater) -> None:
-        self.columns, self.collater = columns, collater
-        self._length = length
+    def __init__(self, columns: Mapping[str, Column | Indexed], rows: NDArray[np.int64], collater: Collater) -> None:
+        self.columns, self.rows, self.collater = columns, rows, collater
 
     def __len__(self) -> int:
-        return self._length
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        index = range(self._length)[
-            index
-        ]  # a negative index counts from the end; raises IndexError if it is out of range
-        return self.collater.sample({name: np.asarray(column[index]) for name, column in self.columns.items()})
+        # A negative index counts from the end; this raises IndexError if it is out of range.
+        index = range(len(self))[index]
+        return self.collater.sample(
+            {name: np.array(column[index]) for name, column in self.columns.items()}, int(self.rows[index])
+        )
 
 
 class Collater:
@@ -64,6 +64,7 @@ class Collater:
         spec: a complete spec.
         collate: a form for all ragged columns in X and y, a mapping of columns to forms, or a `BatchForm`. By default
             the spec's own.
+        with_rows: True if samples and batches end with their row numbers in the store.
 
     Raises:
         SpecError: a form or column is unknown, a form cannot represent its column, or a padding value is missing.
@@ -71,18 +72,22 @@ class Collater:
         PluginConflictError: several plugins provide the form.
     """
 
-    def __init__(self, spec: CompleteSpec, collate: Any = None) -> None:
+    def __init__(self, spec: CompleteSpec, collate: Any = None, *, with_rows: bool = False) -> None:
+        self.with_rows = with_rows
         self.X, self.y = spec.X, spec.y
         self.names = (*spec.X_names, *spec.y_names)
         self.arrays = dict(spec.columns)
         collate = spec.collate if collate is None else collate
         self._batch_form = _batch_form(spec, collate)
-        self._forms = _column_forms(spec, collate if self._batch_form is None else "packed")
+        if self._batch_form is not None:
+            unique = CollateForm(form="unique", of="packed")
+            collate = {name: unique if name in self._batch_form.unique else "packed" for name in self.names}
+        self._forms = _column_forms(spec, collate)
 
     @property
     def has_nested(self) -> bool:
         """True if a column in X or y takes the form nested."""
-        return any(self.arrays[name].ragged and self._forms[name].form == "nested" for name in self.names)
+        return any(self.arrays[name].ragged and of_distinct(self._forms[name]).form == "nested" for name in self.names)
 
     def __call__(self, samples: Batch | Sequence[Any]) -> Any:
         """Collate a batch, or a list of `(X, y)` samples, to `(X, y)` or to the object that a plugin's form makes.
@@ -93,24 +98,27 @@ class Collater:
             return tuple(samples) if isinstance(samples, Sample) else samples
         if isinstance(samples, Batch):
             columns = samples.columns
-            return self._batch({name: self._formed(name, columns[name]) for name in self.names})
-        rows: dict[str, list[Tensor]] = {name: [] for name in self.names}
-        for X, y in samples:
-            for names, part in ((self.X, X), (self.y, y)):
+            return self._batch({name: self.formed(name, columns[name]) for name in self.names}, samples.rows)
+        parts_of: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        for sample in samples:
+            for names, part in ((self.X, sample[0]), (self.y, sample[1])):
                 for name in (names,) if isinstance(names, str) else names or ():
-                    rows[name].append(part if isinstance(names, str) else part[name])
-        return self._batch({name: self._formed(name, _joined(rows[name], self.arrays[name])) for name in self.names})
+                    parts_of[name].append(part if isinstance(names, str) else part[name])
+        rows = np.array([sample[2] for sample in samples], np.int64) if self.with_rows else None
+        joined = {name: _joined(parts_of[name], self.arrays[name]) for name in self.names}
+        return self._batch({name: self.formed(name, joined[name]) for name in self.names}, rows)
 
-    def _batch(self, tensors: Mapping[str, Form]) -> Any:
+    def _batch(self, tensors: Mapping[str, Form], rows: NDArray[np.int64] | None) -> Any:
         parts = self.parts(tensors)
-        return parts if self._batch_form is None else self._batch_form(*parts)
+        if self._batch_form is not None:
+            batch = self._batch_form(*parts)
+            return (batch, as_tensor(rows)) if self.with_rows else batch
+        return (*parts, as_tensor(rows)) if self.with_rows else parts
 
-    def _formed(self, name: str, column: Column) -> Form:
-        return self.ragged(name, column) if isinstance(column, Ragged) else as_tensor(column)
-
-    def sample(self, arrays: Mapping[str, NDArray[Any]]) -> Sample:
-        """`(X, y)` of one row as plain tensors, regardless of the form."""
-        sample = Sample(self.parts({name: as_tensor(arrays[name]) for name in self.names}))
+    def sample(self, arrays: Mapping[str, NDArray[Any]], row: int) -> Sample:
+        """`(X, y)` of one row as plain tensors, regardless of the form; `(X, y, row)` with row numbers."""
+        parts = self.parts({name: as_tensor(arrays[name]) for name in self.names})
+        sample = Sample((*parts, torch.tensor(row)) if self.with_rows else parts)
         sample.collater = self
         return sample
 
@@ -118,8 +126,8 @@ class Collater:
         """`(X, y)` from the tensors of all columns, of one row or of a batch."""
         return _part(self.X, tensors), _part(self.y, tensors)
 
-    def ragged(self, name: str, column: Ragged) -> Form:
-        """A ragged column in its collate form."""
+    def formed(self, name: str, column: Column | Indexed) -> Form:
+        """A column in its collate form."""
         return formed(self._forms[name], column, self.arrays[name])
 
 
@@ -149,7 +157,8 @@ def _column_forms(spec: CompleteSpec, collate: Any) -> dict[str, CollateForm]:
     columns = spec.columns
     requested: dict[str, Any] = dict.fromkeys(columns, "list")
     if collate is None or isinstance(collate, (str, CollateForm)):
-        requested |= dict.fromkeys((*spec.X_names, *spec.y_names), "list" if collate is None else collate)
+        names = [name for name in (*spec.X_names, *spec.y_names) if columns[name].ragged]
+        requested |= dict.fromkeys(names, "list" if collate is None else collate)
     elif isinstance(collate, Mapping):
         if strangers := [name for name in collate if name not in columns]:
             raise SpecError(f"collate: {unknown(strangers[0], columns, 'column')}")
@@ -167,8 +176,8 @@ def _column_forms(spec: CompleteSpec, collate: Any) -> dict[str, CollateForm]:
 
 def _parse_form(name: str, value: Any) -> CollateForm:
     if isinstance(value, Mapping):
-        if strangers := set(value) - {"form", "value"}:
-            raise SpecError(f"collate.{name}: {unknown(min(strangers), ['form', 'value'])}")
+        if strangers := set(value) - set(CollateForm.model_fields):
+            raise SpecError(f"collate.{name}: {unknown(min(strangers), list(CollateForm.model_fields))}")
         try:
             value = CollateForm(**value)
         except ValidationError as error:
@@ -176,7 +185,14 @@ def _parse_form(name: str, value: Any) -> CollateForm:
     form = CollateForm(form=value) if isinstance(value, str) else value
     if not isinstance(form, CollateForm) or form.form not in FORMS:
         raise SpecError(f"collate.{name}: {_unknown_form(getattr(form, 'form', value))}")
+    if form.of is not None and form.form != "unique":
+        raise SpecError(f"collate.{name}: only the form unique takes `of`; the form {form.form} does not")
+    if form.of is not None and form.of not in FORMS[:-1]:
+        raise SpecError(f"collate.{name}.of: {_unknown_form(form.of) if form.of != form.form else _NESTED_UNIQUE}")
     return form
+
+
+_NESTED_UNIQUE = "the form of the distinct rows cannot be unique; for example {form: unique, of: pad}"
 
 
 def _unknown_form(value: Any) -> str:
@@ -188,6 +204,7 @@ def _unknown_form(value: Any) -> str:
 
 
 def _check_form(name: str, form: CollateForm, array: Array) -> None:
+    form = of_distinct(form)
     if form.form == "nested" and array.shape.count(None) != 1:
         raise SpecError(
             f"collate.{name}: the form nested needs exactly one ragged axis; {name!r} has {array.shape.count(None)}; "

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from kinoml_data.columns import Ragged, offsets_of, running_total
+from kinoml_data.columns import Indexed, Ragged, distinct_keys, keys_by_content, offsets_of, running_total
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.parts import CollateForm
 
@@ -47,9 +47,25 @@ class PadMask(NamedTuple):
     mask: Tensor
 
 
+class Unique(NamedTuple):
+    """The distinct rows of a column in a batch, in any other form, and which of them each row of the batch is.
+
+    Attributes:
+        values: the distinct rows in the form that `of` names, in the order in which they occur first in the batch. A
+            tensor `(distinct, *shape)` if the column is fixed.
+        index: int64 `(rows,)`, for each row of the batch the number of its value in `values`.
+    """
+
+    values: Any
+    index: Tensor  # type: ignore[assignment]  # it hides the method of tuples
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled_unique, (self.values, self.index.cpu().numpy())  # as in `Packed`
+
+
 FEW_RUNS = 4  # with more, copying rows one by one is faster than joining their runs
 SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
-Form: TypeAlias = Tensor | list[Tensor] | Packed | PadMask
+Form: TypeAlias = Tensor | list[Tensor] | Packed | PadMask | Unique
 
 
 class RebuiltList(list[Any]):
@@ -73,8 +89,26 @@ def built_list(build: Callable[[Any], list[Any]], source: Any) -> list[Any]:
     return build(source) if get_worker_info() is None else RebuiltList(build, source)
 
 
-def formed(form: CollateForm, column: Ragged, array: Array) -> Form:
-    """The tensors of a ragged column in a collate form."""
+def formed(form: CollateForm, column: Any, array: Array) -> Form:
+    """The tensors of a column in a collate form.
+
+    Args:
+        form: the form. A fixed column is stacked, unless its form is unique.
+        column: rows of numpy arrays, or of tensors on a device.
+        array: the dtype and shape of the column.
+    """
+    if form.form == "unique":
+        if not isinstance(column, Indexed):
+            column = _indexed(column)
+        # Columns that share values in the same way have one index here, but not in a batch, which may be changed.
+        return _unpickled_unique(formed(of_distinct(form), column.values, array), column.index.copy())
+    if isinstance(column, Indexed) and (form.form in ("pad", "pad-mask") or not isinstance(column.values, Ragged)):
+        shared: Any = formed(form, column.values, array)  # shared rows are padded once, and copied whole
+        parts = [as_tensor(taken(part, column.index)) for part in (shared if type(shared) is PadMask else (shared,))]
+        return PadMask(*parts) if type(shared) is PadMask else parts[0]
+    column = expanded(column)
+    if not isinstance(column, Ragged):
+        return as_tensor(column)
     values = as_tensor(column.values)
     column = column.with_values(values)
     match form.form:
@@ -91,6 +125,72 @@ def formed(form: CollateForm, column: Ragged, array: Array) -> Form:
     return PadMask(padded, _padded(column.with_values(ones), array, False))
 
 
+def of_distinct(form: CollateForm) -> CollateForm:
+    """The form of the distinct rows if the form is unique, and otherwise the form itself."""
+    return CollateForm(form=form.of or "list", value=form.value) if form.form == "unique" else form
+
+
+def _indexed(column: Any) -> Indexed:
+    """Rows as an `Indexed` of those that differ bit for bit."""
+    first, index = distinct_keys(keys_by_content(as_arrays(column)), len(column))
+    return Indexed(taken(column, first), index)
+
+
+def as_arrays(column: Any) -> Any:
+    """The same rows with numpy arrays in place of tensors."""
+    return column.with_values(_as_array(column.values)) if isinstance(column, Ragged) else _as_array(column)
+
+
+def expanded(column: Any) -> Any:
+    """The rows of an `Indexed` one by one, in new memory; any other column as it is."""
+    return taken(column.values, column.index) if isinstance(column, Indexed) else column
+
+
+def copied(value: Any) -> Any:
+    """A copy of a numpy array, or of a tensor on a device."""
+    return value.clone() if isinstance(value, Tensor) else np.array(value)
+
+
+def taken(column: Any, rows: NDArray[np.int64], unit: int | None = None) -> Any:
+    """The given rows of a column in the given order, in new memory.
+
+    Args:
+        column: a `Ragged` or an array, with numpy's values or with tensors.
+        rows: row numbers.
+        unit: a number of values of which every row of a `Ragged` of tensors contains a multiple, if it is known.
+    """
+    values = column.values if isinstance(column, Ragged) else column
+    if not isinstance(values, Tensor) or values.device.type == "cpu":
+        array = _as_array(values)
+        return column.with_values(array).take(rows) if isinstance(column, Ragged) else array.take(rows, axis=0)
+    if not isinstance(column, Ragged):
+        return _indexed_rows(values, torch.from_numpy(rows).to(values.device))
+    result = Ragged(column.values, column.shapes.take(rows, axis=0))  # its values are still those of all rows
+    # Rows are taken by units, several values at once. The distance from each unit's place in the result to its place
+    # in the column is the same within a row.
+    unit, starts = unit or unit_of(column.shapes), result.offsets[:-1]
+    parts = np.stack([column.offsets.take(rows) - starts, np.diff(result.offsets)]) // unit
+    distances, sizes = torch.from_numpy(parts).to(values.device)
+    total = int(result.offsets[-1]) // unit
+    index = torch.repeat_interleave(distances, sizes, output_size=total) + torch.arange(total, device=values.device)
+    return result.with_values(_indexed_rows(values.view(-1, unit), index).view(-1))
+
+
+def unit_of(shapes: NDArray[np.int64]) -> int:
+    """A number of values of which every row contains a multiple: the product of the axes that all rows share."""
+    shared = shapes[0, (shapes == shapes[0]).all(axis=0)] if len(shapes) else shapes[:0]
+    return max(1, int(shared.prod()))
+
+
+def _indexed_rows(values: Tensor, index: Tensor) -> Tensor:
+    return as_signed(values)[index].view(values.dtype)
+
+
+def _as_array(values: Any) -> NDArray[Any]:
+    """An array, or a tensor as an array: over the same memory if it is on the CPU."""
+    return values.cpu().numpy() if isinstance(values, Tensor) else values
+
+
 def as_tensor(values: Any) -> Tensor:
     """An array as a tensor over the same memory. A tensor, from a column on a device, is returned as it is."""
     return torch.from_numpy(values) if type(values) is np.ndarray else torch.as_tensor(values)
@@ -99,6 +199,11 @@ def as_tensor(values: Any) -> Tensor:
 def torch_dtype(array: Array) -> torch.dtype:
     """The dtype of the tensor that a column becomes."""
     return torch.from_numpy(np.empty(0, array.numpy)).dtype
+
+
+def _unpickled_unique(values: Any, index: NDArray[np.int64]) -> Unique:
+    first = values[0] if isinstance(values, (list, tuple)) and len(values) else values
+    return Unique(values, torch.from_numpy(index).to(getattr(first, "device", "cpu")))
 
 
 def _unpickled(values: Any, *arrays: Any) -> Packed:

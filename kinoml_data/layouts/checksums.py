@@ -7,7 +7,8 @@ It is the CRC-32 (ISO 3309, as in zip and gzip) of these bytes, one after anothe
 3. the values of the row in C order, in little-endian byte order; for a string its UTF-8 bytes
 
 So damaged values, a wrong shape or dtype, and a row that is stored instead of another row are all noticed. Whether
-the column is declared as fixed or as ragged makes no difference.
+the column is declared as fixed or as ragged makes no difference. If a column has keys, its distinct rows have
+checksums, and the key of a distinct row is its row number.
 """
 
 from __future__ import annotations
@@ -29,14 +30,17 @@ SMALL_ROW = 1024  # bytes; copying a fixed row of up to this size behind its num
 
 
 def row_difference(
-    column: Column, rows: NDArray[np.int64], stored: NDArray[np.uint32], *, is_string: bool
+    column: Column, rows: NDArray[np.int64], stored: NDArray[np.uint32], *, is_string: bool, what: str = "row"
 ) -> str | None:
-    """A description of the first row whose checksum differs from the stored one, with both; None if all are equal."""
+    """A description of the first row whose checksum differs from the stored one, with both; None if all are equal.
+
+    `what` is what the numbers in `rows` count.
+    """
     checksums = row_checksums(column, rows, is_string=is_string)
     if not (wrong := checksums != stored).any():
         return None
     i = int(wrong.argmax())
-    return f"row {rows[i]}: its CRC-32 is {checksums[i]:#010x}, but {stored[i]:#010x} is stored"
+    return f"{what} {rows[i]}: its CRC-32 is {checksums[i]:#010x}, but {stored[i]:#010x} is stored"
 
 
 def row_checksums(column: Column, rows: NDArray[np.int64], *, is_string: bool = False) -> NDArray[np.uint32]:

@@ -6,8 +6,8 @@ They need pytest and hypothesis: `pip install "kinoml-data[testing]"`. `docs/wri
 
 import pytest
 
-PARTS = ("dataset_tests", "featurizer_tests", "machine", "reading_tests", "storage_tests", "suite", "writing_tests")
-for module in ("comparing", *PARTS):
+KINDS = ("dataset", "featurizer", "key", "reading", "storage", "writing")
+for module in ("comparing", "machine", "suite", *(f"{kind}_tests" for kind in KINDS)):
     pytest.register_assert_rewrite(f"kinoml_data.testing.{module}")
 
 # The imports come second, because pytest rewrites the assert statements of registered modules only.

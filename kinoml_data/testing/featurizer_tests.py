@@ -114,17 +114,15 @@ class FeaturizerTests:
                     _same(there, _bits(featurizer.featurize(*raw)), f"{featurizer!r} in a spawned process")
 
     def test_many_rows_at_once_get_the_same_arrays(self, featurizer: Featurizer) -> None:
-        featurize_many = getattr(featurizer, "featurize_many", None)
-        if featurize_many is None:
-            pytest.skip("the featurizer takes one row at a time")
         rows = self.rows(featurizer)
         expected = [_bits(featurizer.featurize(*raw)) for raw in rows]
         order = [*reversed(range(len(rows))), 0, 0]
-        for some in (order, order[:1], []):
-            columns = ([rows[i][place] for i in some] for place in range(len(featurizer.inputs)))
-            results = list(featurize_many(*columns))
-            assert len(results) == len(some)
-            for result, i in zip(results, some, strict=True):
+        for some in (order, order[:1]):
+            inputs = ([rows[i][place] for i in some] for place in range(len(featurizer.inputs)))
+            columns = featurizer.featurize_many(*inputs)
+            assert [len(column) for column in columns] == [len(some)] * len(featurizer.outputs)
+            for position, i in enumerate(some):
+                result = tuple(column[position] for column in columns)
                 _check(result, featurizer)
                 _same(result, expected[i], f"row {i} of `data`, featurized in a batch")
 

@@ -38,7 +38,8 @@ class Suite:
 
     def store(self, backend: Backend, example: Example) -> Backend:
         """Store the rows of `example` and return a backend over them; by default `backend`, which writes them."""
-        backend.write(example.columns, example.batches(), arrays=example.arrays, spec=example.spec)
+        batches = example.batches(indexed=self.can(backend, "keeps_keys"))
+        backend.write(example.columns, batches, arrays=example.arrays, spec=example.spec)
         return backend
 
     def can(self, backend: Backend, capability: str) -> bool:

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from kinoml_data.backends.npz.storage import row_and_array
-from kinoml_data.columns import Ragged
+from kinoml_data.columns import Column, Indexed, Ragged
 from kinoml_data.dataset.collate import Batch, Collater
 from kinoml_data.dataset.dataset import XyDataset
-from kinoml_data.dataset.forms import Form, as_tensor, built_list
+from kinoml_data.dataset.forms import Form, as_tensor, built_list, expanded
 from kinoml_data.dataset.indexing import normalize_index
 from kinoml_data.errors import SpecError, unknown
 from kinoml_data.loading.loader import shuffled_by_blocks
@@ -30,10 +30,11 @@ class StackIfUniform(Collater):
     def __init__(self, spec: CompleteSpec) -> None:
         super().__init__(spec, "list")
 
-    def ragged(self, name: str, column: Ragged) -> Form:
-        if len(column) and (column.shapes == column.shapes[0]).all():
+    def formed(self, name: str, column: Column | Indexed) -> Form:
+        column = expanded(column)
+        if isinstance(column, Ragged) and len(column) and (column.shapes == column.shapes[0]).all():
             return as_tensor(column.values).reshape(len(column), *column.shapes[0].tolist())
-        return super().ragged(name, column)
+        return super().formed(name, column)
 
 
 class ToDeviceCollater(StackIfUniform):
@@ -66,8 +67,8 @@ def _systems(columns: Sequence[Any]) -> list[list[Tensor]]:
 class BySystem(ByField):
     """X is a list with one list of tensors per system."""
 
-    def ragged(self, name: str, column: Ragged) -> Form:
-        return Collater.ragged(self, name, column)
+    def formed(self, name: str, column: Column | Indexed) -> Form:
+        return Collater.formed(self, name, column)
 
     def parts(self, tensors: Mapping[str, Any]) -> tuple[Any, Any]:
         X, y = super().parts(tensors)
@@ -93,8 +94,8 @@ class AsKinoml(BySystem):
             | {str(self.y): tensors[str(self.y)]}
         )
 
-    def ragged(self, name: str, column: Ragged) -> Form:
-        return StackIfUniform.ragged(self, name, column)
+    def formed(self, name: str, column: Column | Indexed) -> Form:
+        return StackIfUniform.formed(self, name, column)
 
 
 class Members(Mapping[str, NDArray[Any]]):

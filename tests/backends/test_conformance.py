@@ -20,7 +20,7 @@ from kinoml_data.backends.parquet.backend import ParquetAwkward
 from kinoml_data.contracts.backend import SpecContext
 from kinoml_data.errors import SpecError
 from kinoml_data.spec.array import Array
-from kinoml_data.spec.parts import NamedRef
+from kinoml_data.spec.parts import FeaturizerRef
 from kinoml_data.testing import BackendTests, Example
 from kinoml_data.testing.example import column_of
 from tests.builders import FORK_OR_SPAWN, Size
@@ -162,7 +162,7 @@ def joining(folder: Path, columns: dict[str, str]) -> Joined:
 
 
 def featurizing(source: Backend, column: str) -> FeaturizeOnAccess:
-    options = {"source": source, "featurizer": NamedRef(name=Size.name), "inputs": (column,)}
+    options = {"source": source, "featurizer": FeaturizerRef(name=Size.name, inputs=(column,))}
     context = SpecContext(base=Path(), root=None, backend=lambda options: source, featurizer=lambda ref: Size())
     return FeaturizeOnAccess.model_validate(options, context=context)
 

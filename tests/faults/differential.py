@@ -205,7 +205,7 @@ class Case:
             return found[0] if len(found) == 1 else found
 
         data = {"raw": np.arange(self.count), **{name: self.columns[name].rows for name in texts}}
-        storage = {"inputs": ["raw"], "memory_budget": self.rng.choice([0, 1000, 1 << 30])}
+        storage = {"featurizer": {"inputs": ["raw"]}, "memory_budget": self.rng.choice([0, 1000, 1 << 30])}
         return kd.load_dataset(self.spec(backend="featurize-on-access", **storage), data=data, featurizer=featurize)
 
     def _joined(self, folder: Path) -> tuple[kd.XyDataset, list[int]]:

@@ -122,12 +122,12 @@ PLANTED = {
         "theirs = row",
     ),
     "features by row": (
-        "backends/featurize_on_access.py",
-        "return [features[row] for row in numbers]",
+        "backends/featurized_storage.py",
+        "return [features[each] for each in numbers]",
         "return list(features.values())",
     ),
     "the source's columns beside features": (
-        "backends/featurize_on_access.py",
+        "backends/featurized_storage.py",
         "self._source.read(rows, passed)",
         "self._source.read(np.sort(rows), passed)",
     ),

@@ -7,7 +7,7 @@ import pytest
 
 from kinoml_data import Array, ArrayStorage, Ragged
 from kinoml_data.errors import CorruptStoreError, SpecError
-from kinoml_data.layouts.flat_arrays import flat_arrays, mismatch, ragged_array
+from kinoml_data.layouts.flat_writing import flat_arrays, mismatch, ragged_array
 from kinoml_data.layouts.memory_storage import MemoryStorage
 
 ROWS = [np.arange(n * 3.0).reshape(n, 3) for n in (2, 0, 4, 1)]

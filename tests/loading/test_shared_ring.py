@@ -160,7 +160,8 @@ def test_no_descriptor_and_no_shared_memory_is_left(dataset: kd.XyDataset) -> No
         return len(list(Path("/proc/self/fd").iterdir()))
 
     before = open_descriptors_after_an_epoch()
-    assert max(open_descriptors_after_an_epoch() for _ in range(5)) <= before
+    # With a leak, all five are more than before; a process that is late to end makes one of them more.
+    assert min(open_descriptors_after_an_epoch() for _ in range(5)) <= before
     assert len(processes) > 1
     assert shared_memory_of(processes) == []
 

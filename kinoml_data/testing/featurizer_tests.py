@@ -69,14 +69,15 @@ class FeaturizerTests:
     # -- what it declares
 
     def test_its_name_inputs_and_outputs_are_valid(self, featurizer: Featurizer) -> None:
-        cls, outputs = type(featurizer), featurizer.outputs
-        assert re.fullmatch(NAME_PATTERN, cls.name)
-        assert isinstance(cls.inputs, tuple) and cls.inputs, "`inputs` must be a tuple of names, such as ('smiles',)"
-        assert len(set(cls.inputs)) == len(cls.inputs)
-        assert all(isinstance(name, str) and name for name in (*cls.inputs, *outputs))
+        inputs: Any = type(featurizer).inputs
+        outputs: Any = featurizer.outputs
+        assert re.fullmatch(NAME_PATTERN, featurizer.name)
+        assert isinstance(inputs, tuple) and inputs, "`inputs` must be a tuple of names, such as ('smiles',)"
+        assert len(set(inputs)) == len(inputs)
+        assert all(isinstance(name, str) and name for name in (*inputs, *outputs))
         assert outputs and all(isinstance(array, Array) for array in outputs.values())
         assert list(featurizer.outputs.items()) == list(outputs.items()), "`outputs` must not change"
-        assert set(cls.inputs) <= set(self.data), "`data` must contain every input"
+        assert set(inputs) <= set(self.data), "`data` must contain every input"
 
     def test_it_returns_what_outputs_declare(self, featurizer: Featurizer) -> None:
         for raw in self.rows(featurizer):

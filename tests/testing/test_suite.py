@@ -1,4 +1,4 @@
-"""The conformance suites pass what is sound and fail what is broken, each backend and featurizer by the rule it breaks."""
+"""The conformance suites pass what is sound and fail what is broken, each by the rule that it breaks."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +109,15 @@ class FeaturizedStorage(Storage):
             return self._of[column].keys(self._source)
         return None if self._source is None else self._source.keys(column)
 
+    def computations(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Iterator[Computation]:
+        """What has to be computed for some rows of some columns."""
+        for part in self.computed:
+            if not part.columns.keys().isdisjoint(columns):
+                keys = part.keys(self._source)
+                if keys is not None:
+                    first, _ = distinct_keys(keys.take(rows), int(keys.max(initial=0)) + 1)
+                yield Computation(part, self._source, rows if keys is None else rows[first])
+
     def row_arrays(self) -> Mapping[str, NDArray[Any]]:
         """Those of the source, and the keys that have been computed, which no other process has to compute again."""
         arrays = {} if self._source is None else self._source.row_arrays()
@@ -141,6 +150,20 @@ def _column(rows: list[NDArray[Any]], array: Array) -> Column:
     if not rows:
         return array.empty()
     return Ragged.from_rows(rows, array.numpy, len(array.axes)) if array.rows_differ else np.stack(rows)
+
+
+class Computation(NamedTuple):
+    """The features of some rows that have different inputs.
+
+    Attributes:
+        part: what is computed.
+        source: where the inputs come from; None if they are Python objects.
+        rows: int64 `(n,)`, row numbers in `source`.
+    """
+
+    part: ComputedColumns
+    source: Storage | None
+    rows: NDArray[np.int64]
 
 
 class ComputedColumns:

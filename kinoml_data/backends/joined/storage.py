@@ -159,6 +159,9 @@ class JoinedStorage(Storage):
         self._describe()
         return self
 
+    def facts(self) -> Sequence[tuple[str, str]]:
+        return [fact for part in self._parts for fact in part.facts()]
+
     def close(self) -> None:
         for part in self._parts:
             part.close()

@@ -42,7 +42,7 @@ PUBLIC = {"kinoml_data", *(f"kinoml_data.{name}" for name in ("plugin", "testing
 # The rules of the conformance suite are tested together: each one must fail a backend that breaks it.
 TESTED_TOGETHER = {
     f"kinoml_data.testing.{name}": "tests/testing/test_suite.py"
-    for name in ("backend_tests", "dataset_tests", "reading_tests", "storage_tests", "writing_tests")
+    for name in ("backend_tests", "dataset_tests", "key_tests", "reading_tests", "storage_tests", "writing_tests")
 }
 
 

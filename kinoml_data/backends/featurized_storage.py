@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from kinoml_data.backends.featurizer_call import Arrays, FeaturizerCall
 from kinoml_data.columns import Column, Columns, Ragged, distinct_keys, keys_by_content
 from kinoml_data.contracts.backend import Storage
-from kinoml_data.errors import FeaturizationError, SpecError, StoreReadError, quoted
+from kinoml_data.errors import FeaturizationError, SpecError
+from kinoml_data.layouts.keys import keys_of, smallest
 from kinoml_data.lru import LruCache
 from kinoml_data.spec.array import Array
 
@@ -247,18 +248,16 @@ class ComputedColumns:
                 return None
             parts.append(part)
         keys = parts[0] if len(parts) == 1 else keys_by_content(np.stack(parts, axis=1))
-        largest = int(keys.max(initial=0))
-        return None if largest + 1 >= len(keys) else keys.astype(np.min_scalar_type(largest))
+        count = int(keys.max(initial=0)) + 1
+        return None if count >= len(keys) else smallest(keys, count)
 
 
 def _keys_of_column(source: Storage | None, name: str) -> NDArray[np.int64]:
     """The numbers of the distinct values of a column. If the column has keys, one row of each is read."""
     assert source is not None
-    keys = source.keys(name)
+    keys = keys_of(source, name)
     if keys is None:
         return _keys_of_rows(source, name, np.arange(len(source)))
-    if keys.shape != (len(source),) or keys.min(initial=0) < 0:
-        raise StoreReadError(f"{type(source).__name__} is wrong: the keys of column {quoted(name)} are not its rows'")
     first, number = distinct_keys(keys, int(keys.max(initial=0)) + 1)
     return _keys_of_rows(source, name, first)[number]
 

@@ -19,7 +19,7 @@ from tests.builders import keyed_batches
 
 ROWS = 3000
 ATOMS = [np.full((n % 5 + 5, 3), n, np.float32) for n in range(ROWS)]
-Y = np.arange(ROWS, dtype=np.float32)
+Y = np.arange(ROWS, dtype=np.int32)
 
 
 def stored(path: Path, **options: Any) -> Path:
@@ -72,7 +72,7 @@ def test_a_backend_over_a_damaged_store_is_damaged_in_the_same_rows(tmp_path, wr
         storage["verify"] = "never"
     else:
         kd.save_dataset(kd.from_arrays({"row": np.array([40, 41, 42, 41])}), tmp_path / "thin.npz")
-        table = {"row": {"columns": {"atoms": "atoms"}, "source": storage}}
+        table = {"row": {"key": "y", "columns": {"atoms": "atoms"}, "source": storage}}
         storage = {"backend": "joined", "source": {"backend": "npz-lazy", "path": "thin.npz"}, "tables": table}
     spec = kd.DatasetSpec.parse({"storage": storage}, tmp_path)
     rows = [damage.first for damage in verify(spec).damage]

@@ -29,6 +29,8 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 import kinoml_data as kd
 from kinoml_data import registry
 from kinoml_data.backends.in_memory import InMemory
+from kinoml_data.backends.joined.backend import Table
+from kinoml_data.backends.npz.backend import NpzLazy
 from kinoml_data.errors import UnsupportedStoreError
 from kinoml_data.layouts import arrow_rows
 from kinoml_data.spec.array import DTYPES
@@ -226,19 +228,28 @@ class Case:
             "storage": {"backend": "in-memory"},
         }
         strings = [name for name, column in self.columns.items() if column.is_string]
-        spec |= {"X": [name for name in self.columns if name not in strings], "meta": strings}
-        kd.save_dataset(
-            kd.load_dataset(spec, data={n: c.stored for n, c in self.columns.items()}), folder / "table.npz"
-        )
+        spec |= {"X": [name for name in self.columns if name not in strings], "meta": [*strings, "id-of"]}
+        ids = self.rng.sample(range(1000), self.count)
+        texts = self.rng.random() < 0.5
+        known = {row: str(id) if texts else id for row, id in enumerate(ids)}
+        spec["columns"]["id-of"] = {"dtype": "str" if texts else "int64"}
+        data = {name: column.stored for name, column in self.columns.items()} | {"id-of": list(known.values())}
+        kd.save_dataset(kd.load_dataset(spec, data=data), folder / "table.npz")
         rows = [self.rng.randrange(self.count) for _ in range(self.count)]
+        by_id = self.rng.random() < 0.7
         index = np.array(rows, self.rng.choice(["uint8", "int64", "int16"]))
-        thin = {"row-of": index, "z-of": np.zeros(self.count)}
+        thin = {"row-of": [known[row] for row in rows] if by_id else index, "z-of": np.zeros(self.count)}
         in_memory = self.rng.random() < 0.5
         if not in_memory:
-            kd.save_dataset(kd.from_arrays(thin), folder / "thin.npz")
+            roles = {"X": "z-of", "meta": ["row-of"], "storage": {"backend": "in-memory"}}
+            kd.save_dataset(kd.load_dataset(roles, data=thin), folder / "thin.npz")
         source = {"backend": "in-memory"} if in_memory else {"backend": "npz-lazy", "path": str(folder / "thin.npz")}
-        table = {"backend": "npz-lazy", "path": str(folder / "table.npz")}
-        tables = {"row-of": {"source": table, "columns": {name: name for name in self.columns}}}
+        names = {name: name for name in self.columns}
+        table = Table(source=NpzLazy(path=folder / "table.npz"), columns=names, key="id-of" if by_id else None)
+        options = table.model_dump(mode="json", exclude_none=True)
+        if not by_id or self.rng.random() < 0.3:
+            options["digest"] = table.current_digest()
+        tables = {"row-of": options}
         spec = self.spec(backend="joined", source=source, tables=tables)
         dataset = kd.load_dataset(spec, data=thin if in_memory else None)
         _spoil(index)

@@ -115,11 +115,20 @@ PLANTED = {
         "in_part = rows[places] - (self._ends[part] - self._counts[part])",
         "in_part = np.maximum(rows[places] - self._ends[part], 0)",
     ),
-    "joined rows": ("backends/joined.py", "return pointers.astype(np.int64)", "return pointers.astype(np.int64)[::-1]"),
+    "joined rows": (
+        "backends/joined/storage.py",
+        "theirs = self._rows[join.index].take(rows).astype(np.int64)",
+        "theirs = self._rows[join.index].take(rows).astype(np.int64)[::-1]",
+    ),
     "a joined row": (
-        "backends/joined.py",
-        "theirs = int(self._inside(join, np.array([row]), pointer.reshape(1))[0])",
+        "backends/joined/storage.py",
+        "theirs = int(self._rows[join.index][row])",
         "theirs = row",
+    ),
+    "the rows of joined ids": (
+        "backends/joined/storage.py",
+        "rows = list(map(row_of.get, ids))",
+        "rows = [min(row_of.get(i, 0) + 1, len(table) - 1) for i in ids]",
     ),
     "features by row": (
         "backends/featurized_storage.py",

@@ -495,7 +495,11 @@ def make_backend(
         return _checked(registry.featurizer(ref.name), ref.options, context, f"featurizer {ref.name}")
 
     context = SpecContext(
-        base=spec.base, root=spec.root, backend=lambda options: _backend(options, context), featurizer=featurizer_of
+        base=spec.base,
+        root=spec.root,
+        backend=lambda options: _backend(options, context),
+        featurizer=featurizer_of,
+        distribution=lambda ref: None if ref.name in functions else registry.distribution("featurizer", str(ref.name)),
     )
     backend = given or _backend(spec.storage.model_dump(mode="json"), context, "storage")
     if None in functions and None not in names:

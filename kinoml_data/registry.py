@@ -251,6 +251,12 @@ def executor(name: str) -> type[Executor]:
     return cast(type[Executor], registry().get("executor", name))
 
 
+def distribution(kind: str, name: str) -> str | None:
+    """The distribution that registers a class; None if it is built in. Raises the same errors as `Registry.get`."""
+    registry().get(kind, name)
+    return next((plugin.distribution for plugin in registry().owners(kind, name)), None)
+
+
 def list_backends() -> dict[str, type[Backend]]:
     """Every installed backend by name, built-in and third-party. Imports all plugins."""
     return {name: cls for name, (cls, _) in registry().all("backend").items()}

@@ -84,7 +84,7 @@ def _taken(values: Any, index: torch.Tensor) -> Any:
         rows = Ragged(values.values.numpy(), values.shapes.numpy()).take(index.numpy())
         return Packed(*map(torch.from_numpy, (rows.values, rows.offsets, rows.shapes)))
     if isinstance(values, list) or values.is_nested:
-        rows = list(values) if isinstance(values, list) else values.unbind()
+        rows = values if isinstance(values, list) else [row.contiguous() for row in values.unbind()]
         return [rows[i] for i in index.tolist()]
     return torch.from_numpy(values.numpy()[index.numpy()])
 

@@ -43,6 +43,9 @@ PUBLIC = {"kinoml_data", *(f"kinoml_data.{name}" for name in ("plugin", "testing
 TESTED_TOGETHER = {
     f"kinoml_data.testing.{kind}_tests": "tests/testing/test_suite.py"
     for kind in ("backend", "dataset", "featurizer", "key", "reading", "storage", "writing")
+} | {
+    f"kinoml_data.backends.joined.{name}": "tests/backends/test_joined.py"
+    for name in ("backend", "embedded_spec", "storage")
 }
 
 

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, PrivateAttr
 
+from kinoml_data.backends.cached_call import CachedCall
 from kinoml_data.backends.featurized_storage import ComputedColumns, FeaturizedStorage
 from kinoml_data.backends.featurizer_call import FeaturizerCall
 from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.columns import owned
-from kinoml_data.contracts.backend import AnyBackend, Backend, SpecContext, Storage
+from kinoml_data.contracts.backend import AnyBackend, Backend, DataPath, SpecContext, Storage
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.errors import SpecError, UnsupportedStoreError, quoted, unknown
 from kinoml_data.spec.array import Array
@@ -30,19 +31,28 @@ class FeaturizeOnAccess(Backend):
             called with, and `outputs`, other names for the columns that it computes. One without a name is the function
             of `load_dataset(featurizer=...)`.
         memory_budget: the number of bytes of features that each process remembers; the least recently used are dropped.
+        cache_path: a folder in which the features of all processes are remembered, see `FeatureCache`.
+        cache_budget: the number of bytes of all files in the folder; those that were not used for longest are deleted.
+        cache_version: a text that changes when a featurizer computes something else. It is required for Python
+            functions and objects; the version of a registered featurizer is that of its distribution, too.
     """
 
     name = "featurize-on-access"
     source: AnyBackend | None = None
     featurizer: Featurizers | None = None
     memory_budget: int = Field(1 << 30, ge=0)
+    cache_path: DataPath | None = None
+    cache_budget: int = Field(50_000_000_000, ge=1)
+    cache_version: str | None = None
     _data: Mapping[str, Any] | None = PrivateAttr(default=None)
     _featurizers: tuple[Featurizer | Callable[..., Any], ...] = PrivateAttr(default=())
+    _distributions: tuple[str | None, ...] = PrivateAttr(default=())
 
     def model_post_init(self, context: Any) -> None:
         if not isinstance(context, SpecContext):
             raise ValueError("featurizers are looked up by name only in a spec")
         self._featurizers = tuple(map(context.featurizer, self._refs))
+        self._distributions = tuple(map(context.distribution, self._refs))
 
     @property
     def _refs(self) -> tuple[FeaturizerRef, ...]:
@@ -76,11 +86,13 @@ class FeaturizeOnAccess(Backend):
         if any(member.outputs is None or member.inputs is None for member in members):
             raw = self._raw_names()
         computed = []
-        for member in _declared(members, columns, raw):
+        for member, distribution in zip(_declared(members, columns, raw), self._distributions, strict=True):
             if columns is None or not columns.keys().isdisjoint(member.names):
                 inputs = member.inputs or (_only_input(member.label, raw, columns),)
                 objects = {n: _by_row_number(n, self._data[n]) for n in inputs if self._data and n in self._data}
                 call = FeaturizerCall(member.featurizer, member.outputs or {}, member.label)
+                if self.cache_path is not None:
+                    call = CachedCall.of(call, self.cache_path, self.cache_budget, self.cache_version, distribution)
                 computed.append(ComputedColumns(call, member.names, inputs, objects))
         return computed
 

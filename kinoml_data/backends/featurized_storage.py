@@ -126,7 +126,13 @@ class FeaturizedStorage(Storage):
             if is_same and (keys := arrays.get(f"keys.{number}")) is not None:
                 part.use_keys(keys)
 
+    def facts(self) -> Sequence[tuple[str, str]]:
+        of_source = () if self._source is None else self._source.facts()
+        return [*of_source, *(fact for part in self.computed for fact in part.call.facts())]
+
     def close(self) -> None:
+        for part in self.computed:
+            part.call.close()
         if self._source is not None:
             self._source.close()
 

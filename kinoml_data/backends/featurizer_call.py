@@ -67,6 +67,16 @@ class FeaturizerCall:
                 ) from error
         yield from results
 
+    def facts(self) -> Sequence[tuple[str, str]]:
+        """See `Storage.facts`."""
+        return ()
+
+    def flush(self) -> None:
+        """Write the features that are not yet in a cache on disk, if there is one."""
+
+    def close(self) -> None:
+        """Do the same, and forget what is known of the cache."""
+
     def failure(self, row: int, error: BaseException) -> FeaturizationError:
         """The error for a row for which the featurizer failed, or whose raw values cannot be read."""
         wrong = isinstance(error, _WrongResultError)

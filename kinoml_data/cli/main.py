@@ -264,8 +264,8 @@ def lock(
 
     The fingerprint covers all columns of the dataset and its splits. All rows are read.
     """
-    from kinoml_data import load_dataset
     from kinoml_data.cli.terminal import say
+    from kinoml_data.factory import load_dataset
     from kinoml_data.files import replacing
     from kinoml_data.spec.config import with_entry
     from kinoml_data.spec.dataset_spec import DatasetSpec

@@ -140,6 +140,10 @@ class Storage(ABC):
         for start in range(0, len(self), size):
             yield self.read(np.arange(start, min(start + size, len(self))), names)
 
+    def facts(self) -> Sequence[tuple[str, str]]:
+        """What `kinoml-data inspect` shows in addition to the columns: pairs of a label and a short text."""
+        return ()
+
     def close(self) -> None:  # noqa: B027 - a storage without open files has nothing to close
         """Close files and connections. The storage is not used afterwards; a second call does nothing."""
 
@@ -269,12 +273,14 @@ class SpecContext:
         root: the folder that no path may leave; None if paths may lead anywhere.
         backend: makes a backend from `{backend: name, ...options}`.
         featurizer: makes the featurizer that a reference names, or finds the Python function that it names.
+        distribution: the name of the distribution that registers this featurizer; None for a Python object.
     """
 
     base: Path
     root: Path | None
     backend: Callable[[Mapping[str, Any]], Backend]
     featurizer: Callable[[FeaturizerRef], Featurizer | Callable[..., Any]]
+    distribution: Callable[[FeaturizerRef], str | None] = lambda ref: None
 
 
 def _backend(value: Any, info: ValidationInfo) -> Backend:

@@ -157,8 +157,7 @@ def _column_forms(spec: CompleteSpec, collate: Any) -> dict[str, CollateForm]:
     columns = spec.columns
     requested: dict[str, Any] = dict.fromkeys(columns, "list")
     if collate is None or isinstance(collate, (str, CollateForm)):
-        names = [name for name in (*spec.X_names, *spec.y_names) if columns[name].ragged]
-        requested |= dict.fromkeys(names, "list" if collate is None else collate)
+        requested |= dict.fromkeys((*spec.X_names, *spec.y_names), "list" if collate is None else collate)
     elif isinstance(collate, Mapping):
         if strangers := [name for name in collate if name not in columns]:
             raise SpecError(f"collate: {unknown(strangers[0], columns, 'column')}")
@@ -170,6 +169,8 @@ def _column_forms(spec: CompleteSpec, collate: Any) -> dict[str, CollateForm]:
         form = _parse_form(name, value)
         if columns[name].ragged:
             _check_form(name, form, columns[name])
+        elif not isinstance(collate, Mapping):
+            form = CollateForm(form="list")  # one form for all columns is meant for ragged ones
         forms[name] = form
     return forms
 

@@ -168,7 +168,7 @@ class XyDataset(Dataset[Any]):
         Raises:
             SpecError: the spec has no such column.
         """
-        return check_splits(self, columns)
+        return check_splits(self._session.binding, self.spec, self.rows, self.indices, columns)
 
     def fingerprint(self) -> str:
         """A digest of all columns as they come out, and of the splits; for a view, of its own rows.
@@ -179,7 +179,7 @@ class XyDataset(Dataset[Any]):
         Raises:
             KinomlDataError: whatever reading the rows raises.
         """
-        return fingerprint(self)
+        return fingerprint(self._session.binding, self.spec, self.rows, self.indices)
 
     def with_collater(self, collater: Collater) -> XyDataset:
         """The same rows, collated by another collater."""

@@ -93,6 +93,7 @@ def facts(dataset: Described, columns: Sequence[ColumnFacts]) -> list[tuple[str,
         ("splits", _splits(dataset)),
         ("observation model", _model(dataset)),
         ("collate", plain_text(spec.to_mapping().get("collate", "list"))),
+        *dataset._session.binding.storage.facts(),
     ]
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.columns import Indexed, keys_by_content
+from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.forms import as_arrays
 from kinoml_data.dataset.labels import NONE, shared_values
 from kinoml_data.errors import SpecError, count_of, unknown
+from kinoml_data.spec.dataset_spec import CompleteSpec
 from kinoml_data.spec.parts import ColumnLabels, ComputedSplits
 
-if TYPE_CHECKING:
-    from kinoml_data.dataset.dataset import XyDataset
-
+RowNumbers = NDArray[np.int64]
 INPUTS = "X"
 
 
@@ -72,9 +71,14 @@ class SplitCheck:
         return "\n".join(lines)
 
 
-def check_splits(dataset: XyDataset, columns: Sequence[str] | None) -> SplitCheck:
-    """See `XyDataset.check_splits`."""
-    spec, binding = dataset.spec, dataset._session.binding
+def check_splits(
+    binding: Binding,
+    spec: CompleteSpec,
+    rows: RowNumbers,
+    splits: Mapping[str, RowNumbers],
+    columns: Sequence[str] | None,
+) -> SplitCheck:
+    """See `XyDataset.check_splits`; `splits` are positions in `rows`."""
     if columns is None:
         texts = [name for name in spec.meta if spec.columns[name].is_string]
         keyed = [name for name in spec.columns if binding.keys(name) is not None]
@@ -83,35 +87,35 @@ def check_splits(dataset: XyDataset, columns: Sequence[str] | None) -> SplitChec
         columns = [name for name in names if not isinstance(labels, ColumnLabels) or name != labels.column]
     elif isinstance(columns, str):
         columns = [columns]
-    for name in columns:
-        if name not in spec.columns and name != INPUTS:
-            raise SpecError(unknown(name, list({**spec.columns, INPUTS: None}), "column"))
-    indices = dataset.indices
-    of_row = np.full(len(dataset), NONE, np.int64)
-    for number, positions in enumerate(indices.values()):
+    of_row = np.full(len(rows), NONE, np.int64)
+    for number, positions in enumerate(splits.values()):
         of_row[positions] = number
-    sizes = {name: len(positions) for name, positions in indices.items()}
-    shared = [found for name in columns for found in _shared(dataset, name, of_row, list(sizes))]
-    return SplitCheck(sizes, len(dataset) - sum(sizes.values()), tuple(columns), tuple(shared))
+    sizes = {name: len(positions) for name, positions in splits.items()}
+    shared: list[SharedValues] = []
+    for column in columns:
+        if column not in spec.columns and column != INPUTS:
+            raise SpecError(unknown(column, list({**spec.columns, INPUTS: None}), "column"))
+        compared = (column,) if column in spec.columns else spec.X_names
+        keys = np.stack([_keys(binding, name, rows) for name in compared], axis=1)
+        shared += _shared(column, keys, of_row, sizes)
+    return SplitCheck(sizes, len(rows) - sum(sizes.values()), tuple(columns), tuple(shared))
 
 
-def _shared(dataset: XyDataset, name: str, of_row: NDArray[np.int64], splits: list[str]) -> list[SharedValues]:
-    names = [name] if name in dataset.spec.columns else list(dataset.spec.X_names)
-    keys = np.stack([_keys(dataset, column) for column in names], axis=1)
-    _, rows_of = shared_values(keys if len(names) > 1 else keys[:, 0], of_row, len(splits))
-    found = []
-    for one, other in itertools.combinations(range(len(splits)), 2):
+def _shared(
+    column: str, keys: NDArray[np.int64], of_row: NDArray[np.int64], sizes: Mapping[str, int]
+) -> Iterator[SharedValues]:
+    _, rows_of = shared_values(keys[:, 0] if keys.shape[1] == 1 else keys, of_row, len(sizes))
+    for (one, split), (other, other_split) in itertools.combinations(enumerate(sizes), 2):
         both = (rows_of[:, one] > 0) & (rows_of[:, other] > 0)
         if both.any():
             rows = int(rows_of[both, one].sum()), int(rows_of[both, other].sum())
-            sizes = int((of_row == one).sum()), int((of_row == other).sum())
-            found.append(SharedValues(name, (splits[one], splits[other]), int(both.sum()), rows, sizes))
-    return found
+            splits = split, other_split
+            yield SharedValues(column, splits, int(both.sum()), rows, (sizes[split], sizes[other_split]))
 
 
-def _keys(dataset: XyDataset, name: str) -> NDArray[np.int64]:
+def _keys(binding: Binding, name: str, rows: RowNumbers) -> NDArray[np.int64]:
     """The number of each row's value, by content: `(rows,)`."""
-    column = dataset._session.binding.read_batch(dataset.rows, [name])[name]
+    column = binding.read_batch(rows, [name])[name]
     if not isinstance(column, Indexed):
         return keys_by_content(as_arrays(column))
     return keys_by_content(as_arrays(column.values))[column.index]  # different keys may have equal values

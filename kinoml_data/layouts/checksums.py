@@ -13,7 +13,8 @@ checksums, and the key of a distinct row is its row number.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
 from itertools import repeat
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from zlib_ng import zlib_ng
 
-from kinoml_data.columns import Column, Ragged
+from kinoml_data.columns import Column, Columns, Ragged
 
 zlib: Any = zlib_ng
 """The functions of Python's `zlib`, up to five times as fast. Every CRC-32 in this library is computed by them."""
@@ -66,6 +67,27 @@ def row_checksums(column: Column, rows: NDArray[np.int64], *, is_string: bool = 
         return np.fromiter(map(zlib.crc32, _lines(joined), seed), np.uint32, len(column))
     ends = column.offsets * values.itemsize if isinstance(column, Ragged) else np.arange(len(column) + 1) * row_bytes
     return part_checksums(content, ends[:-1], ends[1:], map(zlib.crc32, _lines(heads), seed))
+
+
+def table_digest(batches: Iterable[Columns], columns: Mapping[str, bool]) -> str:
+    """16 hexadecimal digits that differ between tables, except by chance.
+
+    They depend on the names of the columns and on the checksums of their rows, and so on the order of the rows. They do
+    not depend on the order of the columns, the size of the batches or the backend that stores the table.
+
+    Args:
+        batches: all rows in order.
+        columns: the columns of the table, each with True if it contains strings.
+    """
+    hashes = {name: hashlib.blake2b(digest_size=16) for name in sorted(columns)}
+    start = 0
+    for batch in batches:
+        for name, digest in hashes.items():
+            rows = np.arange(start, start + len(batch[name]))
+            digest.update(row_checksums(batch[name], rows, is_string=columns[name]).astype("<u4").tobytes())
+        start += len(batch[next(iter(hashes))])
+    named = b"".join(name.encode() + b"\0" + digest.digest() for name, digest in hashes.items())
+    return hashlib.blake2b(named, digest_size=8).hexdigest()
 
 
 def part_checksums(

@@ -889,8 +889,8 @@ def test_a_function_that_only_the_spec_declares_is_asked_which_columns_the_sourc
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_function_inside_a_joined_table_is_found_by_its_name_and_reaches_workers(tmp_path, method):
-    (tmp_path / "ligands.csv").write_text("smiles\nC\nCCO\nC\n")
-    (tmp_path / "thin.csv").write_text("row,y\n1,0\n0,1\n2,2\n1,3\n")
+    (tmp_path / "ligands.csv").write_text("id,smiles\n0,C\n1,CCO\n2,C\n")
+    (tmp_path / "thin.csv").write_text("id,y\n1,0\n0,1\n2,2\n1,3\n")
     outputs = {"X": {"dtype": "float32", "shape": [2, "*"]}}
     table = {
         "backend": "featurize-on-access",
@@ -898,7 +898,7 @@ def test_a_function_inside_a_joined_table_is_found_by_its_name_and_reaches_worke
         "featurizer": [{"name": "codes", "inputs": ["smiles"], "outputs": outputs}],
     }
     joined = {"source": {"backend": "csv", "path": "thin.csv"}}
-    joined |= {"backend": "joined", "tables": {"row": {"source": table, "columns": {"ligand": "X"}}}}
+    joined |= {"backend": "joined", "tables": {"id": {"source": table, "key": "id", "columns": {"ligand": "X"}}}}
     for storage in (joined, {"backend": "in-memory", "source": joined}):
         spec = {"X": "ligand", "y": "y", "storage": storage}
         with kd.load_dataset(spec, featurizer={"codes": codes}, base=tmp_path) as dataset:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 import kinoml_data as kd
 from kinoml_data import Array, Backend
 from kinoml_data.backends.in_memory import InMemory
-from kinoml_data.backends.npz.backend import NpzLazy
+from kinoml_data.backends.npz.backend import NpzLazy, NpzReopen
 from kinoml_data.errors import SpecError
 from kinoml_data.testing import Example
 from tests.builders import FORK_OR_SPAWN, FORMS
@@ -185,17 +186,18 @@ EACH_FORM = {
 EACH_UNIQUE = {name: {**form, "form": "unique", "of": form["form"]} for name, form in EACH_FORM.items()}
 
 
-def in_file(folder: Path) -> Backend:
+def in_file(source: Any, *, indexed: bool = False) -> Backend:
+    """Write the columns, in two orders; with `indexed`, each of their values once, with keys."""
     example = stored({name: ORDER if i % 2 else ORDER[::-1] for i, name in enumerate(STORED)})
-    source = NpzLazy(path=folder / "keyed.npz")
-    source.write(example.columns, example.batches())
-    return source
+    example = replace(example, shared=tuple(STORED))
+    source.write(example.columns, example.batches(3, indexed=indexed))
+    return cast(Backend, source)
 
 
 @FORK_OR_SPAWN
 @pytest.mark.parametrize("collate", [EACH_FORM, EACH_UNIQUE | {"fixed": "unique", "bits": "unique"}])
 def test_workers_give_the_same_with_and_without_keys(tmp_path: Path, method: str, collate: dict[str, Any]) -> None:
-    source = in_file(tmp_path)
+    source = in_file(NpzLazy(path=tmp_path / "rows.npz"))
     plain, keyed = dataset(source, "none"), dataset(source, "content")
     options: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": method}
     for view in (keyed, keyed.select([10, 2, 2, 0, 7])):
@@ -221,3 +223,27 @@ def test_an_error_names_the_same_row_with_and_without_keys(name: str) -> None:
             dataset(source, keys)[[0, 9, 1, 7, 8]]
         messages.append(str(raised.value))
     assert len(set(messages)) == 1
+
+
+KEPT: dict[str, Callable[[Path], Backend]] = {
+    "npz-lazy": lambda folder: in_file(NpzLazy(path=folder / "keys.npz"), indexed=True),
+    "npz-lazy, compressed": lambda folder: in_file(NpzLazy(path=folder / "keys.npz", compress=True), indexed=True),
+    "npz-reopen": lambda folder: NpzReopen(path=in_file(NpzLazy(path=folder / "keys.npz"), indexed=True).path),
+    "in-memory": lambda folder: InMemory(source=KEPT["npz-lazy"](folder)),
+    "in-memory over keys by content": lambda folder: InMemory(
+        source=Keyed(source=in_file(NpzLazy(path=folder / "a.npz")))
+    ),
+    "on a device": lambda folder: InMemory(source=KEPT["npz-lazy"](folder), device="cpu"),
+}
+
+
+@pytest.mark.parametrize("collate", [EACH_FORM, EACH_UNIQUE | {"fixed": "unique", "bits": "unique"}])
+@pytest.mark.parametrize("name", KEPT)
+def test_keys_that_a_backend_keeps_change_nothing(tmp_path: Path, name: str, collate: dict[str, Any]) -> None:
+    plain = dataset(in_file(NpzLazy(path=tmp_path / "rows.npz")), "none")
+    kept = kd.load_dataset(plain.spec, backend=KEPT[name](tmp_path))
+    assert any(kept._session.binding.keys(column) is not None for column in COLUMNS)
+    rows = [3, 3, 0, 10, 7, 2, 3]
+    same(kept, plain, collate, rows, True)
+    same(kept.select(rows), plain.select(rows), collate, [5, 1, 1], True)
+    same(pickle.loads(pickle.dumps(kept)), plain, collate, rows, True)

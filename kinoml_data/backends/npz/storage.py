@@ -240,8 +240,9 @@ class NpzStorage(Storage):
         return "distinct row" if name in self._keyed else "row"
 
     def _read_keys(self, name: str, count: int) -> NDArray[Any]:
+        keys = self._archive.array(self._members[name + KEYS])
         with error_prefix(f"{self._archive.path}: "):
-            return checked_keys(name, self._archive.array(self._members[name + KEYS]), count)
+            return checked_keys(name, keys, count)
 
     def _lengths(self) -> dict[str, int]:
         """The number of rows of each column."""

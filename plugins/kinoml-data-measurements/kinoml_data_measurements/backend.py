@@ -1,0 +1,202 @@
+"""The backend `measurements`: its options, and how it reads the raw columns of its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from kinoml_data.errors import SpecError, UnsupportedStoreError, quoted, unknown
+from kinoml_data.plugin import SHAPES, STRING, UTF8, AnyBackend, Array, ArrayStorage, Backend, Ragged, Storage
+from pydantic import BeforeValidator, Field, model_validator
+
+from kinoml_data_measurements import reading
+from kinoml_data_measurements.measuring import Measured, RawTable, Texts, measured
+from kinoml_data_measurements.storage import MeasurementStorage
+from kinoml_data_measurements.units import MEANINGS, is_percent, number_of, unit_of
+
+P_KINDS = ("pIC50", "pEC50", "pKi", "pKd")
+KINDS = {kind.removeprefix("p"): kind for kind in P_KINDS} | {kind: kind for kind in P_KINDS}
+P_RANGE, PERCENT_RANGE = (0.0, 15.0), (0.0, 100.0)
+
+Output = Literal["value", "kind", "relation"]
+
+
+def _names(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+
+
+class Measurements(Backend):
+    """Measurements from the raw values, units, kinds and relations in the columns of a source.
+
+    Concentrations become p-values, -log10 of the concentration in mol/L; percentages stay as they are. A row that is
+    not a valid measurement is rejected, with a reason. Rows of one kind with equal values in `by` are one measurement.
+    The other columns of the source are passed on, at the rows that are kept. Splits of the source by row number, its
+    other arrays and its spec are not passed on, because rows have other numbers here.
+
+    Attributes:
+        source: the raw table.
+        by: the columns, one or several, whose values together say what was measured, such as a ligand and a protein. If
+            the list is empty, each row is a measurement of its own.
+        value: the column of the values: numbers, or texts with numbers.
+        unit: the column of the units, or the unit of all rows: M, mM, uM, nM, pM, %, or -log10(M), -log10(nM) and so on
+            for values that are logarithms already.
+        kind: the column of the kinds, or the kind of all rows, which is one of the keys of `kinds`.
+        relation: the column of the relations, or "=" if there is none. The texts of the values may then begin with a
+            relation, as in ">10000".
+        kinds: the kinds that are kept, and their new names. A kind whose new name begins with "percent" is measured in
+            percent; any other is a p-value.
+        relations: the meaning of other relations, such as `{"~": "=", "": "="}`; "" is a missing relation. Known are
+            =, <, >, and <= and >=, which become < and >.
+        ranges: the least and the greatest valid value of some kinds, by their new names. By default, they are 0 and 15
+            for p-values, and 0 and 100 for percentages.
+        replicates: what becomes of several rows of one measurement. "error" refuses them; "first", "median" and "mean"
+            make one row of the exact ones, on the scale of the result.
+        outputs: other names for the columns `value`, `kind` and `relation`. A column of the source with such a name is
+            not passed on.
+        rows: "rejected" for a dataset of the rejected rows, which has the columns `row`, `ids`, `value`, `unit`,
+            `kind`, `relation` and `reason`.
+    """
+
+    name = "measurements"
+    source: AnyBackend
+    by: Names
+    value: str = "value"
+    unit: str = "unit"
+    kind: str = "kind"
+    relation: str = "relation"
+    kinds: dict[str, str] = Field(KINDS, min_length=1)
+    relations: dict[str, Literal["=", "<", ">"]] = {}
+    ranges: dict[str, tuple[float, float]] = {}
+    replicates: Literal["error", "first", "median", "mean"] = "error"
+    outputs: dict[Output, str] = {}
+    rows: Literal["kept", "rejected"] = "kept"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Measurements:
+        names = list(self._outputs.values())
+        if len(set(names)) < len(names):
+            raise ValueError(f"outputs: two of the columns {', '.join(names)} have one name")
+        for kind, (low, high) in self.ranges.items():
+            if kind not in self.kinds.values():
+                raise ValueError(f"ranges: {unknown(kind, list(self.kinds.values()), 'kind')}")
+            if low > high:
+                raise ValueError(f"ranges.{kind}: the least value, {low:g}, is above the greatest, {high:g}")
+        return self
+
+    @property
+    def _outputs(self) -> dict[Output, str]:
+        """The names of the columns that this backend computes."""
+        return {"value": "value", "kind": "kind", "relation": "relation", **self.outputs}
+
+    @property
+    def _raw_columns(self) -> dict[str, str]:
+        """The columns of the source that contain raw values, units, kinds and relations, by the option."""
+        names = {"value": self.value, "unit": self.unit, "kind": self.kind, "relation": self.relation}
+        is_constant = {
+            "unit": unit_of(self.unit) is not None,
+            "kind": self.kind in self.kinds,
+            "relation": self.relation in MEANINGS or self.relation in self.relations,
+        }
+        return {option: name for option, name in names.items() if not is_constant.get(option)}
+
+    def open(self, columns: Mapping[str, Array | None] | None) -> Storage:
+        """Read the raw columns of all rows; see `Backend.open`.
+
+        Raises:
+            SpecError: the source lacks a column, or a column does not contain numbers or texts; or several rows are one
+                measurement, and `replicates` is "error".
+            UnsupportedStoreError: the source does not read one of the columns.
+        """
+        passed, requested = None, None
+        if columns is not None:
+            passed = {name: array for name, array in columns.items() if name not in self._outputs.values()}
+            texts = {name: Array(STRING) for option, name in self._raw_columns.items() if option != "value"}
+            requested = texts | dict.fromkeys((self.value, *self.by)) | passed
+        source = self.source.open(requested)
+        try:
+            self._check(source)
+            raw = self._raw(source)
+            result = measured(
+                raw,
+                kinds=self.kinds,
+                relations=self.relations,
+                ranges={
+                    kind: self.ranges.get(kind, PERCENT_RANGE if is_percent(kind) else P_RANGE)
+                    for kind in self.kinds.values()
+                },
+                replicates=self.replicates,
+            )
+            if self.rows == "rejected":
+                return self._rejected(source, raw, result)
+            hidden = {*self._outputs.values(), *(self._raw_columns.values() if passed is None else ())}
+            names = [n for n in (source.columns if passed is None else passed) if n not in hidden]
+            return MeasurementStorage(source, names, result, self._outputs)
+        except BaseException:
+            source.close()
+            raise
+
+    def _check(self, source: Storage) -> None:
+        """Raise a `SpecError` or an `UnsupportedStoreError` if a raw column cannot be read."""
+        for option, name in (*self._raw_columns.items(), *(("by", name) for name in self.by)):
+            if name in source.unreadable:
+                raise UnsupportedStoreError(source.unreadable[name])
+            if name not in source.columns:
+                with self.source.open(None) as everything:
+                    known = list(everything.columns)
+                raise SpecError(f"{self.name}.{option}: {unknown(name, known, 'column of the source')}")
+            array = source.columns[name]
+            is_number = not array.is_string and array.numpy.kind in "iuf"
+            if array.shape or not (array.is_string or option == "by" or (option == "value" and is_number)):
+                needed = {"by": "one value", "value": "one number or text"}.get(option, "one text")
+                raise SpecError(f"{self.name}.{option}: column {quoted(name)} contains {array}, not {needed} per row")
+
+    def _raw(self, source: Storage) -> RawTable:
+        columns, count = self._raw_columns, len(source)
+
+        def texts(option: str) -> Texts:
+            if option in columns:
+                return Texts(*reading.texts_of(source, columns[option]))
+            return Texts([getattr(self, option)], np.zeros(count, np.int64))
+
+        value, relations = None, texts("relation")
+        if source.columns[self.value].is_string:
+            value = texts("value")
+            numbers = [number_of(text) for text in value.distinct]
+            if "relation" in columns:  # a second relation, in front of a number, makes it invalid
+                numbers = [("", np.nan if relation else number) for relation, number in numbers]
+            else:
+                relations = Texts([relation or self.relation for relation, _ in numbers], value.places)
+            values = np.array([number for _, number in numbers])[value.places]
+        else:
+            values = reading.numbers_of(source, self.value)
+        unidentified: dict[int, str] = {}
+        ids = []
+        for name in self.by:
+            failed: dict[int, str] = {}
+            ids.append(reading.ids_of(source, name, failed))
+            unidentified = {row: f"{name}: {problem}" for row, problem in failed.items()} | unidentified
+        return RawTable(values, value, texts("unit"), texts("kind"), relations, ids, unidentified)
+
+    def _rejected(self, source: Storage, raw: RawTable, result: Measured) -> Storage:
+        """The rejected rows as a dataset of their own. The source is closed."""
+        rows = list(result.reasons)
+        ids = [[f"{name}={text}" for text in reading.shown(source, name, rows)] for name in self.by]
+        identity = source.identity
+        source.close()
+        texts = {
+            "ids": [", ".join(parts) for parts in zip(*ids, strict=True)] if ids else [""] * len(rows),
+            "value": [raw.value_text(row) for row in rows],
+            "unit": [raw.units.of(row) for row in rows],
+            "kind": [raw.kinds.of(row) for row in rows],
+            "relation": [raw.relations.of(row) for row in rows],
+            "reason": list(result.reasons.values()),
+        }
+        flat: dict[str, Any] = {"row": np.array(rows, np.int64)}
+        for name, column in texts.items():
+            ragged = Ragged.from_strings(column)
+            flat |= {name + UTF8: ragged.values, name + SHAPES: ragged.shapes}
+        return ArrayStorage(flat, identity=identity)

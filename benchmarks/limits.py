@@ -207,7 +207,7 @@ def parquet_over_budget(folder: Path) -> Facts:
 
 def featurizing(folder: Path) -> Facts:
     """Rows per second of an epoch in which each row is computed when it is read, with 0 and with 2 workers, in turn."""
-    spec: dict[str, Any] = {"storage": {"backend": "featurize-on-access", "inputs": ["number"], "memory_budget": 0}}
+    spec: dict[str, Any] = {"storage": {"backend": "featurize-on-access", "memory_budget": 0}}
     spec |= {"columns": {"X": {"dtype": "float32", "shape": [53, "*"]}, "y": {"dtype": "float64"}}, "X": "X", "y": "y"}
     source = {"number": np.arange(2000), "y": np.zeros(2000)}
     dataset = kd.load_dataset(spec, data=source, featurizer=_slow)

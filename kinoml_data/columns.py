@@ -6,11 +6,14 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from hashlib import blake2b
 from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+LONG = 64  # bytes from which on a value is remembered as a digest, which has this length; shorter ones are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,10 +201,15 @@ def distinct_keys(keys: NDArray[Any], count: int) -> tuple[NDArray[np.int64], ND
     return first, number[first_of_row]
 
 
-def keys_by_content(column: Column) -> NDArray[np.int64]:
+def keys_by_content(column: Column, numbers: dict[Any, int] | None = None) -> NDArray[np.int64]:
     """The number of each row's distinct value, in the order in which the values occur first: int64 `(rows,)`.
 
     Rows are compared bit for bit, together with their shapes.
+
+    Args:
+        column: the rows.
+        numbers: the numbers of the values in earlier batches of a column, to which those of this batch are added. It
+            keeps a digest of a long value in place of the value.
     """
     if isinstance(column, Ragged):
         values, ends, shapes = column.values, column.offsets * column.values.itemsize, column.shapes
@@ -210,9 +218,12 @@ def keys_by_content(column: Column) -> NDArray[np.int64]:
         values, ends, shapes = column, np.arange(len(column) + 1) * size, np.empty((len(column), 0), np.int64)
     data, bounds = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data, ends.tolist()
     several_axes = shapes.shape[1] > 1  # with one axis, the number of bytes shows the shape
-    numbers: dict[Any, int] = {}
-    rows = (bytes(data[start:stop]) for start, stop in pairwise(bounds))
-    contents = zip(rows, map(tuple, shapes.tolist()), strict=True) if several_axes else rows
+    rows: Iterable[bytes] = (bytes(data[start:stop]) for start, stop in pairwise(bounds))
+    if numbers is None:
+        numbers = {}
+    else:
+        rows = (row if len(row) < LONG else blake2b(row, digest_size=LONG).digest() for row in rows)
+    contents: Iterable[Any] = zip(rows, map(tuple, shapes.tolist()), strict=True) if several_axes else rows
     return np.fromiter((numbers.setdefault(row, len(numbers)) for row in contents), np.int64, len(column))
 
 

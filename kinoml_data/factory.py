@@ -9,30 +9,41 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from kinoml_data import registry
 from kinoml_data.contracts.backend import Backend, SpecContext, Storage
+from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.contracts.observation_model import ObservationModel
 from kinoml_data.dataset.collate import Collater
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.dataset.session import Session, open_storage
-from kinoml_data.errors import SpecError, StoreNotFoundError, error_prefix, one_line, quoted
+from kinoml_data.errors import (
+    SpecError,
+    StoreChangedError,
+    StoreNotFoundError,
+    error_prefix,
+    one_line,
+    quoted,
+    unknown,
+)
 from kinoml_data.files import os_errors
 from kinoml_data.inference import complete
 from kinoml_data.layouts.foreign import table_of
 from kinoml_data.spec import config
 from kinoml_data.spec.array import Model
 from kinoml_data.spec.dataset_spec import CompleteSpec, DatasetSpec
-from kinoml_data.spec.parts import BackendRef
+from kinoml_data.spec.parts import BackendRef, FeaturizerRef
 from kinoml_data.spec.roles import names_of
 from kinoml_data.spec.validation import plain_json, spec_error
 
 IN_MEMORY = "in-memory"
 M = TypeVar("M", bound=Model)
+PythonFeaturizer: TypeAlias = Featurizer | Callable[..., Any]
+PythonFeaturizers: TypeAlias = PythonFeaturizer | Mapping[str, PythonFeaturizer]
 
 
 def load_dataset(
@@ -44,7 +55,7 @@ def load_dataset(
     backend: str | Backend | None = None,
     split: str | None = None,
     data: Any = None,
-    featurizer: Callable[..., Any] | None = None,
+    featurizer: PythonFeaturizers | None = None,
     collate: Any = None,
     dtype: Any = None,
     device: str | None = None,
@@ -67,7 +78,8 @@ def load_dataset(
         split: open only the rows of this split.
         data: Python values by column, one entry per row, for a storage without a source: a mapping, a DataFrame of
             pandas or polars, an Arrow table, an awkward array of records or a structured array.
-        featurizer: a Python function for `featurize-on-access`.
+        featurizer: a Python function or a `Featurizer` object for the featurizer of the spec that has no name, or
+            `{name: function}` for those of these names, anywhere in the spec.
         collate: a form for all ragged columns, or `{column: form}`.
         dtype: the dtype of all floating-point columns in X and y, such as "float32" or `torch.float32`, or
             `{column: dtype}`, in which "X" and "y" stand for all of their columns. A value that does not fit raises an
@@ -86,6 +98,7 @@ def load_dataset(
         UnsafeStoreError: opening the store would run code, leave its folder or take unbounded memory.
         UnsupportedStoreError: the store uses a feature that the backend does not read.
         StoreReadError: the operating system failed to read.
+        StoreChangedError: the spec has a `fingerprint`, and the data has another one.
     """
     if data is not None and (data := table_of(values := data)) is None:
         raise SpecError(
@@ -108,9 +121,19 @@ def load_dataset(
             complete_spec = complete_spec.over_objects()
         session, collater = Session(complete_spec, opener, storage), Collater(complete_spec, collate)
         model = _observation_model(complete_spec)
+        if complete_spec.fingerprint is not None:
+            _compare_fingerprint(XyDataset(session, collater), complete_spec.fingerprint)
         dataset = XyDataset(session, collater, model, () if split is None else (split,))
         opened.pop_all()
         return dataset
+
+
+def _compare_fingerprint(dataset: XyDataset, locked: str) -> None:
+    if (found := dataset.fingerprint()) != locked:
+        raise StoreChangedError(
+            f"the columns or splits are not those that the spec was locked with: their fingerprint is {found}, not "
+            f"{quoted(locked)}; restore the data, or lock the spec again with `kinoml-data lock`"
+        )
 
 
 def open_to_copy(
@@ -440,7 +463,7 @@ def backend_ref(backend: str, options: Mapping[str, Any]) -> BackendRef:
 def make_backend(
     spec: DatasetSpec,
     data: Mapping[str, Any] | None = None,
-    featurizer: Callable[..., Any] | None = None,
+    featurizer: PythonFeaturizers | None = None,
     given: Backend | None = None,
 ) -> Backend:
     """The backend that a spec names, with its options checked. It is not opened.
@@ -455,14 +478,55 @@ def make_backend(
         UnknownNameError: no backend or featurizer of that name is installed.
         PluginLoadError, PluginConflictError: the plugin of such a name is broken, or two plugins register the name.
     """
+    functions: dict[Any, Any] = {} if featurizer is None else {None: featurizer}
+    if isinstance(featurizer, Mapping):
+        functions = dict(featurizer)
+    names: list[str | None] = []  # of the featurizers of the spec
+
+    def featurizer_of(ref: FeaturizerRef) -> Any:
+        names.append(ref.name)
+        if ref.name in functions:
+            return _function_of(ref, functions[ref.name])
+        if ref.name is None:
+            raise SpecError(
+                "the backend 'featurize-on-access' needs a featurizer: by name in the spec, or featurizer=function in "
+                "Python"
+            )
+        return _checked(registry.featurizer(ref.name), ref.options, context, f"featurizer {ref.name}")
+
     context = SpecContext(
         base=spec.base,
         root=spec.root,
         backend=lambda options: _backend(options, context),
-        featurizer=lambda ref: _checked(registry.featurizer(ref.name), ref.options, context, f"featurizer {ref.name}"),
+        featurizer=featurizer_of,
+        distribution=lambda ref: None if ref.name in functions else registry.distribution("featurizer", str(ref.name)),
     )
     backend = given or _backend(spec.storage.model_dump(mode="json"), context, "storage")
-    return backend if data is None and featurizer is None else backend.with_objects(data=data, featurizer=featurizer)
+    if None in functions and None not in names:
+        if not names:
+            raise SpecError("featurizer= needs the backend 'featurize-on-access'")
+        raise SpecError(
+            f"featurizer=: every featurizer of the spec has a name; to replace {names[0]!r}, give "
+            f"`featurizer={{{names[0]!r}: function}}`"
+        )
+    if unused := [name for name in functions if name not in names]:
+        known = [name for name in names if name is not None]
+        raise SpecError(f"featurizer=: {unknown(unused[0], known, 'featurizer of the spec')}")
+    return backend if data is None else backend.with_objects(data=data)
+
+
+def _function_of(ref: FeaturizerRef, featurizer: Any) -> Any:
+    """The caller's featurizer for a reference.
+
+    Raises:
+        SpecError: it is not a featurizer, or the spec has options for it.
+    """
+    if not isinstance(featurizer, Featurizer) and not callable(featurizer):
+        raise SpecError(f"featurizer=: {quoted(featurizer)} is neither a function nor a Featurizer object")
+    if ref.options:
+        problem = unknown(next(iter(ref.options)), ["name", "inputs", "outputs"])
+        raise SpecError(f"featurizer {ref.name}: {problem}; a Python object takes no options from a spec")
+    return featurizer
 
 
 def _backend(options: Mapping[str, Any], context: SpecContext, where: str = "") -> Backend:

@@ -25,6 +25,7 @@ from kinoml_data.layouts.flat_arrays import stored_splits
 from kinoml_data.spec import config
 from kinoml_data.spec.array import DTYPES, NAME_PATTERN, Array, Glob
 from kinoml_data.spec.dataset_spec import RESERVED_NAME, CompleteSpec, DatasetSpec
+from kinoml_data.spec.parts import ComputedSplits
 from kinoml_data.spec.roles import named_X, named_y, names_of
 from kinoml_data.spec.validation import dtype_name, spec_error
 
@@ -92,7 +93,8 @@ def _over_columns(spec: DatasetSpec, storage: Storage, *, needs_X: bool) -> Comp
         known += storage.unreadable if needs_X else ()  # such a column is an error if its name says that it is X or y
         X = named_X(known)
         y = named_y(known) if y is None and (X is not None or not needs_X) else y
-    names = (*names_of(X), *names_of(y), *spec.meta)
+    meta = _with_split_columns(spec.meta, spec, (*names_of(X), *names_of(y)))
+    names = (*names_of(X), *names_of(y), *meta)
     if X is None and not needs_X:
         names = (*names, *(name for name in storage.columns if name not in names))
     _check_names(names, storage)
@@ -111,9 +113,8 @@ def _over_columns(spec: DatasetSpec, storage: Storage, *, needs_X: bool) -> Comp
     }
     splits = stored_splits(storage.arrays) if spec.splits is None else spec.splits
     X, y = _renamed(X, valid), _renamed(y, valid)
-    return CompleteSpec.of(
-        spec, columns=columns, X=X, y=y, meta=tuple(valid[name] for name in spec.meta), splits=splits
-    )
+    splits = splits.renamed(valid) if isinstance(splits, ComputedSplits) else splits
+    return CompleteSpec.of(spec, columns=columns, X=X, y=y, meta=tuple(valid[name] for name in meta), splits=splits)
 
 
 def _check_names(names: Iterable[str], storage: Storage) -> None:
@@ -149,9 +150,19 @@ def _over_declared(spec: DatasetSpec, columns: Mapping[str, Array], storage: Sto
     """`spec` with the roles that the names of its columns say, and the stored columns that its patterns stand for."""
     X = named_X(columns) if spec.X is None else spec.X
     y = named_y(columns) if spec.X is None and spec.y is None and X is not None else spec.y
-    meta = tuple(name for name in spec.meta if name not in (*names_of(X), *names_of(y)))
+    roles = (*names_of(X), *names_of(y))
+    meta = _with_split_columns(tuple(name for name in spec.meta if name not in roles), spec, (*roles, *columns))
     matched = {name: _matched(name, array, storage) for name, array in columns.items()}
+    undeclared = [name for name in spec.split_columns if name not in columns]
+    _check_names(undeclared, storage)
+    matched |= {name: storage.columns[name] for name in undeclared}
     return CompleteSpec.of(spec, columns=matched, X=X, y=y, meta=meta, splits=spec.splits or {})
+
+
+def _with_split_columns(meta: tuple[str, ...], spec: DatasetSpec, others: Iterable[str]) -> tuple[str, ...]:
+    """`meta` with the columns that the splits are made from, except those that are in other roles or are declared."""
+    known = {*meta, *others}
+    return (*meta, *(name for name in spec.split_columns if name not in known))
 
 
 def _matched(name: str, array: Array, storage: Storage) -> Array:

@@ -36,11 +36,11 @@ from kinoml_data.layouts.flat_arrays import (
     VALUES,
     ArrayStorage,
     DecodedColumn,
-    flat_arrays,
     is_reserved,
     mismatch,
     to_native_order,
 )
+from kinoml_data.layouts.flat_writing import flat_arrays
 
 # Columns that other programs stored in a container of arrays, and which of them can be read.
 from kinoml_data.layouts.foreign_arrays import (

@@ -7,7 +7,8 @@ or an unknown name is requested.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points, version
 from threading import Lock, RLock
@@ -33,12 +34,14 @@ KINDS: Mapping[str, tuple[str, type]] = {
     "featurizer": ("register_featurizers", Featurizer),
     "observation model": ("register_observation_models", ObservationModel),
     COLLATE_FORM: ("register_collate_forms", BatchForm),
+    "executor": ("register_executors", Executor),
 }
 BUILT_IN: Mapping[str, Mapping[str, type]] = {
     "backend": {cls.name: cls for cls in BUILT_IN_BACKENDS},
     "featurizer": {},
     "observation model": {cls.name: cls for cls in observation.BUILT_IN},
     COLLATE_FORM: {},
+    "executor": {},
 }
 
 
@@ -241,6 +244,17 @@ def collate_form(name: str) -> type[BatchForm] | None:
         return cast(type[BatchForm], registry().get(COLLATE_FORM, name))
     except UnknownNameError:
         return None
+
+
+def distribution(kind: str, name: str) -> str | None:
+    """The distribution that registers a class; None if it is built in. Raises the same errors as `Registry.get`."""
+    registry().get(kind, name)
+    return next((plugin.distribution for plugin in registry().owners(kind, name)), None)
+
+
+def executor(name: str) -> Callable[[str | None], Executor]:
+    """The executor class of that name; raises the same errors as `Registry.get`."""
+    return cast(Callable[[str | None], Executor], registry().get("executor", name))
 
 
 def list_backends() -> dict[str, type[Backend]]:

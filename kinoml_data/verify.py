@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.backends.in_memory import InMemory
-from kinoml_data.columns import Column, Ragged
+from kinoml_data.columns import Column, Ragged, distinct_keys
 from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.session import Session, open_storage
@@ -27,6 +28,7 @@ from kinoml_data.errors import (
 )
 from kinoml_data.factory import as_spec, make_backend
 from kinoml_data.inference import complete
+from kinoml_data.layouts.keys import keys_of
 from kinoml_data.spec.array import Model
 from kinoml_data.spec.dataset_spec import DatasetSpec
 
@@ -44,6 +46,8 @@ class Place:
         first, last: the first and the last such row, numbered from 0; None for the whole store. Neighbouring rows that
             cannot be read for the same reason are one place.
         reason: the error that reading raises.
+        count: the number of rows; 0 if the damage is not in rows. If rows share values (`Storage.keys`), all rows with
+            the values of these are counted, and `first` and `last` are the first rows that have such values.
         damaged: True if the bytes are not the ones that were written, so that the error is a `CorruptStoreError`. False
             if the row is intact but not read: because a value is missing or has no place in the spec, because a
             featurizer fails, or because reading it would not be safe (`UnsafeStoreError`).
@@ -53,17 +57,15 @@ class Place:
     first: int | None
     last: int | None
     reason: str
+    count: int = 0
     damaged: bool = True
 
-    @property
-    def count(self) -> int:
-        """The number of rows, 0 if the damage is not in rows."""
-        return 0 if self.first is None or self.last is None else self.last - self.first + 1
-
     def __str__(self) -> str:
-        if self.column is None:
+        if self.column is None or self.first is None or self.last is None:
             return self.reason
         rows = f"row {self.first:,}" if self.first == self.last else f"rows {self.first:,} to {self.last:,}"
+        if self.count != self.last - self.first + 1:
+            rows += f" and those with the same values, {self.count:,} rows in all"
         return f"column {self.column!r}, {rows}: {self.reason}"
 
 
@@ -73,7 +75,7 @@ class Verification:
 
     Attributes:
         rows, columns: the numbers of rows and columns that were read.
-        nbytes: the number of bytes of values that were read.
+        nbytes: the number of bytes of values that were read. A value that rows share is read once.
         damage: the damaged places, in the order of reading. After 1,000 places of both kinds, reading stops.
         unread: the places that are intact but cannot be read.
         damaged: the number of damaged values, a value being one row of one column; 0 if the store cannot be opened.
@@ -142,7 +144,7 @@ def verify(
         result.unreadable = storage.unreadable
         if not storage.has_checksums:
             result.unchecked = f"{backend.name} does not have checksums for all that it reads"
-        _read_all(storage, _reads(described, storage), result, progress)
+        _read_all(storage, _readers(described, storage), result, progress)
         if result.complete:
             try:
                 Session(complete(described, storage, needs_X=False), backend, storage)
@@ -171,45 +173,76 @@ def with_checks(option: Any) -> Any:
     return option.model_copy(update={n: WITH_CHECKS.get(n, with_checks(getattr(option, n))) for n in names})
 
 
-Read = Callable[[NDArray[np.int64], list[str]], Mapping[str, Column]]
+@dataclass(frozen=True)
+class _Reader:
+    """How one column is read.
+
+    Attributes:
+        name: the name of the column.
+        read: returns some rows of some columns.
+        keys: see `Storage.keys`.
+    """
+
+    name: str
+    read: Callable[[NDArray[np.int64], list[str]], Mapping[str, Column]]
+    keys: NDArray[Any] | None
+
+    @cached_property
+    def _is_first(self) -> NDArray[np.bool_]:
+        """Marks the rows whose key no earlier row has."""
+        assert self.keys is not None
+        marks = np.zeros(len(self.keys), bool)
+        marks[distinct_keys(self.keys, int(self.keys.max(initial=0)) + 1)[0]] = True
+        return marks
+
+    def distinct(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The rows from `start` to `stop` that have to be read: of rows that share a value, only the first."""
+        rows = np.arange(start, stop)
+        return rows if self.keys is None else rows[self._is_first[start:stop]]
+
+    def place(self, rows: NDArray[np.int64], error: KinomlDataError) -> Place:
+        """Some rows that raise the same error."""
+        count = len(rows) if self.keys is None else int(np.isin(self.keys, self.keys[rows]).sum())
+        return Place(self.name, int(rows[0]), int(rows[-1]), format_error(error), count, _is_damage(error))
 
 
-def _reads(spec: DatasetSpec, storage: Storage) -> dict[str, Read]:
+def _readers(spec: DatasetSpec, storage: Storage) -> list[_Reader]:
     """How each column is read: as it is stored, or as the spec asks for it if it checks or changes the values."""
-    reads: dict[str, Read] = dict.fromkeys(storage.columns, storage.read)
+    readers = {name: _Reader(name, storage.read, keys_of(storage, name)) for name in storage.columns}
     with suppress(KinomlDataError):  # a spec that does not fit is reported after reading
         completed = complete(spec, storage, needs_X=False)
         binding = Binding(completed, storage)
         for name, array in completed.columns.items():
             if binding.adapts(name):
                 for stored in array.stored_names(name):
-                    reads.pop(stored, None)
-                reads[name] = binding.read
-    return reads
+                    readers.pop(stored, None)
+                readers[name] = _Reader(name, binding.read, binding.keys(name))
+    return list(readers.values())
 
 
 def _read_all(
-    storage: Storage, reads: dict[str, Read], result: Verification, progress: Callable[[int, int], None] | None
+    storage: Storage, readers: list[_Reader], result: Verification, progress: Callable[[int, int], None] | None
 ) -> None:
-    result.rows, result.columns = len(storage), len(reads)
+    result.rows, result.columns = len(storage), len(readers)
     for start in range(0, len(storage), ROWS_PER_READ):
-        rows = range(start, min(start + ROWS_PER_READ, len(storage)))
-        for name, read in reads.items():
-            error = _failure(read, name, rows, result)
+        stop = min(start + ROWS_PER_READ, len(storage))
+        for reader in readers:
+            rows = reader.distinct(start, stop)
+            error = _failure(reader, rows, result)
             if error is not None:
-                for place in _locate(read, name, rows, error, result):
+                for place in _locate(reader, rows, error, result):
                     result.damaged += place.count if place.damaged else 0
                     _add(result.damage if place.damaged else result.unread, place)
         if len(result.damage) + len(result.unread) >= MAX_PLACES:
             return
         if progress is not None:
-            progress(rows.stop, len(storage))
+            progress(stop, len(storage))
 
 
-def _failure(read: Read, name: str, rows: range, result: Verification) -> KinomlDataError | None:
+def _failure(reader: _Reader, rows: NDArray[np.int64], result: Verification) -> KinomlDataError | None:
     """Why some rows of a column cannot be read; None if they can."""
     try:
-        column = read(np.arange(rows.start, rows.stop), [name])[name]
+        column = reader.read(rows, [reader.name])[reader.name]
     except StoreChangedError:
         raise
     except KinomlDataError as error:
@@ -218,21 +251,21 @@ def _failure(read: Read, name: str, rows: range, result: Verification) -> Kinoml
     return None
 
 
-def _locate(read: Read, name: str, rows: range, error: KinomlDataError, result: Verification) -> Iterator[Place]:
+def _locate(reader: _Reader, rows: NDArray[np.int64], error: KinomlDataError, result: Verification) -> Iterator[Place]:
     """The places in rows that cannot be read together, found by reading halves of them."""
-    if len(rows) > 1 and not _same_reason(read, name, rows, str(error), result):
+    if len(rows) > 1 and not _same_reason(reader, rows, str(error), result):
         for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
-            half_error = _failure(read, name, half, result)
+            half_error = _failure(reader, half, result)
             if half_error is not None:
-                yield from _locate(read, name, half, half_error, result)
+                yield from _locate(reader, half, half_error, result)
         return
-    yield Place(name, rows.start, rows.stop - 1, format_error(error), _is_damage(error))
+    yield reader.place(rows, error)
 
 
-def _same_reason(read: Read, name: str, rows: range, reason: str, result: Verification) -> bool:
+def _same_reason(reader: _Reader, rows: NDArray[np.int64], reason: str, result: Verification) -> bool:
     """True if 17 of the rows fail for one reason, such as a damaged member that contains all of them."""
-    sample = {rows[len(rows) * i // 16] for i in range(16)} | {rows[-1]}
-    return all(str(_failure(read, name, range(row, row + 1), result)) == reason for row in sorted(sample))
+    sample = sorted({len(rows) * i // 16 for i in range(16)} | {len(rows) - 1})
+    return all(str(_failure(reader, rows[i : i + 1], result)) == reason for i in sample)
 
 
 def _add(places: list[Place], found: Place) -> None:
@@ -240,6 +273,6 @@ def _add(places: list[Place], found: Place) -> None:
     for i in reversed(range(max(0, len(places) - 8), len(places))):
         place = places[i]
         if (place.column, place.reason, place.last) == (found.column, found.reason, (found.first or 0) - 1):
-            places[i] = replace(place, last=found.last)
+            places[i] = replace(place, last=found.last, count=place.count + found.count)
             return
     places.append(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from kinoml_data.columns import Column, Indexed, Ragged, keys_by_content
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.spec.array import Array
 
@@ -61,6 +62,24 @@ def equal_tensors(a: Any, b: Any) -> bool:
     """Whether two nested values contain equal tensors of equal dtypes."""
     pairs = zip(tensors_of(a), tensors_of(b), strict=True)
     return all(one.dtype == other.dtype and torch.equal(one, other) for one, other in pairs)
+
+
+def keyed_batches(
+    data: Mapping[str, Column], names: Sequence[str], size: int = 3
+) -> Iterator[dict[str, Column | Indexed]]:
+    """Rows in batches for `Backend.write`; equal rows of the columns `names` have one key."""
+    keys = {name: keys_by_content(data[name]) for name in names}
+    first = {name: np.unique(keys[name], return_index=True)[1] for name in names}
+    done = dict.fromkeys(names, 0)
+    for start in range(0, len(next(iter(data.values()))), size):
+        batch: dict[str, Column | Indexed] = {name: column[start : start + size] for name, column in data.items()}
+        for name in names:
+            index = keys[name][start : start + size]
+            new = first[name][done[name] : max(done[name], index.max() + 1)]
+            done[name] += len(new)
+            column = data[name]
+            batch[name] = Indexed(column.take(new) if isinstance(column, Ragged) else column[new], index)
+        yield batch
 
 
 class Size(Featurizer):

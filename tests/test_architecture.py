@@ -17,7 +17,7 @@ from kinoml_data import plugin
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "kinoml_data"
-TEMPLATE = PACKAGE / "cli" / "plugin_template"
+TEMPLATES = sorted((PACKAGE / "cli" / "templates").iterdir())
 PLUGINS = sorted((ROOT / "plugins").iterdir())
 
 # From the bottom to the top; a module imports modules of its own layer and of the layers below it.
@@ -41,13 +41,16 @@ PUBLIC = {"kinoml_data", *(f"kinoml_data.{name}" for name in ("plugin", "testing
 
 # The rules of the conformance suite are tested together: each one must fail a backend that breaks it.
 TESTED_TOGETHER = {
-    f"kinoml_data.testing.{name}": "tests/testing/test_suite.py"
-    for name in ("backend_tests", "dataset_tests", "reading_tests", "storage_tests", "writing_tests")
+    f"kinoml_data.testing.{kind}_tests": "tests/testing/test_suite.py"
+    for kind in ("backend", "dataset", "featurizer", "key", "reading", "storage", "writing")
+} | {
+    f"kinoml_data.backends.joined.{name}": "tests/backends/test_joined.py"
+    for name in ("backend", "embedded_spec", "storage")
 }
 
 
 def files_of(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*.py") if TEMPLATE not in file.parents)
+    return sorted(file for file in folder.rglob("*.py") if not set(TEMPLATES) & set(file.parents))
 
 
 def module_name(file: Path) -> str:
@@ -112,10 +115,10 @@ def private_imports(source: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("folder", [*PLUGINS, TEMPLATE], ids=lambda folder: folder.name)
-def test_plugins_and_their_template_import_public_modules_only(folder: Path) -> None:
+@pytest.mark.parametrize("folder", [*PLUGINS, *TEMPLATES], ids=lambda folder: folder.name)
+def test_plugins_and_their_templates_import_public_modules_only(folder: Path) -> None:
     files = [
-        file for file in folder.rglob("*.py") if folder == TEMPLATE or "tests" not in file.relative_to(folder).parts
+        file for file in folder.rglob("*.py") if folder in TEMPLATES or "tests" not in file.relative_to(folder).parts
     ]
     assert files or not folder.is_dir() or not list(folder.glob("*.toml"))
     problems = {str(file.relative_to(folder)): private_imports(file.read_text("utf-8")) for file in files}

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from kinoml_data.columns import Ragged, cast, concatenate, owned, sizes_of
+from kinoml_data.columns import LONG, Ragged, cast, concatenate, keys_by_content, owned, sizes_of
 from kinoml_data.spec.array import DTYPES
 from tests.dataset.tensors import filled
 
@@ -164,3 +164,18 @@ def test_values_of_the_caller_are_copied_and_rows_keep_their_type():
     assert type(second) is tuple and second[0].tolist() == [0, 1, 2]
     assert third is rows and fourth == "text"
     assert found["c"][0].tolist() == [0, 1, 2] and found["c"][1] == 1.5
+
+
+def test_keys_by_content_go_on_counting_in_later_batches():
+    long = "A" * LONG
+    batches = [["C", long, "C"], [long, "", "C"], [long + "A", long]]
+    numbers = {}
+    assert [keys_by_content(Ragged.from_strings(texts), numbers).tolist() for texts in batches] == [
+        [0, 1, 0],
+        [1, 2, 0],
+        [3, 1],
+    ]
+    whole = keys_by_content(Ragged.from_strings([text for texts in batches for text in texts]))
+    assert whole.tolist() == [0, 1, 0, 1, 2, 0, 3, 1]
+    shapes = Ragged.from_rows([np.zeros((1, 20)), np.zeros((20, 1)), np.zeros((1, 20))], "f8", 2)
+    assert keys_by_content(shapes, {}).tolist() == [0, 1, 0]

@@ -26,7 +26,7 @@ from kinoml_data.spec.parts import FORMS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-TEMPLATE = ROOT / "kinoml_data" / "cli" / "plugin_template"
+TEMPLATES = ROOT / "kinoml_data" / "cli" / "templates"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -186,34 +186,42 @@ def test_every_file_of_the_library_is_in_the_description_of_the_architecture() -
             assert f"`{file.relative_to(package).as_posix()}`" in text, file
 
 
-# -- the template of a plugin, which `kinoml-data plugins new` copies
+# -- the templates of plugins, which `kinoml-data plugins new` copies
 
 
 def is_template(block: Block) -> bool:
-    """True for a block that shows a file of the template, which runs on its own."""
-    return any(block.text == file.read_text("utf-8") for file in TEMPLATE.rglob("*.py"))
+    """True for a block that shows a file of a template, which runs on its own."""
+    return any(block.text == file.read_text("utf-8") for file in TEMPLATES.rglob("*.py"))
 
 
-def test_the_page_about_backends_shows_the_template_as_it_is() -> None:
-    shown = [block for block in blocks(DOCS / "writing-a-backend.md") if block.language == "python"]
-    assert sum(map(is_template, shown)) == len(list(TEMPLATE.rglob("*.py"))) == 2
+@pytest.mark.parametrize("kind", ["backend", "featurizer"])
+def test_the_page_about_a_kind_of_plugin_shows_its_template_as_it_is(kind: str) -> None:
+    shown = [block.text for block in blocks(DOCS / f"writing-a-{kind}.md") if block.language == "python"]
+    files = [file.read_text("utf-8") for file in (TEMPLATES / kind).rglob("*.py")]
+    assert len(files) == 2 and not [text for text in files if text not in shown]
 
 
 @pytest.mark.parametrize(
-    "rules", ["bit_for_bit or overwrit", pytest.param("test", marks=pytest.mark.slow)], ids=["some rules", "all rules"]
+    ("kind", "name", "rules"),
+    [
+        pytest.param("backend", "npy-folder", "bit_for_bit or overwrit", id="some rules for a backend"),
+        pytest.param("backend", "npy-folder", "test", marks=pytest.mark.slow, id="all rules for a backend"),
+        pytest.param("featurizer", "letter-counts", "test", id="all rules for a featurizer"),
+    ],
 )
-def test_the_template_passes_its_tests_as_an_installed_plugin(rules: str, tmp_path: Path) -> None:
+def test_the_template_passes_its_tests_as_an_installed_plugin(kind: str, name: str, rules: str, tmp_path: Path) -> None:
     """The plugin is found by its entry point, and passes the conformance suite."""
-    info = tmp_path / "kinoml_data_npy_folder-0.1.0.dist-info"
+    template = TEMPLATES / kind
+    info = tmp_path / f"kinoml_data_{name.replace('-', '_')}-0.1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kinoml-data-npy-folder\nVersion: 0.1.0\n")
-    groups = config.parse((TEMPLATE / "pyproject.toml").read_bytes(), ".toml")["project"]["entry-points"]
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: kinoml-data-{name}\nVersion: 0.1.0\n")
+    groups = config.parse((template / "pyproject.toml").read_bytes(), ".toml")["project"]["entry-points"]
     lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in names.items()) for group, names in groups.items()]
     (info / "entry_points.txt").write_text("".join(lines))
-    path = os.pathsep.join([str(tmp_path), str(TEMPLATE), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(tmp_path), str(template), str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path}
-    tests = [str(TEMPLATE / "tests"), "-q", "-k", rules, "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
-    for command in (["-m", "pytest", *tests, f"--rootdir={TEMPLATE}"], ["-m", "kinoml_data", "backends"]):
+    tests = [str(template / "tests"), "-q", "-k", rules, "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    for command in (["-m", "pytest", *tests, f"--rootdir={template}"], ["-m", "kinoml_data", "plugins", "list"]):
         done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^npy-folder +kinoml-data-npy-folder 0\.1\.0 +yes +no ", done.stdout, re.MULTILINE)
+    assert re.search(rf"^{name} +{kind} +kinoml-data-{name} 0\.1\.0 ", done.stdout, re.MULTILINE), done.stdout

@@ -76,6 +76,10 @@ def test_an_exception_without_a_text_is_named_by_its_type():
         raise Silent
 
     columns = {"f": {"dtype": "float64"}}
-    spec = {"columns": columns, "X": "f", "storage": {"backend": "featurize-on-access", "inputs": ["raw"]}}
+    spec = {
+        "columns": columns,
+        "X": "f",
+        "storage": {"backend": "featurize-on-access", "featurizer": {"inputs": ["raw"]}},
+    }
     with pytest.raises(FeaturizationError, match=r"failed for row 0: Silent"):
         kd.load_dataset(spec, data={"raw": [1.0]}, featurizer=featurize)[0]

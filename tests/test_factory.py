@@ -704,11 +704,15 @@ def test_two_columns_made_from_one_stored_column_have_their_own_dtypes(tmp_path,
     elif backend == "in-memory":
         stored, data = {"backend": backend}, {"x": table["x"].to_numpy()}
     elif backend == "featurize-on-access":
-        stored = {"backend": backend, "source": stored, "inputs": ["n"]}
+        stored = {"backend": backend, "source": stored, "featurizer": {"inputs": ["n"]}}
         options = {"featurizer": np.float64}
     elif backend == "joined":
         table = {"backend": "parquet-awkward", "path": str(tmp_path / "t.parquet")}
-        stored = {"backend": backend, "source": stored, "tables": {"n": {"source": table, "columns": {"f": "x"}}}}
+        stored = {
+            "backend": backend,
+            "source": stored,
+            "tables": {"n": {"source": table, "key": "n", "columns": {"f": "x"}}},
+        }
     dtypes = {"wide": "float64", "narrow": "float32"}
     columns = {name: {"dtype": dtypes[name], "stored_as": "x"} for name in order}
     if backend in ("featurize-on-access", "joined"):

@@ -83,6 +83,14 @@ def test_a_backend_of_a_plugin_works_by_its_name_in_a_spec(site):
     assert wrapped[:][0].tolist() == [0, 1]
 
 
+def test_the_distribution_of_a_class_is_that_of_its_plugin(site):
+    install(site, "counting-dist", {"anything": "counting"}, counting=backend("counting"))
+    assert registry.distribution("backend", "counting") == "counting-dist"
+    assert registry.distribution("backend", "in-memory") is None
+    with pytest.raises(UnknownNameError):
+        registry.distribution("backend", "countin")
+
+
 def test_an_unknown_option_of_a_plugin_backend_is_refused(site):
     install(site, "kinoml-data-count", {"counting": "p_opt"}, p_opt=backend("counting"))
     with pytest.raises(SpecError, match=r"storage\.row: unknown key 'row'; did you mean 'rows'"):

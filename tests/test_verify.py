@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 import kinoml_data as kd
+from kinoml_data.backends.npz.backend import NpzLazy
 from kinoml_data.cli.main import main
 from kinoml_data.errors import SpecError, StoreNotFoundError
 from kinoml_data.verify import MAX_PLACES, verify
+from tests.builders import keyed_batches
 
 ROWS = 3000
 ATOMS = [np.full((n % 5 + 5, 3), n, np.float32) for n in range(ROWS)]
-Y = np.arange(ROWS, dtype=np.float32)
+Y = np.arange(ROWS, dtype=np.int32)
 
 
 def stored(path: Path, **options: Any) -> Path:
@@ -70,11 +72,11 @@ def test_a_backend_over_a_damaged_store_is_damaged_in_the_same_rows(tmp_path, wr
         storage["verify"] = "never"
     else:
         kd.save_dataset(kd.from_arrays({"row": np.array([40, 41, 42, 41])}), tmp_path / "thin.npz")
-        table = {"row": {"columns": {"atoms": "atoms"}, "source": storage}}
+        table = {"row": {"key": "y", "columns": {"atoms": "atoms"}, "source": storage}}
         storage = {"backend": "joined", "source": {"backend": "npz-lazy", "path": "thin.npz"}, "tables": table}
     spec = kd.DatasetSpec.parse({"storage": storage}, tmp_path)
-    rows = [damage.first for damage in verify(spec).damage]
-    assert rows == ([1, 3] if wrapped == "joined" else [41])
+    (damage,) = verify(spec).damage
+    assert (damage.first, damage.count) == ((1, 2) if wrapped == "joined" else (41, 1))  # rows 1 and 3 share the value
 
 
 def test_damage_of_a_member_names_all_of_its_rows(tmp_path):
@@ -181,3 +183,35 @@ def test_values_that_do_not_fit_the_spec_are_listed_and_are_not_damage(tmp_path)
         ("y", 7, False),
     ]
     assert "outside of the range" in found.unread[0].reason and "300 does not fit uint8" in found.unread[1].reason
+
+
+def test_a_value_that_rows_share_is_read_once_and_its_damage_names_all_of_its_rows(tmp_path):
+    path, keys = tmp_path / "a.npz", np.arange(ROWS) % 1100
+    distinct = np.arange(11000.0).reshape(1100, 10)
+    columns = {"X": kd.Array("float64", (10,)), "y": kd.Array(Y.dtype)}
+    NpzLazy(path=path).write(columns, keyed_batches({"X": distinct[keys], "y": Y}, ["X"], 500))
+    spec: dict[str, Any] = {"storage": {"backend": "npz-lazy", "path": str(path)}, "X": "X", "y": "y"}
+    for dtype in ("float64", "float32"):  # as it is stored, and cast
+        spec["columns"] = {"X": {"dtype": dtype, "shape": [10]}, "y": {}}
+        found = verify(spec)
+        assert found.intact and found.nbytes == 11000 * np.dtype(dtype).itemsize + Y.nbytes
+    flip(path, *(path.read_bytes().index(distinct[key].tobytes()) + 5 for key in (7, 799, 801, 1050)))
+    found = verify(spec)
+    assert [(place.first, place.last, place.count) for place in found.damage] == [
+        *((7, 7, 3), (799, 799, 3), (801, 801, 2), (1050, 1050, 2)),
+    ]
+    assert found.damaged == 10
+    assert "column 'X', row 7 and those with the same values, 3 rows in all: " in str(found.damage[0])
+    assert "distinct row 7: its CRC-32" in str(found.damage[0])
+
+
+def test_damaged_keys_are_damage(tmp_path, capsys):
+    path, keys = tmp_path / "a.npz", np.arange(ROWS) % 7
+    NpzLazy(path=path).write({"X": kd.Array("int64")}, keyed_batches({"X": np.arange(7)[keys]}, ["X"]))
+    flip(path, path.read_bytes().index(keys.astype(np.uint8).tobytes()) + 1001)
+    (damage,) = verify(path).damage
+    assert damage.column is None and "'X.keys.npy'" in str(damage)
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(path)])
+    assert ended.value.code == 1
+    assert "DAMAGED" in capsys.readouterr().out

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import PrivateAttr
 
-from kinoml_data.columns import Column, Columns, Ragged, cast, concatenate
+from kinoml_data.columns import Column, Columns, Indexed, Ragged, cast, concatenate, distinct_keys
 from kinoml_data.contracts.backend import AnyBackend, Backend, Storage
 from kinoml_data.errors import SpecError, UnsupportedStoreError, missing_value, quoted
 from kinoml_data.layouts.flat_arrays import flatten, is_reserved, ragged_array, to_native_order
 from kinoml_data.layouts.foreign import is_missing, missing_text, refusal, rows_of
+from kinoml_data.layouts.keys import keys_of
 from kinoml_data.layouts.memory_storage import MemoryStorage
 from kinoml_data.spec.array import DTYPES, STRING, Array
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 ROWS_PER_READ = 4096
+T = TypeVar("T")
 
 
 class InMemory(Backend):
@@ -39,14 +41,12 @@ class InMemory(Backend):
     progress: bool = False
     _data: Mapping[str, Any] | None = PrivateAttr(default=None)
 
-    def with_objects(
-        self, *, data: Mapping[str, Any] | None = None, featurizer: Callable[..., Any] | None = None
-    ) -> Backend:
-        if self.source is not None or data is None:
-            return super().with_objects(data=data, featurizer=featurizer)
+    def with_objects(self, *, data: Mapping[str, Any]) -> Backend:
+        if self.source is not None:
+            return super().with_objects(data=data)
         backend = self.model_copy()
         backend._data = data
-        return backend if featurizer is None else super().with_objects(featurizer=featurizer)
+        return backend
 
     def open(self, columns: Mapping[str, Array | None] | None) -> Storage:
         _check_device(self.device)
@@ -80,23 +80,46 @@ class _Source(Storage):
     def shapes(self, column: str) -> NDArray[np.int64] | None:
         return self._source.shapes(column)
 
+    def keys(self, column: str) -> NDArray[Any] | None:
+        return self._source.keys(column)
+
     def loaded(self, columns: Sequence[str]) -> Storage:
         with self._source.loaded(columns) as source:
             if isinstance(source, MemoryStorage) and self._device is None:
                 return source
             arrays = {name: source.columns[name] for name in source.columns if name in columns}
-            batches: Iterable[Columns] = source.batches(list(arrays), ROWS_PER_READ)
-            if self._progress:
-                from rich.progress import track
-
-                batches = track(batches, "reading", total=-(-len(source) // ROWS_PER_READ), transient=True)
-            parts = list(batches)
-            values = {
-                name: concatenate([array.empty(), *(part[name] for part in parts)]) for name, array in arrays.items()
-            }
+            flat = flatten(arrays, self._values(source, arrays))
             extra = {name: np.array(array) for name, array in source.arrays.items()}
-            flat = flatten(arrays, values)
             return MemoryStorage(flat, arrays=extra, spec=self.spec, identity=self.identity, device=self._device)
+
+    def _values(self, source: Storage, arrays: Mapping[str, Array]) -> dict[str, Column | Indexed]:
+        """All rows of some columns. Of rows that share a key, one is read."""
+        groups: dict[int, tuple[NDArray[Any] | None, list[str]]] = {}  # by the identity of the keys
+        for name in arrays:
+            keys = keys_of(source, name)
+            groups.setdefault(id(keys), (keys, []))[1].append(name)
+        indexes: dict[str, NDArray[np.int64]] = {}
+        reads: list[tuple[list[str], NDArray[np.int64]]] = []
+        for keys, names in groups.values():
+            rows = np.arange(len(source))
+            if keys is not None:
+                rows, index = distinct_keys(keys, int(keys.max(initial=0)) + 1)
+                indexes |= dict.fromkeys(names, index)
+            reads += [(names, rows[start : start + ROWS_PER_READ]) for start in range(0, len(rows), ROWS_PER_READ)]
+        parts = {name: [array.empty()] for name, array in arrays.items()}
+        for names, rows in self._with_progress(reads):
+            batch = source.read(rows, names)
+            for name in names:
+                parts[name].append(batch[name])
+        values = {name: concatenate(some) for name, some in parts.items()}
+        return {name: Indexed(column, indexes[name]) if name in indexes else column for name, column in values.items()}
+
+    def _with_progress(self, items: list[T]) -> Iterable[T]:
+        if not self._progress:
+            return items
+        from rich.progress import track
+
+        return track(items, "reading", transient=True)
 
     def close(self) -> None:
         self._source.close()

@@ -17,7 +17,7 @@ from kinoml_data.contracts.backend import Backend
 from kinoml_data.registry import COLLATE_FORM, registry
 from kinoml_data.spec.array import DTYPES, NAME_PATTERN, Array
 from kinoml_data.spec.dataset_spec import DatasetSpec
-from kinoml_data.spec.parts import FORMS, BackendRef, CollateForm, NamedRef
+from kinoml_data.spec.parts import FORMS, BackendRef, CollateForm, FeaturizerRef, NamedRef
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
@@ -32,7 +32,7 @@ def json_schema() -> Schema:
     backends, featurizers = _variants("backend", "backend"), _variants("featurizer", "name")
     observation_models = _variants("observation model", "name")
     documented = backends | featurizers | observation_models
-    documented |= {cls: cls for cls in (Array, CollateForm)}
+    documented |= {cls: cls for cls in (Array, CollateForm, FeaturizerRef)}
     models: list[type[BaseModel]] = [DatasetSpec, Backend, BackendRef, NamedRef, *documented]
     all_refs, schema = models_json_schema([(model, "validation") for model in models], ref_template="#/$defs/{model}")
     refs = {model: ref for (model, _), ref in all_refs.items()}
@@ -44,10 +44,23 @@ def json_schema() -> Schema:
 
     for model, cls in documented.items():
         _add_docs(definition(model), cls)
+
+    def names_of(variants: Variants) -> Schema:
+        """The names that need no options."""
+        return {"enum": [c.name for model, c in variants.items() if {*definition(model)["required"]} <= {"name"}]}
+
     # A field that contains a backend or a featurizer accepts each of those that are installed.
-    for model, choices in ((Backend, backends), (NamedRef, featurizers)):
+    columns = {key: definition(FeaturizerRef)["properties"][key] for key in ("inputs", "outputs")}
+    for model in featurizers:
+        definition(model)["properties"] |= columns
+    function = {"type": "object", "properties": columns, "additionalProperties": False}
+    choices: dict[type[BaseModel], list[Schema]] = {
+        Backend: [refs[model] for model in backends],
+        FeaturizerRef: [names_of(featurizers), *(refs[model] for model in featurizers), function],
+    }
+    for model, of_model in choices.items():
         definition(model).clear()
-        definition(model).update(_any_of([refs[choice] for choice in choices]))
+        definition(model).update(_any_of(of_model))
     definition(Array)["properties"]["dtype"]["enum"] = list(DTYPES)
     axis = {"anyOf": [{"type": "integer", "minimum": 0}, {"const": "*"}, {"type": "null"}]}
     definition(Array)["properties"]["shape"]["items"] = axis
@@ -58,18 +71,16 @@ def json_schema() -> Schema:
     fields = root["properties"]
     fields["storage"] = refs[Backend]
     fields["columns"]["anyOf"][0]["propertyNames"] = {"pattern": NAME_PATTERN}
-    names = [
-        cls.name for model, cls in observation_models.items() if {*definition(model).get("required", ())} <= {"name"}
-    ]
     fields["observation_model"] = _any_of(
-        [{"enum": names}, *(refs[model] for model in observation_models), {"type": "null"}]
+        [names_of(observation_models), *(refs[model] for model in observation_models), {"type": "null"}]
     )
     forms = {"enum": [*FORMS, *sorted(registry().all(COLLATE_FORM))]}
     by_column = {"type": "object", "additionalProperties": _any_of([{"enum": list(FORMS)}, refs[CollateForm]])}
     fields["collate"] = _any_of([forms, by_column, {"type": "null"}])
     fields["datasets"] = _several(fields)
     one_or_several = [{"required": sorted({*root.pop("required", ()), "storage"})}, {"required": ["datasets"]}]
-    defs = {name: each for name, each in defs.items() if each is not root and each is not definition(BackendRef)}
+    unused = [definition(model) for model in (DatasetSpec, BackendRef, NamedRef)]
+    defs = {name: each for name, each in defs.items() if not any(each is one for one in unused)}
     return {"$schema": DIALECT, **root, "anyOf": one_or_several, "title": "kinoml_data dataset spec", "$defs": defs}
 
 

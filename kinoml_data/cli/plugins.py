@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kinoml_data.registry import Plugin
 
 TEST_TIMEOUT = 600  # seconds that one test of the conformance suite may take
-TEMPLATE = Path(__file__).parent / "plugin_template"
+TEMPLATES = Path(__file__).parent / "templates"
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 app = typer.Typer(no_args_is_help=True, help="List plugins, test a backend, or begin a new plugin.")
@@ -133,36 +133,39 @@ class TestBackend(BackendTests):
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(help="The name of the backend in specs, such as sqlite.")],
+    name: Annotated[str, typer.Argument(help="The name of the backend or featurizer in specs.")],
     folder: Annotated[
         Path | None, typer.Option(help="The folder to write to; by default kinoml-data-NAME in the working directory.")
     ] = None,
+    featurizer: Annotated[bool, typer.Option("--featurizer", help="Begin with a featurizer of this name.")] = False,
 ) -> None:
-    """Write a small plugin with a backend that keeps the contract, as a start."""
+    """Write a small plugin with a backend, or with a featurizer, that keeps the contract, as a start."""
     from kinoml_data.cli.terminal import say
-    from kinoml_data.registry import list_backends
+    from kinoml_data.registry import registry
 
-    module = name.replace("-", "_")
-    if not NAME.fullmatch(name) or keyword.iskeyword(module):
+    kind, example = ("featurizer", "letter-counts") if featurizer else ("backend", "npy-folder")
+    if not NAME.fullmatch(name) or keyword.iskeyword(name.replace("-", "_")):
         raise SpecError(
-            f"{quoted(name)} is not a valid name for a backend; use lower-case letters and digits, and - between words"
+            f"{quoted(name)} is not a valid name for a {kind}; use lower-case letters and digits, and - between words"
         )
-    if name in list_backends():
-        raise SpecError(f"a backend {name!r} is already installed; choose another name")
+    if name in registry().all(kind):
+        raise SpecError(f"a {kind} {name!r} is already installed; choose another name")
     target = folder or Path(f"kinoml-data-{name}")
     if target.exists():
         raise StoreExistsError(f"{quoted(str(target))} already exists; choose another folder with --folder")
-    replacements = {
-        "npy-folder": name,
-        "npy_folder": module,
-        "NpyFolder": "".join(part.capitalize() for part in name.split("-")),
-    }
-    for source in sorted(TEMPLATE.rglob("*.*")):
+    replacements = dict(zip(_spellings(example), _spellings(name), strict=True))
+    template = TEMPLATES / kind
+    for source in sorted(template.rglob("*.*")):
         if source.is_file() and source.suffix in (".py", ".toml", ".md"):
-            text, place = source.read_text("utf-8"), source.relative_to(TEMPLATE).as_posix()
+            text, place = source.read_text("utf-8"), source.relative_to(template).as_posix()
             for old, replacement in replacements.items():
                 text, place = text.replace(old, replacement), place.replace(old, replacement)
             (target / place).parent.mkdir(parents=True, exist_ok=True)
             (target / place).write_text(text, "utf-8")
-    say(f"{target}: a plugin with the backend {name!r}. Next:")
+    say(f"{target}: a plugin with the {kind} {name!r}. Next:")
     say(f'  cd {target} && pip install -e ".[test]" && pytest')
+
+
+def _spellings(name: str) -> tuple[str, str, str]:
+    """A name as in a spec, as in the name of a module, and as in the name of a class."""
+    return name, name.replace("-", "_"), "".join(part.capitalize() for part in name.split("-"))

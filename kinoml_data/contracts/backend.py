@@ -31,7 +31,7 @@ from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.errors import SpecError, UnsupportedStoreError, quoted
 from kinoml_data.spec import config
 from kinoml_data.spec.array import Array, Model
-from kinoml_data.spec.parts import NamedRef
+from kinoml_data.spec.parts import FeaturizerRef
 
 
 class Storage(ABC):
@@ -121,7 +121,7 @@ class Storage(ABC):
         return None
 
     def row_arrays(self) -> Mapping[str, NDArray[Any]]:
-        """The large arrays that opening computed for all rows, such as offsets, by any names; they are read-only.
+        """The large arrays that were computed for all rows, such as offsets, by any names; they are read-only.
 
         Worker processes share them: a worker that has opened the store passes the arrays of the process that started it
         to `share_row_arrays`. The arrays depend only on the content of the store.
@@ -129,13 +129,20 @@ class Storage(ABC):
         return {}
 
     def share_row_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:  # noqa: B027 - there may be none
-        """Use these arrays, which have the names and values of `row_arrays()`, in place of the storage's own."""
+        """Use these arrays in place of the storage's own, and of those that it would compute later.
+
+        The arrays of `row_arrays()` are among them, with the same values.
+        """
 
     def batches(self, columns: Sequence[str] | None = None, size: int = 1024) -> Iterator[Columns]:
         """All rows in order, `size` at a time, of some columns or of all; raises the errors of `read`."""
         names = list(self.columns if columns is None else columns)
         for start in range(0, len(self), size):
             yield self.read(np.arange(start, min(start + size, len(self))), names)
+
+    def facts(self) -> Sequence[tuple[str, str]]:
+        """What `kinoml-data inspect` shows in addition to the columns: pairs of a label and a short text."""
+        return ()
 
     def close(self) -> None:  # noqa: B027 - a storage without open files has nothing to close
         """Close files and connections. The storage is not used afterwards; a second call does nothing."""
@@ -232,31 +239,24 @@ class Backend(Model, ABC):
         """
         raise UnsupportedStoreError(f"the backend {self.name!r} cannot write; `kinoml-data backends` shows which can")
 
-    def with_objects(
-        self, *, data: Mapping[str, Any] | None = None, featurizer: Callable[..., Any] | None = None
-    ) -> Backend:
+    def with_objects(self, *, data: Mapping[str, Any]) -> Backend:
         """This backend with the caller's Python objects, which no spec can name.
 
         A backend with a `source` passes them on to it.
 
         Args:
             data: values by column, one entry per row.
-            featurizer: a function from raw values to feature arrays.
 
         Raises:
             SpecError: neither this backend nor its source accepts them.
         """
         source = getattr(self, "source", None)
         if isinstance(source, Backend):
-            data = None if data is None else owned(data)  # the source may be opened again in another process
-            return self.model_copy(update={"source": source.with_objects(data=data, featurizer=featurizer)})
-        if data is not None:
-            raise SpecError(
-                f"the backend {self.name!r} does not take data=; use backend='in-memory' or 'featurize-on-access'"
-            )
-        if featurizer is not None:
-            raise SpecError("featurizer= needs the backend 'featurize-on-access'")
-        return self
+            # The source may be opened again in another process.
+            return self.model_copy(update={"source": source.with_objects(data=owned(data))})
+        raise SpecError(
+            f"the backend {self.name!r} does not take data=; use backend='in-memory' or 'featurize-on-access'"
+        )
 
     @model_serializer(mode="wrap")
     def _named(self, handler: Any) -> dict[str, Any]:
@@ -272,13 +272,15 @@ class SpecContext:
         base: the folder that relative paths start from.
         root: the folder that no path may leave; None if paths may lead anywhere.
         backend: makes a backend from `{backend: name, ...options}`.
-        featurizer: makes a featurizer from a reference by name.
+        featurizer: makes the featurizer that a reference names, or finds the Python function that it names.
+        distribution: the name of the distribution that registers this featurizer; None for a Python object.
     """
 
     base: Path
     root: Path | None
     backend: Callable[[Mapping[str, Any]], Backend]
-    featurizer: Callable[[NamedRef], Featurizer]
+    featurizer: Callable[[FeaturizerRef], Featurizer | Callable[..., Any]]
+    distribution: Callable[[FeaturizerRef], str | None] = lambda ref: None
 
 
 def _backend(value: Any, info: ValidationInfo) -> Backend:

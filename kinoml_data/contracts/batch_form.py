@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 from kinoml_data.spec.dataset_spec import CompleteSpec
@@ -26,6 +27,8 @@ class BatchForm(ABC):
 
     Attributes:
         name: the name that `collate` uses.
+        unique: the columns of which the form takes the distinct rows of the batch; none by default. `__init__` may set
+            it. Such a column is a `Unique` of what it would be otherwise.
 
     Args:
         spec: the spec, with its columns.
@@ -35,6 +38,7 @@ class BatchForm(ABC):
     """
 
     name: ClassVar[str]
+    unique: Collection[str] = ()
 
     def __init__(self, spec: CompleteSpec) -> None:
         self.spec = spec

@@ -10,6 +10,7 @@ A module that registers a backend, for example::
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Executor
 
 import pluggy
 
@@ -41,3 +42,12 @@ def register_observation_models() -> Iterable[type[ObservationModel]]:  # type: 
 @hookspec
 def register_collate_forms() -> Iterable[type[BatchForm]]:  # type: ignore[empty-body]
     """Return the collate forms that the plugin adds."""
+
+
+@hookspec
+def register_executors() -> Iterable[type[Executor]]:  # type: ignore[empty-body]
+    """Return the executors that the plugin adds, for `kinoml-data convert --executor NAME --address ADDRESS`.
+
+    Each has a `name` and is created with one argument, `address`, a str or None. At the end of `with executor:`, it
+    releases what it opened.
+    """

@@ -17,6 +17,7 @@ from kinoml_data.dataset.forms import copied, expanded
 from kinoml_data.dataset.oddities import text_among_numbers
 from kinoml_data.errors import SpecError, StoreReadError, UnsupportedStoreError, quoted, unknown
 from kinoml_data.layouts.flat_arrays import mismatch
+from kinoml_data.layouts.keys import keys_of
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
 
@@ -151,16 +152,8 @@ class Binding:
         Raises:
             StoreReadError: the keys of the storage are not those of its rows.
         """
-        several = {id(keys): keys for stored in self._plans[name].stored_as for keys in [self.storage.keys(stored)]}
-        keys = next(iter(several.values()))
-        if len(several) > 1 or keys is None:
-            return None
-        if keys.dtype.kind not in "iu" or keys.shape != (self.length,) or (keys.dtype.kind == "i" and (keys < 0).any()):
-            raise StoreReadError(
-                f"{type(self.storage).__name__} is wrong: the keys of column {quoted(name)} are {keys.dtype} "
-                f"{keys.shape}, but {self.length} integers of at least 0 are needed"
-            )
-        return keys
+        several = {id(keys): keys for stored in self._plans[name].stored_as for keys in [keys_of(self.storage, stored)]}
+        return next(iter(several.values())) if len(several) == 1 else None
 
     def _device_of(self, name: str) -> str | None:
         """The device on which a column is kept; None if it is read to the CPU."""

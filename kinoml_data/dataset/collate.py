@@ -43,18 +43,18 @@ class Batch:
     It is not a `collections.abc.Sequence`, because torch would then iterate over it.
     """
 
-    def __init__(self, columns: Mapping[str, Column | Indexed], length: int, collater: Collater) -> None:
-        self.columns, self.collater = columns, collater
-        self._length = length
+    def __init__(self, columns: Mapping[str, Column | Indexed], rows: NDArray[np.int64], collater: Collater) -> None:
+        self.columns, self.rows, self.collater = columns, rows, collater
 
     def __len__(self) -> int:
-        return self._length
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        index = range(self._length)[
-            index
-        ]  # a negative index counts from the end; raises IndexError if it is out of range
-        return self.collater.sample({name: np.array(column[index]) for name, column in self.columns.items()})
+        # A negative index counts from the end; this raises IndexError if it is out of range.
+        index = range(len(self))[index]
+        return self.collater.sample(
+            {name: np.array(column[index]) for name, column in self.columns.items()}, int(self.rows[index])
+        )
 
 
 class Collater:
@@ -64,6 +64,7 @@ class Collater:
         spec: a complete spec.
         collate: a form for all ragged columns in X and y, a mapping of columns to forms, or a `BatchForm`. By default
             the spec's own.
+        with_rows: True if samples and batches end with their row numbers in the store.
 
     Raises:
         SpecError: a form or column is unknown, a form cannot represent its column, or a padding value is missing.
@@ -71,13 +72,17 @@ class Collater:
         PluginConflictError: several plugins provide the form.
     """
 
-    def __init__(self, spec: CompleteSpec, collate: Any = None) -> None:
+    def __init__(self, spec: CompleteSpec, collate: Any = None, *, with_rows: bool = False) -> None:
+        self.with_rows = with_rows
         self.X, self.y = spec.X, spec.y
         self.names = (*spec.X_names, *spec.y_names)
         self.arrays = dict(spec.columns)
         collate = spec.collate if collate is None else collate
         self._batch_form = _batch_form(spec, collate)
-        self._forms = _column_forms(spec, collate if self._batch_form is None else "packed")
+        if self._batch_form is not None:
+            unique = CollateForm(form="unique", of="packed")
+            collate = {name: unique if name in self._batch_form.unique else "packed" for name in self.names}
+        self._forms = _column_forms(spec, collate)
 
     @property
     def has_nested(self) -> bool:
@@ -93,21 +98,27 @@ class Collater:
             return tuple(samples) if isinstance(samples, Sample) else samples
         if isinstance(samples, Batch):
             columns = samples.columns
-            return self._batch({name: self.formed(name, columns[name]) for name in self.names})
-        rows: dict[str, list[Tensor]] = {name: [] for name in self.names}
-        for X, y in samples:
-            for names, part in ((self.X, X), (self.y, y)):
+            return self._batch({name: self.formed(name, columns[name]) for name in self.names}, samples.rows)
+        parts_of: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        for sample in samples:
+            for names, part in ((self.X, sample[0]), (self.y, sample[1])):
                 for name in (names,) if isinstance(names, str) else names or ():
-                    rows[name].append(part if isinstance(names, str) else part[name])
-        return self._batch({name: self.formed(name, _joined(rows[name], self.arrays[name])) for name in self.names})
+                    parts_of[name].append(part if isinstance(names, str) else part[name])
+        rows = np.array([sample[2] for sample in samples], np.int64) if self.with_rows else None
+        joined = {name: _joined(parts_of[name], self.arrays[name]) for name in self.names}
+        return self._batch({name: self.formed(name, joined[name]) for name in self.names}, rows)
 
-    def _batch(self, tensors: Mapping[str, Form]) -> Any:
+    def _batch(self, tensors: Mapping[str, Form], rows: NDArray[np.int64] | None) -> Any:
         parts = self.parts(tensors)
-        return parts if self._batch_form is None else self._batch_form(*parts)
+        if self._batch_form is not None:
+            batch = self._batch_form(*parts)
+            return (batch, as_tensor(rows)) if self.with_rows else batch
+        return (*parts, as_tensor(rows)) if self.with_rows else parts
 
-    def sample(self, arrays: Mapping[str, NDArray[Any]]) -> Sample:
-        """`(X, y)` of one row as plain tensors, regardless of the form."""
-        sample = Sample(self.parts({name: as_tensor(arrays[name]) for name in self.names}))
+    def sample(self, arrays: Mapping[str, NDArray[Any]], row: int) -> Sample:
+        """`(X, y)` of one row as plain tensors, regardless of the form; `(X, y, row)` with row numbers."""
+        parts = self.parts({name: as_tensor(arrays[name]) for name in self.names})
+        sample = Sample((*parts, torch.tensor(row)) if self.with_rows else parts)
         sample.collater = self
         return sample
 
@@ -146,8 +157,7 @@ def _column_forms(spec: CompleteSpec, collate: Any) -> dict[str, CollateForm]:
     columns = spec.columns
     requested: dict[str, Any] = dict.fromkeys(columns, "list")
     if collate is None or isinstance(collate, (str, CollateForm)):
-        names = [name for name in (*spec.X_names, *spec.y_names) if columns[name].ragged]
-        requested |= dict.fromkeys(names, "list" if collate is None else collate)
+        requested |= dict.fromkeys((*spec.X_names, *spec.y_names), "list" if collate is None else collate)
     elif isinstance(collate, Mapping):
         if strangers := [name for name in collate if name not in columns]:
             raise SpecError(f"collate: {unknown(strangers[0], columns, 'column')}")
@@ -159,6 +169,8 @@ def _column_forms(spec: CompleteSpec, collate: Any) -> dict[str, CollateForm]:
         form = _parse_form(name, value)
         if columns[name].ragged:
             _check_form(name, form, columns[name])
+        elif not isinstance(collate, Mapping):
+            form = CollateForm(form="list")  # one form for all columns is meant for ragged ones
         forms[name] = form
     return forms
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.reduction import ForkingPickler
@@ -14,9 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 from kinoml_data.columns import Column, Indexed, Ragged, sizes_of
 from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.collate import Batch, Collater
+from kinoml_data.dataset.fingerprint import fingerprint
 from kinoml_data.dataset.html import dataset_html
 from kinoml_data.dataset.indexing import normalize_index
 from kinoml_data.dataset.session import Session
+from kinoml_data.dataset.split_check import SplitCheck, check_splits
 from kinoml_data.dataset.tables import to_pandas
 from kinoml_data.errors import SampleIndexError, SpecError, SplitError, StoreReadError, quoted, unknown
 from kinoml_data.layouts.memory_storage import SharedArrays
@@ -85,7 +89,7 @@ class XyDataset(Dataset[Any]):
                 return self.collate_fn(self._read(positions))
             position = int(positions[0])
         row = position if self._rows is None else int(self._rows[position])
-        return self.collate_fn.sample(binding.read_row(row, self.collate_fn.names))
+        return self.collate_fn.sample(binding.read_row(row, self.collate_fn.names), row)
 
     def __getitems__(self, indices: Sequence[int] | RowNumbers) -> Batch:
         """Samples at several positions, read together. The loaders of torch call this."""
@@ -95,7 +99,7 @@ class XyDataset(Dataset[Any]):
     def _read(self, positions: RowNumbers) -> Batch:
         rows = positions if self._rows is None else self._rows[positions]
         names = self.collate_fn.names
-        return Batch(self._session.binding.read_batch(rows, names), len(rows), self.collate_fn)
+        return Batch(self._session.binding.read_batch(rows, names), rows, self.collate_fn)
 
     # -- views
 
@@ -120,6 +124,62 @@ class XyDataset(Dataset[Any]):
         if single:
             raise SampleIndexError(f"select takes several rows, not {quoted(rows)}; index the dataset for one sample")
         return self._view(positions)
+
+    def with_rows(self) -> XyDataset:
+        """The same rows, with samples and batches `(X, y, row)`.
+
+        `row` contains the row numbers in the store: an int64 tensor `(rows,)` for a batch, and one without axes for a
+        sample. If a form of a plugin makes the batch, it is `(batch, row)`.
+        """
+        collater = copy.copy(self.collate_fn)
+        collater.with_rows = True
+        return self.with_collater(collater)
+
+    def fold(self, number: int) -> dict[str, XyDataset]:
+        """The parts of one step of a cross-validation over the splits fold0, fold1, and so on.
+
+        Args:
+            number: the fold to validate on.
+
+        Returns:
+            `{"train": ..., "val": ..., "test": ...}`: views of the rows of all other folds in ascending order of
+            their positions, of the fold `number`, and of the split test if there is one.
+
+        Raises:
+            SplitError: there is no such fold.
+        """
+        folds = [name for name in self._session.splits if re.fullmatch(r"fold\d+", name)]
+        val = f"fold{number}"
+        if isinstance(number, bool) or val not in folds:
+            hint = "" if folds else "; write `splits: {folds: 5, seed: 0}` in the spec"
+            raise SplitError(unknown(val, folds, "fold") + hint)
+        indices = self.indices
+        train = np.sort(np.concatenate([np.empty(0, np.int64), *(indices[name] for name in folds if name != val)]))
+        parts = {"train": self.select(train), "val": self.split(val)}
+        return parts | ({"test": self.split("test")} if "test" in indices else {})
+
+    def check_splits(self, columns: Sequence[str] | None = None) -> SplitCheck:
+        """Count the values that two splits share, and so what leaks from one into the other.
+
+        Args:
+            columns: the columns to compare, or "X" for all columns in X together. By default the columns that the
+                splits are made from, the columns in meta that contain text, and the columns whose storage has keys.
+
+        Raises:
+            SpecError: the spec has no such column.
+        """
+        return check_splits(self._session.binding, self.spec, self.rows, self.indices, columns)
+
+    def fingerprint(self) -> str:
+        """A digest of all columns as they come out, and of the splits; for a view, of its own rows.
+
+        It is the same whichever backend stores the data, and changes with any row, split, name or dtype. With this
+        value as `fingerprint` in a spec, `load_dataset` refuses other data. All rows are read.
+
+        Raises:
+            KinomlDataError: whatever reading the rows raises.
+        """
+        return fingerprint(self._session.binding, self.spec, self.rows, self.indices)
 
     def with_collater(self, collater: Collater) -> XyDataset:
         """The same rows, collated by another collater."""
@@ -181,17 +241,24 @@ class XyDataset(Dataset[Any]):
 
     # -- contents
 
-    def column(self, name: str) -> Any:
+    def column(self, name: str, *, rows: Any = None) -> Any:
         """All rows of one column: a tensor `(rows, ...)`, a ragged column in its collate form, or a list of strings.
 
         A ragged column in meta is a list of tensors, unless `collate` names a form for this column.
 
+        Args:
+            name: the column.
+            rows: the row numbers in the store, such as those of `with_rows()`; by default the rows of this dataset.
+
         Raises:
             SpecError: the spec has no such column.
+            SampleIndexError: a row number is out of range, or `rows` does not contain row numbers.
         """
         if name not in self.spec.columns:
             raise SpecError(unknown(name, self.spec.columns, "column"))
-        column = self._session.binding.read_batch(self.rows, [name])[name]
+        binding = self._session.binding
+        numbers = self.rows if rows is None else normalize_index(rows, binding.length)[0]
+        column = binding.read_batch(numbers, [name])[name]
         if self.spec.columns[name].is_string:
             values, index = (column.values, column.index) if isinstance(column, Indexed) else (column, None)
             assert isinstance(values, Ragged)
@@ -286,7 +353,9 @@ class XyDataset(Dataset[Any]):
         binding = self._session.binding
         if kwargs.get("num_workers"):
             self._session.refuse_workers()
-        collate_fn = self.collate_fn if collate is None else Collater(self.spec, collate)
+        collate_fn = (
+            self.collate_fn if collate is None else Collater(self.spec, collate, with_rows=self.collate_fn.with_rows)
+        )
         lengths = None if group_by_length is None else self._lengths(binding, group_by_length)
         nested = (lambda: collate_fn(self.__getitems__([]))) if collate_fn.has_nested else None
         return loader.make(

@@ -19,7 +19,7 @@ from kinoml_data.errors import KinomlDataError, one_line, quoted
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
 from kinoml_data.spec.html import plain_text
-from kinoml_data.spec.parts import RatioSplits
+from kinoml_data.spec.parts import ComputedSplits
 
 ROWS_PER_READ = 256
 BATCH = 128  # rows, of which `facts` tells the size
@@ -93,6 +93,7 @@ def facts(dataset: Described, columns: Sequence[ColumnFacts]) -> list[tuple[str,
         ("splits", _splits(dataset)),
         ("observation model", _model(dataset)),
         ("collate", plain_text(spec.to_mapping().get("collate", "list"))),
+        *dataset._session.binding.storage.facts(),
     ]
 
 
@@ -259,7 +260,9 @@ def _splits(dataset: Described) -> str:
         return "none"
     splits = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     rest = len(dataset) - sum(counts.values())
-    computed = f" (computed, seed {dataset.spec.splits.seed})" if isinstance(dataset.spec.splits, RatioSplits) else ""
+    computed = (
+        f" (computed, seed {dataset.spec.splits.seed})" if isinstance(dataset.spec.splits, ComputedSplits) else ""
+    )
     return splits + (f"; {rest:,} rows in none" if rest else "") + computed
 
 

@@ -100,7 +100,8 @@ def formed(form: CollateForm, column: Any, array: Array) -> Form:
     if form.form == "unique":
         if not isinstance(column, Indexed):
             column = _indexed(column)
-        return _unpickled_unique(formed(of_distinct(form), column.values, array), column.index)
+        # Columns that share values in the same way have one index here, but not in a batch, which may be changed.
+        return _unpickled_unique(formed(of_distinct(form), column.values, array), column.index.copy())
     if isinstance(column, Indexed) and (form.form in ("pad", "pad-mask") or not isinstance(column.values, Ragged)):
         shared: Any = formed(form, column.values, array)  # shared rows are padded once, and copied whole
         parts = [as_tensor(taken(part, column.index)) for part in (shared if type(shared) is PadMask else (shared,))]
@@ -131,9 +132,13 @@ def of_distinct(form: CollateForm) -> CollateForm:
 
 def _indexed(column: Any) -> Indexed:
     """Rows as an `Indexed` of those that differ bit for bit."""
-    with_arrays = column.with_values(_as_array(column.values)) if isinstance(column, Ragged) else _as_array(column)
-    first, index = distinct_keys(keys_by_content(with_arrays), len(column))
+    first, index = distinct_keys(keys_by_content(as_arrays(column)), len(column))
     return Indexed(taken(column, first), index)
+
+
+def as_arrays(column: Any) -> Any:
+    """The same rows with numpy arrays in place of tensors."""
+    return column.with_values(_as_array(column.values)) if isinstance(column, Ragged) else _as_array(column)
 
 
 def expanded(column: Any) -> Any:

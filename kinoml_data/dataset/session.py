@@ -21,7 +21,7 @@ from kinoml_data.files import os_errors
 from kinoml_data.layouts.memory_storage import MemoryStorage, SharedArrays
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
-from kinoml_data.spec.parts import FileSplit, RatioSplits
+from kinoml_data.spec.parts import ComputedSplits, FileSplit
 
 
 class Session:
@@ -49,8 +49,8 @@ class Session:
         self._closed = False
         self._reset(None)
         self._bind(storage)
-        if not isinstance(spec.splits, RatioSplits):  # random splits are always valid, and are drawn when needed
-            self._splits = splits.resolve(spec, storage.arrays, len(storage))
+        if not _is_random(spec):  # random splits are always valid, and are drawn when needed
+            self._splits = self._resolved()
 
     def _reset(self, storage: Storage | None) -> None:
         self._lock = threading.Lock()
@@ -72,12 +72,18 @@ class Session:
         return self._open()
 
     @property
-    def splits(self) -> dict[str, splits.RowNumbers]:
+    def splits(self) -> dict[str, NDArray[np.int64]]:
         """The row numbers of every split; raises the errors of `binding`."""
         if self._splits is None:
-            binding = self.binding
-            self._splits = splits.resolve(self.spec, binding.storage.arrays, binding.length)
+            self._splits = self._resolved()
         return self._splits
+
+    def _resolved(self) -> dict[str, NDArray[np.int64]]:
+        binding = self.binding
+        rows = np.arange(binding.length)
+        return splits.resolve(
+            self.spec, binding.storage.arrays, binding.length, lambda name: binding.read(rows, [name])[name]
+        )
 
     def refuse_workers(self) -> None:
         """Raise if worker processes cannot read the data.
@@ -119,9 +125,12 @@ class Session:
         return storage
 
     def _share_row_arrays(self, storage: Storage) -> None:
-        """Let the storage use the arrays of the process that this one was started from, in place of equal copies."""
+        """Let the storage use the arrays of the process that this one was started from, in place of equal copies.
+
+        There may be more of them than the storage has, because it has not needed the others yet.
+        """
         own, shared = storage.row_arrays(), self._row_arrays
-        if own.keys() == shared.keys() and all(np.array_equal(own[name], shared[name]) for name in own):
+        if all(name in shared and np.array_equal(own[name], shared[name]) for name in own):
             storage.share_row_arrays(shared)
 
     def _bind(self, storage: Storage) -> None:
@@ -140,10 +149,7 @@ class Session:
         is_source = isinstance(self._storage, MemoryStorage) and self._storage.is_source
         if is_source or self.backend is None:  # a worker has no backend if it was sent the storage
             state |= {"storage": self._storage, "backend": None}
-        # The identity of the store does not cover the files of splits, which may have changed since they were read.
-        splits = self.spec.splits
-        from_files = isinstance(splits, Mapping) and any(isinstance(split, FileSplit) for split in splits.values())
-        return state | {"splits": self._splits if from_files else None}
+        return state | {"splits": self._splits if _keeps_splits(self.spec) else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.spec, self.backend, self.identity = state["spec"], state["backend"], state["identity"]
@@ -152,6 +158,20 @@ class Session:
         self._reset(state.get("storage"))
         if self._storage is not None:
             self._share_row_arrays(self._storage)
+
+
+def _is_random(spec: CompleteSpec) -> bool:
+    return isinstance(spec.splits, ComputedSplits) and spec.splits.is_random
+
+
+def _keeps_splits(spec: CompleteSpec) -> bool:
+    """True if another process gets the rows of the splits, because it might find others or takes long to find them.
+
+    The identity of the store does not cover the files of splits, which may have changed since they were read.
+    """
+    if isinstance(spec.splits, ComputedSplits):
+        return not spec.splits.is_random
+    return any(isinstance(split, FileSplit) for split in spec.splits.values())
 
 
 def _refuse_workers(storage: Storage | None) -> None:

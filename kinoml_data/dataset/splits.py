@@ -2,42 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kinoml_data.columns import Column
 from kinoml_data.contracts.backend import check_inside
+from kinoml_data.dataset.labels import computed, labels_in_file
 from kinoml_data.errors import SplitError, quoted, unknown
 from kinoml_data.layouts import npy
 from kinoml_data.spec import config
 from kinoml_data.spec.dataset_spec import CompleteSpec
-from kinoml_data.spec.parts import FileSplit, RangeSplit, RatioSplits, RowsSplit
+from kinoml_data.spec.parts import ColumnLabels, ComputedSplits, FileLabels, FileSplit, RangeSplit, RowsSplit, Split
 
 RowNumbers = NDArray[np.int64]
 
 
-def resolve(spec: CompleteSpec, arrays: Mapping[str, NDArray[Any]], length: int) -> dict[str, RowNumbers]:
+def resolve(
+    spec: CompleteSpec, arrays: Mapping[str, NDArray[Any]], length: int, read: Callable[[str], Column]
+) -> dict[str, RowNumbers]:
     """The row numbers of every split.
 
     Args:
         spec: the complete spec.
         arrays: the arrays of the store that splits may name.
         length: the number of rows in the store.
+        read: reads all rows of a column of the spec.
 
     Returns:
-        int64 `(n,)` row numbers by split, in the order in which they are stored or listed.
+        int64 `(n,)` row numbers by split, in the order in which they are stored or listed; see `labels.computed` for
+        the order of computed splits.
 
     Raises:
-        SplitError: a row is out of range, in two splits, or twice in one; or the store lacks the array of a split.
+        SplitError: a row is out of range, in two splits, or twice in one; the store lacks the array of a split; or
+            the splits cannot be computed.
         SpecError: the file of a split is not in the folder that the spec may use.
         StoreNotFoundError, CorruptStoreError: the file of a split does not exist or is damaged.
     """
-    if isinstance(spec.splits, RatioSplits):
-        return by_ratio(spec.splits, length)
-    splits = {}
-    for name, split in spec.splits.items():
+    if not isinstance(spec.splits, ComputedSplits):
+        return _given(spec, spec.splits, arrays, length)
+    labels = spec.splits.labels
+    given: Mapping[str, Any] = {}
+    if isinstance(labels, FileLabels):
+        given = labels_in_file(_path(spec, labels.file), labels)
+    elif labels is not None and not isinstance(labels, ColumnLabels):
+        given = _given(spec, labels, arrays, length)
+    return computed(spec.splits, length, read, given)
+
+
+def _path(spec: CompleteSpec, file: str) -> Path:
+    path = spec.base / config.expanded(file, spec.base)
+    check_inside(path, spec.root)
+    return path
+
+
+def _given(
+    spec: CompleteSpec, splits: Mapping[str, Split], arrays: Mapping[str, NDArray[Any]], length: int
+) -> dict[str, RowNumbers]:
+    found = {}
+    for name, split in splits.items():
         if isinstance(split, str):
             if split not in arrays:
                 raise SplitError(f"split {name!r}: {unknown(split, list(arrays), 'array of the store')}")
@@ -51,27 +77,10 @@ def resolve(spec: CompleteSpec, arrays: Mapping[str, NDArray[Any]], length: int)
             rows = _as_rows(np.array(split.rows, dtype=object), name, length)
         else:
             assert isinstance(split, FileSplit)
-            path = spec.base / config.expanded(split.file, spec.base)
-            check_inside(path, spec.root)
-            rows = _as_rows(npy.read(path), name, length)
-        splits[name] = rows
-    _check_disjoint(splits, length)
-    return splits
-
-
-def by_ratio(splits: RatioSplits, length: int) -> dict[str, RowNumbers]:
-    """Random splits: one permutation of all rows, cut in the order of the ratios, by largest remainder.
-
-    The permutation is that of `np.random.Generator(np.random.PCG64(seed))`: the same seed gives the same rows on
-    every machine.
-    """
-    exact = np.array(list(splits.ratios.values())) * length
-    # 0.7 * 10 is 6.999...: the rounding error is undone before the fraction is dropped.
-    sizes = np.floor(exact + 1e-9).astype(np.int64)
-    order = np.argsort(-np.round(exact - sizes, 9), kind="stable")
-    sizes[order[: length - int(sizes.sum())]] += 1
-    shuffled = np.random.Generator(np.random.PCG64(splits.seed)).permutation(length)
-    return dict(zip(splits.ratios, np.split(shuffled, np.cumsum(sizes)[:-1]), strict=True))
+            rows = _as_rows(npy.read(_path(spec, split.file)), name, length)
+        found[name] = rows
+    _check_disjoint(found, length)
+    return found
 
 
 def _as_rows(array: NDArray[Any], name: str, length: int) -> RowNumbers:

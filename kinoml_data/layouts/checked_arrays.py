@@ -5,11 +5,11 @@ The container has the arrays of the flat layout, their checksums, and the metada
 | key | value |
 | --- | --- |
 | `format` | 1 |
-| `columns` | by name: its `dtype`, its `shape` and its `digest`, see `column_digest` |
+| `columns` | by name: its `dtype`, its `shape`, its `digest` (see `column_digest`), and `keys`: true if it has keys |
 | `arrays` | by name: its digest, see `array_digest` |
 | `spec` | the digest of `_spec`, or null |
 
-The digests cover types, shapes and the checksums of the rows; the checksums cover the values.
+The digests cover types, shapes, keys and the checksums of the rows; the checksums cover the values.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ from kinoml_data.layouts.checksums import row_difference
 from kinoml_data.layouts.flat_arrays import (
     CRC,
     INDEX,
+    KEYS,
     SHAPES,
     SPEC_KEY,
     UTF8,
     VALUES,
     ArrayStorage,
-    flat_batches,
-    flat_layout,
     is_reserved,
-    other_arrays,
     values_key,
 )
+from kinoml_data.layouts.flat_writing import FlatBatches, other_arrays
 from kinoml_data.spec.array import Array
 
 FORMAT = 1
@@ -70,7 +69,8 @@ class CheckedArrayStorage(ArrayStorage):
 
     Args:
         arrays: see `ArrayStorage`.
-        checksums: uint32 `(rows,)` by column, as `own_arrays` gives them; None for the arrays of other programs.
+        checksums: uint32 `(rows,)` by column, as `own_arrays` gives them, `(distinct rows,)` if the column has keys;
+            None for the arrays of other programs.
         path: the file or folder, for messages.
         verify: "first" compares a row when it is first read, "always" compares each time, "never" does not compare.
         unreadable: see `Storage`.
@@ -103,14 +103,14 @@ class CheckedArrayStorage(ArrayStorage):
         compared = self._compared  # before the read: see `compare_again`
         batch = super().read(rows, columns)
         for name in columns:
-            if name in compared and not compared[name][rows].all():
-                self._compare(name, rows, batch[name])
-                compared[name][rows] = self._once
+            if name in compared and not compared[name][distinct := self._distinct(name, rows)].all():
+                self._compare(name, distinct, batch[name])
+                compared[name][distinct] = self._once
         return batch
 
     def compare_again(self) -> None:
         """Forget which rows were compared with their checksums, because the store may have been altered in place."""
-        self._compared = {name: np.zeros(len(self), bool) for name in self._checksums}
+        self._compared = {name: np.zeros(len(crc), bool) for name, crc in self._checksums.items()}
 
     def notice_change(self) -> None:
         """Check that the store has not been replaced or changed. Called before damage is reported.
@@ -120,8 +120,8 @@ class CheckedArrayStorage(ArrayStorage):
         """
 
     def _compare(self, name: str, rows: NDArray[np.int64], column: Column) -> None:
-        is_string = self.columns[name].is_string
-        if problem := row_difference(column, rows, self._checksums[name][rows], is_string=is_string):
+        is_string, what = self.columns[name].is_string, "distinct row" if name in self._keys else "row"
+        if problem := row_difference(column, rows, self._checksums[name][rows], is_string=is_string, what=what):
             self.notice_change()
             raise CorruptStoreError(f"{self._path}: column {quoted(name)}, {problem}")
 
@@ -156,8 +156,11 @@ def own_arrays(
         flat[key], checksums[name] = rows_of(container, key), container.whole(name + CRC)
         if key != name:
             flat[name + SHAPES] = container.whole(name + SHAPES)
+        if stored[name].get("keys"):
+            flat[name + KEYS] = container.whole(name + KEYS)
         dtypes = flat[key].dtype.name, checksums[name].dtype.name
-        digest = column_digest(dtypes[0], flat[key].shape, flat.get(name + SHAPES), checksums[name])
+        shapes, keys = flat.get(name + SHAPES), flat.get(name + KEYS)
+        digest = column_digest(dtypes[0], flat[key].shape, shapes, checksums[name], keys)
         if dtypes != (array.numpy.name, "uint32") or checksums[name].ndim != 1 or digest != stored[name]["digest"]:
             raise CorruptStoreError(f"{path}: column {quoted(name)} differs from what was written; the data is damaged")
     digests = {name + INDEX: digest for name, digest in metadata["arrays"].items()}
@@ -193,38 +196,38 @@ def write_rows(
     Raises:
         SpecError: a batch does not match `columns`.
     """
-    layout = flat_layout(columns)
-    created = {key: create(key, dtype, shape) for key, (dtype, shape) in layout.items()}
-    lengths = dict.fromkeys(layout, 0)
+    flat = FlatBatches(columns, batches)
+    created = {key: create(key, dtype, shape) for key, (dtype, shape) in flat.layout.items()}
+    lengths = dict.fromkeys(flat.layout, 0)
     digested = {
-        key: [np.empty((0, *shape), dtype)] for key, (dtype, shape) in layout.items() if key.endswith((SHAPES, CRC))
+        key: [np.empty((0, *shape), dtype)]
+        for key, (dtype, shape) in flat.layout.items()
+        if key.endswith((SHAPES, CRC))
     }
-    for batch in flat_batches(columns, batches):
+    for batch in flat:
         for key, part in batch.items():
             created[key].append(part)
             lengths[key] += len(part)
             if key in digested:
                 digested[key].append(part)
-    others = other_arrays(arrays, spec)
-    for key, other in others.items():
+    keys, others = flat.keys(), other_arrays(arrays, spec)
+    for key, other in (keys | others).items():
         created[key] = create(key, other.dtype, other.shape[1:])
         created[key].append(other)
-    for array in created.values():
-        array.finish()
+    for written in created.values():
+        written.finish()
 
-    def digest(name: str, array: Array) -> str:
-        key = values_key(name, array)
+    def described(name: str, array: Array) -> dict[str, Any]:
+        key, own_keys = values_key(name, array), keys.get(name + KEYS)
         shapes = np.concatenate(digested[name + SHAPES]) if array.rows_differ else None
-        return column_digest(
-            array.numpy.name, (lengths[key], *layout[key][1]), shapes, np.concatenate(digested[name + CRC])
-        )
+        shape, checksums = (lengths[key], *flat.layout[key][1]), np.concatenate(digested[name + CRC])
+        digest = column_digest(array.numpy.name, shape, shapes, checksums, own_keys)
+        marks = {} if own_keys is None else {"keys": True}
+        return {**array.model_dump(mode="json", include={"dtype", "shape"}), "digest": digest, **marks}
 
     return {
         "format": FORMAT,
-        "columns": {
-            name: {**array.model_dump(mode="json", include={"dtype", "shape"}), "digest": digest(name, array)}
-            for name, array in columns.items()
-        },
+        "columns": {name: described(name, array) for name, array in columns.items()},
         "arrays": {name: array_digest(array) for name, array in arrays.items()},
         "spec": None if spec is None else array_digest(others[SPEC_KEY]),
     }
@@ -243,7 +246,11 @@ def check_names(backend: str, names: Collection[str], arrays: Collection[str], r
 
 
 def column_digest(
-    dtype: str, shape: Sequence[int], shapes: NDArray[np.int64] | None, checksums: NDArray[np.uint32]
+    dtype: str,
+    shape: Sequence[int],
+    shapes: NDArray[np.int64] | None,
+    checksums: NDArray[np.uint32],
+    keys: NDArray[Any] | None = None,
 ) -> str:
     """The 16-byte BLAKE2b digest, in hex, of everything that is stored for a column except its values.
 
@@ -251,11 +258,14 @@ def column_digest(
         dtype, shape: the dtype and the shape of the array that contains the values.
         shapes: the array `<column>.shapes`; None if there is none.
         checksums: the array `<column>.crc32`.
+        keys: the array `<column>.keys`; None if there is none.
     """
     digest = hashlib.blake2b(json.dumps([dtype, *shape]).encode(), digest_size=16)
     if shapes is not None:
         digest.update(np.ascontiguousarray(shapes, "<i8").tobytes())
     digest.update(np.ascontiguousarray(checksums, "<u4").tobytes())
+    if keys is not None:
+        digest.update(array_digest(keys).encode())
     return digest.hexdigest()
 
 

@@ -6,29 +6,33 @@
 | ragged | `<column>.values`: 1-D, the rows end to end, and `<column>.shapes`: integers `(rows, ndim)` |
 | strings | `<column>.utf8`: uint8, 1-D, and `<column>.shapes`: integers `(rows, 1)` |
 | the checksums of a column's rows | `<column>.crc32`: uint32 `(rows,)`, see `checksums` |
+| the keys of rows that share values | `<column>.keys`: integers `(rows,)` |
 | not per row | `<name>.index` |
 | the spec | `_spec`: uint8, JSON |
+
+The arrays of a column with keys contain its distinct rows; its row i is distinct row `keys[i]`.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.columns import Column, Columns, Ragged, gather, offsets_of
+from kinoml_data.columns import Column, Columns, Indexed, Ragged, gather, offsets_of
 from kinoml_data.contracts.backend import Storage
-from kinoml_data.errors import CorruptStoreError, SpecError, one_line, quoted
-from kinoml_data.layouts.checksums import row_checksums
+from kinoml_data.errors import CorruptStoreError, one_line, quoted
+from kinoml_data.layouts.keys import checked_keys, smallest, with_equal_shared
 from kinoml_data.spec.array import DTYPES, STRING, Array
 
 MAX_VALUES = 1 << 58  # values of a column; their number of bytes then fits into int64
 
-VALUES, UTF8, SHAPES, INDEX, CRC, SPEC_KEY = ".values", ".utf8", ".shapes", ".index", ".crc32", "_spec"
+VALUES, UTF8, SHAPES, KEYS, INDEX, CRC = ".values", ".utf8", ".shapes", ".keys", ".index", ".crc32"
+SPEC_KEY = "_spec"
 
 
 def values_key(name: str, array: Array) -> str:
@@ -38,57 +42,21 @@ def values_key(name: str, array: Array) -> str:
 
 def is_reserved(name: str) -> bool:
     """True if no column can have this name, because the layout uses it for its own arrays."""
-    return name == SPEC_KEY or name.endswith((VALUES, UTF8, SHAPES, INDEX, CRC))
+    return name == SPEC_KEY or name.endswith((VALUES, UTF8, SHAPES, KEYS, INDEX, CRC))
 
 
-def flat_layout(
-    columns: Mapping[str, Array], *, checksums: bool = True
-) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-    """The flat arrays of some columns: by name, the dtype and the shape of one entry."""
-    layout: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
-    for name, array in columns.items():
-        layout[values_key(name, array)] = array.numpy, () if array.rows_differ else array.row_shape
-        if array.rows_differ:
-            layout[name + SHAPES] = np.dtype(np.int64), (len(array.axes),)
-        if checksums:
-            layout[name + CRC] = np.dtype(np.uint32), ()
-    return layout
-
-
-def flatten(columns: Mapping[str, Array], data: Columns) -> dict[str, NDArray[Any]]:
+def flatten(columns: Mapping[str, Array], data: Mapping[str, Column | Indexed]) -> dict[str, NDArray[Any]]:
     """The flat arrays of some rows, without checksums."""
     flat: dict[str, NDArray[Any]] = {}
     for name, array in columns.items():
         column = data[name]
+        if isinstance(column, Indexed):
+            flat[name + KEYS], column = smallest(column.index, len(column.values)), column.values
         if isinstance(column, Ragged):
             flat[values_key(name, array)], flat[name + SHAPES] = column.values, column.shapes
         else:
             flat[name] = column
     return flat
-
-
-def flat_batches(
-    columns: Mapping[str, Array], batches: Iterable[Columns], *, checksums: bool = True
-) -> Iterator[dict[str, NDArray[Any]]]:
-    """The flat arrays of each batch, by the names of `flat_layout`.
-
-    Raises:
-        SpecError: a batch does not match `columns`.
-    """
-    rows = dict.fromkeys(columns, 0)
-    for batch in batches:
-        for name, array in columns.items():
-            if problem := mismatch(array, batch[name]):
-                raise SpecError(f"column {quoted(name)}: a batch contains {problem}")
-        lengths = {len(batch[name]) for name in columns}
-        if len(lengths) > 1:  # a later batch may make up for it, and the rows of the columns would not correspond
-            raise SpecError(f"the columns of a batch differ in their number of rows: {sorted(lengths)}")
-        flat = flatten(columns, batch)
-        for name, array in columns.items() if checksums else ():
-            start, rows[name] = rows[name], rows[name] + len(batch[name])
-            numbers = np.arange(start, rows[name])
-            flat[name + CRC] = row_checksums(batch[name], numbers, is_string=array.is_string)
-        yield flat
 
 
 def mismatch(array: Array, column: Column) -> str | None:
@@ -111,32 +79,6 @@ def mismatch(array: Array, column: Column) -> str | None:
     if values.ndim != 1 or total != len(values) or np.count_nonzero(shapes < 0):
         return f"{values.shape} values, but its shapes add up to {total}"
     return None
-
-
-def flat_arrays(
-    columns: Mapping[str, Array],
-    batches: Iterable[Columns],
-    *,
-    arrays: Mapping[str, NDArray[Any]] | None = None,
-    spec: str | None = None,
-) -> dict[str, NDArray[Any]]:
-    """The flat arrays of a dataset without checksums, for a `Backend.write` that can hold all rows in memory.
-
-    Raises:
-        SpecError: a batch does not match `columns`.
-    """
-    layout = flat_layout(columns, checksums=False)
-    parts = {key: [np.empty((0, *shape), dtype)] for key, (dtype, shape) in layout.items()}
-    for batch in flat_batches(columns, batches, checksums=False):
-        for key, part in batch.items():
-            parts[key].append(part)
-    return {key: np.concatenate(some) for key, some in parts.items()} | other_arrays(arrays or {}, spec)
-
-
-def other_arrays(arrays: Mapping[str, NDArray[Any]], spec: str | None) -> dict[str, NDArray[Any]]:
-    """The flat arrays that do not belong to a column: the named arrays and the spec."""
-    flat = {name + INDEX: array for name, array in arrays.items()}
-    return flat if spec is None else {**flat, SPEC_KEY: np.frombuffer(spec.encode(), np.uint8)}
 
 
 class DecodedColumn(ABC):
@@ -193,7 +135,7 @@ class ArrayStorage(Storage):
         unreadable: dict[str, str] = {}
         rows: dict[str, int] = {}
         for key, values in arrays.items():
-            if key.endswith((INDEX, SHAPES, CRC)) or key == SPEC_KEY:
+            if key.endswith((INDEX, SHAPES, KEYS, CRC)) or key == SPEC_KEY:
                 continue
             if isinstance(values, DecodedColumn):
                 self._values[key], columns[key], rows[key] = values, values.array, len(values)
@@ -215,7 +157,9 @@ class ArrayStorage(Storage):
             )
             rows[name] = len(shapes)
         self.columns, self.unreadable = columns, unreadable
-        self._length = common_length(rows)
+        keys = {name: np.asarray(arrays[name + KEYS][:]) for name in rows if name + KEYS in arrays}
+        self._keys = with_equal_shared({name: checked_keys(name, own, rows[name]) for name, own in keys.items()})
+        self._length = common_length(rows | {name: len(own) for name, own in keys.items()})
 
     def __len__(self) -> int:
         return self._length
@@ -224,22 +168,31 @@ class ArrayStorage(Storage):
         return {name: self._column(name, rows) for name in columns}
 
     def shapes(self, column: str) -> NDArray[np.int64] | None:
-        return self._shapes.get(column)
+        shapes = self._shapes.get(column)
+        return shapes if shapes is None or column not in self._keys else shapes.take(self._keys[column], axis=0)
+
+    def keys(self, column: str) -> NDArray[Any] | None:
+        return self._keys.get(column)
 
     def row_arrays(self) -> Mapping[str, NDArray[Any]]:
         shapes = {name + SHAPES: array for name, array in self._shapes.items()}
-        return shapes | self._offsets
+        return shapes | self._offsets | {name + KEYS: array for name, array in self._keys.items()}
 
     def share_row_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         self._shapes = {name: arrays[name + SHAPES] for name in self._shapes}
         self._offsets = {name: arrays[name] for name in self._offsets}
+        self._keys = {name: arrays[name + KEYS] for name in self._keys}
 
     def close(self) -> None:
         if self._close is not None:
             self._close()
 
+    def _distinct(self, column: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """int64 `(n,)`: the number of each row's distinct row; the row itself if the column does not have keys."""
+        return rows if column not in self._keys else self._keys[column].take(rows).astype(np.int64)
+
     def _column(self, name: str, rows: NDArray[np.int64]) -> Column:
-        values = self._values[name]
+        values, rows = self._values[name], self._distinct(name, rows)
         if isinstance(values, DecodedColumn):
             return values.read(rows)
         if name not in self._shapes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.errors import StoreReadError, one_line
-from kinoml_data.layouts.flat_arrays import SHAPES, UTF8, VALUES, ArrayStorage, to_native_order
+from kinoml_data.layouts.flat_arrays import KEYS, SHAPES, UTF8, VALUES, ArrayStorage, to_native_order
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +47,7 @@ class MemoryStorage(ArrayStorage):
     ) -> None:
         self._flat = {name: np.ascontiguousarray(to_native_order(np.asarray(array))) for name, array in flat.items()}
         super().__init__(self._flat, spec=spec, identity=identity)
+        self._flat |= {name + KEYS: keys for name, keys in self._keys.items()}  # equal ones are one array
         self.arrays = dict(arrays or {})
         self.device, self.devices = device, {} if device is None else dict.fromkeys(self.columns, device)
         # Indexing a memoryview returns Python ints, as fast as indexing a list, which would take more memory.
@@ -55,12 +56,12 @@ class MemoryStorage(ArrayStorage):
     def read_row(self, row: int, columns: Sequence[str]) -> Mapping[str, NDArray[Any]]:
         values = {}
         for name in columns:
-            ends = self._ends.get(name)
+            ends, at = self._ends.get(name), self._keys[name].item(row) if name in self._keys else row
             if ends is None:
-                values[name] = self._values[name][row, ...].copy()
+                values[name] = self._values[name][at, ...].copy()
             else:
-                shape = self._shapes[name][row].tolist()
-                values[name] = self._values[name][ends[row] : ends[row + 1]].reshape(shape).copy()
+                shape = self._shapes[name][at].tolist()
+                values[name] = self._values[name][ends[at] : ends[at + 1]].reshape(shape).copy()
         return values
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -72,10 +73,11 @@ class MemoryStorage(ArrayStorage):
         self._flat = flat = SharedArrays(self._flat)
         self._values = {name: flat.get(name, flat.get(name + VALUES, flat.get(name + UTF8))) for name in self._values}
         self._shapes = {name: flat[name + SHAPES] for name in self._shapes}
+        self._keys = {name: flat[name + KEYS] for name in self._keys}
         return flat
 
     def row_arrays(self) -> Mapping[str, NDArray[Any]]:
-        return self._offsets  # the shapes are among the arrays that are shared anyway
+        return self._offsets  # shapes and keys are among the arrays that are shared anyway
 
     def share_row_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         self._offsets = dict(arrays)
@@ -93,7 +95,13 @@ class SharedArrays(dict[str, NDArray[Any]]):
     """
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        super().__init__({name: _in_shared_memory(array) for name, array in arrays.items()})
+        super().__init__(_each_once(_in_shared_memory, arrays))
+
+
+def _each_once(function: Callable[[Any], Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the function returns for each part. An object that several names have is passed to it once."""
+    results = {id(part): function(part) for part in {id(part): part for part in parts.values()}.values()}
+    return {name: results[id(part)] for name, part in parts.items()}
 
 
 def _tensor_of(array: NDArray[Any]) -> torch.Tensor | None:
@@ -125,12 +133,13 @@ def _in_shared_memory(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _reduce_arrays(arrays: SharedArrays) -> tuple[Any, ...]:
-    tensors = {name: _tensor_of(array) for name, array in arrays.items()}
-    return _mapped, ({name: array if (tensor := tensors[name]) is None else tensor for name, array in arrays.items()},)
+    return _mapped, (
+        {name: array if (tensor := _tensor_of(array)) is None else tensor for name, array in arrays.items()},
+    )
 
 
 def _mapped(parts: dict[str, Any]) -> SharedArrays:
-    return SharedArrays({name: part if isinstance(part, np.ndarray) else part.numpy() for name, part in parts.items()})
+    return SharedArrays(_each_once(lambda part: part if isinstance(part, np.ndarray) else part.numpy(), parts))
 
 
 def _reduce_shared(storage: MemoryStorage) -> tuple[Any, ...]:

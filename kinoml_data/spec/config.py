@@ -101,6 +101,28 @@ def dump(mapping: dict[str, Any], suffix: str) -> str:
     return yaml.dump(mapping, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
+def with_entry(text: str, key: str, value: str, suffix: str) -> str:
+    """The text of a spec file with one more text at its top level, or another one in place of it; all else is kept.
+
+    Raises:
+        SpecError: the text is not that of a spec file, or the line of the entry cannot be told from others.
+    """
+    mapping = parse(text.encode(), suffix)
+    if suffix == ".json":
+        return dump(mapping | {key: value}, suffix)
+    sign = " = " if suffix == ".toml" else ": "
+    line = f'{key}{sign}"{value}"'
+    lines = text.splitlines()
+    places = [number for number, old in enumerate(lines) if re.match(rf"{key}\s*{sign.strip()}", old)]
+    # In TOML, what follows a table belongs to it, so that the entry must be first.
+    changed = [old for number, old in enumerate(lines) if number not in places]
+    changed.insert(places[0] if places else 0 if suffix == ".toml" else len(changed), line)
+    result = "\n".join(changed) + "\n"
+    if parse(result.encode(), suffix) != mapping | {key: value}:
+        raise SpecError(f"the spec has an unusual form; add this line to its top level yourself: {line}")
+    return result
+
+
 def check_plain(value: Any) -> None:
     """Refuse values that JSON cannot represent, and trees that are too deep or too large.
 

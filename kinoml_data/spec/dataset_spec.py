@@ -19,7 +19,7 @@ from kinoml_data.files import replacing
 from kinoml_data.spec import config
 from kinoml_data.spec.array import NAME_PATTERN, Array, Glob, Model, frozen
 from kinoml_data.spec.html import spec_html
-from kinoml_data.spec.parts import BackendRef, Collate, ColumnNames, NameOrRef, Splits
+from kinoml_data.spec.parts import BackendRef, Collate, ColumnNames, ComputedSplits, NameOrRef, Splits
 from kinoml_data.spec.roles import names_of
 from kinoml_data.spec.validation import plain_json, spec_error
 
@@ -52,6 +52,7 @@ class DatasetSpec(Model):
     splits: Splits | None = None
     observation_model: NameOrRef | None = None
     collate: Collate | None = None
+    fingerprint: str | None = None
 
     _base: Path = PrivateAttr(default_factory=Path.cwd)
     _root: Path | None = PrivateAttr(default=None)
@@ -108,7 +109,9 @@ class DatasetSpec(Model):
         folder = file.resolve().parent
         data = self.to_mapping()
         data["storage"] = _moved(data["storage"], self._base, folder)
-        for split in data.get("splits", {}).values():
+        splits = data.get("splits", {})
+        labels = splits.get("labels", {})
+        for split in (*splits.values(), *(labels.values() if isinstance(labels, dict) else ())):
             if isinstance(split, dict) and isinstance(split.get("file"), str):
                 split["file"] = _relative(split["file"], self._base, folder)
         text = config.dump(data, file.suffix.lower()).encode()
@@ -194,7 +197,8 @@ class DatasetSpec(Model):
         names no column, or if a pattern stands for several.
         """
         if self.columns is None:
-            return dict.fromkeys((*self.X_names, *self.y_names, *self.meta)) if self.X is not None else None
+            roles = (*self.X_names, *self.y_names, *self.meta)
+            return dict.fromkeys((*roles, *self.split_columns)) if self.X is not None else None
         if any(isinstance(array.stored_as, Glob) for array in self.columns.values()):
             return None
         requested: dict[str, Array | None] = {}
@@ -206,7 +210,12 @@ class DatasetSpec(Model):
                 # Two columns of different dtypes may be made from one stored column, which is then read as it is.
                 same = other is not None and _of_store(other) == _of_store(declared)
                 requested[stored_as] = declared if same else None
-        return requested
+        return requested | dict.fromkeys(name for name in self.split_columns if name not in self.columns)
+
+    @property
+    def split_columns(self) -> tuple[str, ...]:
+        """The columns that the splits are made from."""
+        return self.splits.columns if isinstance(self.splits, ComputedSplits) else ()
 
     def __eq__(self, other: object) -> bool:
         # Where a spec was read from is not a part of its meaning.

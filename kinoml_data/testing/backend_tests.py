@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from kinoml_data.testing.dataset_tests import DatasetTests
+from kinoml_data.testing.key_tests import KeyTests, KeyWritingTests
 from kinoml_data.testing.reading_tests import ReadingTests
 from kinoml_data.testing.storage_tests import OptionTests, StorageTests
 from kinoml_data.testing.writing_tests import OverwritingTests, WritingTests
 
 
-class BackendTests(ReadingTests, StorageTests, OptionTests, WritingTests, OverwritingTests, DatasetTests):
+class BackendTests(
+    ReadingTests,
+    StorageTests,
+    KeyTests,
+    OptionTests,
+    WritingTests,
+    OverwritingTests,
+    KeyWritingTests,
+    DatasetTests,
+):
     """Every rule of the contract of `Backend` and `Storage`. The author of a plugin subclasses it.
 
     A backend that can write needs one method; the suite then writes its own examples::

@@ -79,6 +79,24 @@ def same_shapes(storage: Storage, example: Example) -> None:
             same_list([tuple(shape) for shape in shapes.tolist()], [row.shape for row in example.rows[name]], name)
 
 
+def same_keys(storage: Storage, example: Example) -> None:
+    """Check the keys of all columns, and compare every row with the first row of the same key."""
+    for name in example.columns:
+        keys = storage.keys(name)
+        if keys is not None:
+            assert keys.dtype.kind in "iu", f"{name}: keys are integers, not {keys.dtype}"
+            assert keys.shape == (len(example),), f"{name}: there is one key for each row"
+            assert len(keys) == 0 or keys.min() >= 0, f"{name}: keys begin at 0"
+            read = storage.read(first_with_key(keys), [name])[name]
+            same_column(read, storage.columns[name], example.rows[name], f"{name}, by key")
+
+
+def first_with_key(keys: NDArray[Any]) -> NDArray[np.int64]:
+    """The first row with the key of each row: int64 `(rows,)`. It shows which rows have one key, however numbered."""
+    first: dict[int, int] = {}
+    return np.array([first.setdefault(key, row) for row, key in enumerate(keys.tolist())], np.int64)
+
+
 def same_sample(X: Any, example: Example, row: int) -> None:
     """Compare one X, `{name: tensor}`, with the example; X must contain all numeric columns."""
     assert list(X) == example.numeric

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.columns import Column, Columns, Ragged
+from kinoml_data.columns import Column, Columns, Indexed, Ragged
 from kinoml_data.spec.array import Array
 
 Rows = Mapping[str, Sequence[Any]]
@@ -26,12 +26,14 @@ class Example:
         columns: the dtype and shape of each column.
         rows: by column, one numpy array or str per row.
         arrays: named arrays that are not per row.
+        shared: the columns whose rows share values; a backend that keeps keys stores each of these values once.
     """
 
     name: str
     columns: Mapping[str, Array]
     rows: Rows
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    shared: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.rows.values())))
@@ -53,13 +55,25 @@ class Example:
         splits = {name.removeprefix("idx_"): name for name in self.arrays if name.startswith("idx_")}
         return json.dumps({"format": 1, "columns": columns, "X": self.numeric, "meta": self.strings, "splits": splits})
 
-    def batches(self, size: int | None = None) -> Iterator[Columns]:
-        """The rows in batches for `Backend.write`: read-only, `size` rows each; by default at least two batches."""
+    def batches(self, size: int | None = None, *, indexed: bool = False) -> Iterator[Columns]:
+        """The rows in batches for `Backend.write`: read-only, `size` rows each; by default at least two batches.
+
+        If `indexed` is True, the columns `shared` are `Indexed` in every batch.
+        """
         step = size or max(1, len(self) // 2)
+        numbers: dict[str, dict[Any, int]] = {name: {} for name in (self.shared if indexed else ())}
         for start in range(0, len(self), step):
-            yield {
-                name: column_of(self.rows[name][start : start + step], array) for name, array in self.columns.items()
-            }
+            batch: dict[str, Any] = {}
+            for name, array in self.columns.items():
+                rows, known = self.rows[name][start : start + step], numbers.get(name)
+                if known is None:
+                    batch[name] = column_of(rows, array)
+                    continue
+                new = {content: row for row in rows if (content := content_of(row)) not in known}
+                known |= {content: number for number, content in enumerate(new, len(known))}
+                index = np.array([known[content_of(row)] for row in rows], np.int64)
+                batch[name] = Indexed(column_of(list(new.values()), array), locked(index))
+            yield batch
 
     def only(self, names: Sequence[str]) -> Example:
         """The same rows of some columns."""
@@ -67,11 +81,17 @@ class Example:
             self,
             columns={name: self.columns[name] for name in names},
             rows={name: self.rows[name] for name in names},
+            shared=tuple(name for name in self.shared if name in names),
         )
 
     def taken(self, rows: Sequence[int], name: str) -> list[Any]:
         """The given rows of one column."""
         return [self.rows[name][row] for row in rows]
+
+
+def content_of(row: Any) -> Any:
+    """What two rows of a column have in common if and only if they have the same value, bit for bit."""
+    return row if isinstance(row, str) else (row.shape, row.tobytes())
 
 
 def column_of(rows: Sequence[Any], array: Array) -> Column:

@@ -11,7 +11,7 @@ import numpy as np
 from kinoml_data.spec.array import DTYPES, STRING, Array
 from kinoml_data.testing.example import Example, Rows, bits, column_of, locked
 
-__all__ = ["EXAMPLES", "NUMERIC", "Example", "bits", "column_of", "mixed", "of_dtype", "other"]
+__all__ = ["EXAMPLES", "NUMERIC", "Example", "bits", "column_of", "mixed", "of_dtype", "other", "sharing"]
 
 NUMERIC = tuple(name for name in DTYPES if name != STRING)
 
@@ -171,13 +171,35 @@ def _names() -> Example:
     return replace(example, arrays={"idx_train": locked(np.array([2, 0], np.int64))})
 
 
+def sharing() -> Example:
+    """Rows that share values: all of them, most, or none, with values that occur first in a later batch."""
+    order = [0, 0, 1, 1, 0, 0, 2, 0, 3, 3, 1, 2]
+    columns: Described = {
+        "fixed": (Array("float64", (3,)), [(3,)] * 4),
+        "ragged": (Array("float32", (None, 4)), [(2, 4), (0, 4), (5, 4), (2, 4)]),
+        "square": (Array("int16", (None, None)), [(2, 3), (3, 2), (0, 0), (1, 6)]),
+        "flags": (Array("bool", (9,)), [(9,)] * 4),
+        "one": (Array("uint8", (2, 2)), [(2, 2)]),
+        "own": (Array("int32", (None,)), [(n % 4,) for n in range(12)]),
+        "y": (Array("float32"), [()] * 12),
+    }
+    base = _example("sharing", columns)
+    text = ["kinase \N{GREEK SMALL LETTER ALPHA}", "", "kinase", "kinase \0"]
+    zeros = [locked(np.array(value)) for value in (0.0, -0.0, np.nan, -np.nan)]  # they differ in their bits
+    distinct = {**base.rows, "text": text, "zeros": zeros}
+    taken = {"one": [0] * 12, "own": range(12), "y": range(12)}
+    rows = {name: [values[i] for i in taken.get(name, order)] for name, values in distinct.items()}
+    arrays = {**base.columns, "text": Array(STRING), "zeros": Array("float64")}
+    return replace(base, columns=arrays, rows=rows, shared=tuple(name for name in arrays if name != "y"))
+
+
 def mixed() -> Example:
     """Fixed, ragged and string columns with splits, for tests that are not about the kinds of columns."""
     base = _splits()
     names = [f"kinase {i} \N{GREEK SMALL LETTER ALPHA}" * (i % 3) for i in range(len(base))]
     columns = {**base.columns, "flag": Array("bool", (3,)), "id": Array(STRING)}
     rows = {**base.rows, "flag": [bits("bool", (3,), 50 + i) for i in range(len(base))], "id": names}
-    return replace(base, name="mixed", columns=columns, rows=rows)
+    return replace(base, name="mixed", columns=columns, rows=rows, shared=("edges", "flag", "id"))
 
 
 def other() -> Example:
@@ -210,5 +232,5 @@ def of_dtype(dtype: str) -> Example:
 
 EXAMPLES: tuple[Example, ...] = (
     *(_fixed(), _ragged(), _twice_ragged(), _empty_rows(), _only_empty_rows(), _one_row(), _no_rows()),
-    *(_strings(), _special_values(), _many_rows(), _splits(), _names(), mixed()),
+    *(_strings(), _special_values(), _many_rows(), _splits(), _names(), sharing(), mixed()),
 )

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kinoml_data.columns import Ragged
 from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.spec.array import Array
-from kinoml_data.testing.comparing import same_columns, same_row, same_shapes
+from kinoml_data.testing.comparing import same_columns, same_keys, same_row, same_shapes
 from kinoml_data.testing.examples import NUMERIC, Example, bits
 
 
@@ -44,8 +44,12 @@ def examples(
         )
         shapes = [_shape(array, each) for each in lengths]
         rows[name] = [bits(array.dtype, shape, 1000 * number + row) for row, shape in enumerate(shapes)]
+    shared = draw(st.lists(st.sampled_from(list(columns)), unique=True), label="shared")
+    for name in shared if count else ():
+        order = draw(st.lists(st.integers(0, count - 1), min_size=count, max_size=count), label=f"the values of {name}")
+        rows[name] = [rows[name][value] for value in order]
     split = {"idx_train": np.arange(0, count, 2)} if draw(st.booleans()) else {}
-    return Example("drawn", columns, rows, split)
+    return Example("drawn", columns, rows, split, tuple(shared))
 
 
 def _shape(array: Array, lengths: Sequence[int]) -> tuple[int, ...]:
@@ -60,15 +64,21 @@ class Reader(RuleBasedStateMachine):
         store: stores an example and returns the backend over it; called for a new store each time.
         drawn: the strategy that the examples come from.
         overwrite: True if the backend can replace a store.
+        indexed: True if the backend keeps keys.
     """
 
     _storage: Storage
 
     def __init__(
-        self, store: Callable[[Example], Backend], drawn: st.SearchStrategy[Example], *, overwrite: bool
+        self,
+        store: Callable[[Example], Backend],
+        drawn: st.SearchStrategy[Example],
+        *,
+        overwrite: bool,
+        indexed: bool = False,
     ) -> None:
         super().__init__()
-        self._store, self._drawn, self._overwrite = store, drawn, overwrite
+        self._store, self._drawn, self._overwrite, self._indexed = store, drawn, overwrite, indexed
 
     @initialize(data=st.data())
     def begin(self, data: st.DataObject) -> None:
@@ -95,9 +105,8 @@ class Reader(RuleBasedStateMachine):
         """Replace the dataset with another one."""
         self._storage.close()
         self._example = example = data.draw(self._drawn, label="replaced by")
-        self._backend.write(
-            example.columns, example.batches(), arrays=example.arrays, spec=example.spec, overwrite=True
-        )
+        batches = example.batches(indexed=self._indexed)
+        self._backend.write(example.columns, batches, arrays=example.arrays, spec=example.spec, overwrite=True)
         self._storage = self._backend.open(example.columns)
 
     @precondition(lambda self: len(self._example) > 0)
@@ -121,9 +130,10 @@ class Reader(RuleBasedStateMachine):
         same_row(self._storage.read_row(row, list(self._example.columns)), self._example, row)
 
     @rule()
-    def shapes(self) -> None:
-        """Compare the shapes of all rows, if the store knows them."""
+    def shapes_and_keys(self) -> None:
+        """Compare the shapes and the keys of all rows, if the store knows them."""
         same_shapes(self._storage, self._example)
+        same_keys(self._storage, self._example)
 
     @invariant()
     def length(self) -> None:

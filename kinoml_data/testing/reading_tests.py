@@ -27,6 +27,7 @@ from kinoml_data.testing.comparing import (
     same_array,
     same_column,
     same_columns,
+    same_keys,
     same_row,
     same_rows,
     same_shapes,
@@ -124,12 +125,17 @@ class ReadingTests(Suite):
         part = example.only([name for name in example.columns if name not in example.numeric[1:2]])
         storage = stored.open(part.columns if declared else None)
         arrays, spec, identity = dict(storage.arrays), storage.spec, storage.identity
+        keys = {name: None if (found := storage.keys(name)) is None else found.tolist() for name in part.columns}
         with storage.loaded(list(part.columns)) as loaded:
             assert len(loaded) == len(part)
             assert set(part.columns) <= set(loaded.columns)
             same_rows(loaded, part, range(len(part)))
             same_rows(loaded, part, range(len(part))[::-2])
             same_shapes(loaded, part)
+            same_keys(loaded, part)
+            for name, before in keys.items():
+                after = loaded.keys(name)
+                assert before is None or (after is not None and after.tolist() == before), f"the keys of {name}"
             assert (loaded.spec, loaded.identity, set(loaded.arrays)) == (spec, identity, set(arrays))
             for name, array in loaded.arrays.items():
                 same_array(array, arrays[name], name)
@@ -215,8 +221,9 @@ class ReadingTests(Suite):
 
         drawn = machine.examples([name for name in examples.NUMERIC if supports(Array(name))], supports)
         overwrite = self.can(backend, "can_write") and self.can(backend, "can_overwrite")
+        indexed = self.can(backend, "keeps_keys")
         run_state_machine_as_test(
-            lambda: machine.Reader(store, drawn, overwrite=overwrite),  # type: ignore[arg-type]  # it takes a factory
+            lambda: machine.Reader(store, drawn, overwrite=overwrite, indexed=indexed),  # type: ignore[arg-type]  # it takes a factory
             settings=settings(
                 max_examples=self.machine_examples,
                 stateful_step_count=12,

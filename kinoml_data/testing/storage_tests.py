@@ -19,7 +19,7 @@ from kinoml_data.factory import make_backend
 from kinoml_data.spec.array import DTYPES, NAME_PATTERN
 from kinoml_data.spec.dataset_spec import DatasetSpec
 from kinoml_data.testing import examples
-from kinoml_data.testing.comparing import contents, same_array, same_rows, same_shapes, same_store
+from kinoml_data.testing.comparing import contents, same_array, same_keys, same_rows, same_shapes, same_store
 from kinoml_data.testing.example import Example
 from kinoml_data.testing.suite import DECLARED_OR_NOT, EACH_EXAMPLE, Shared, Suite
 
@@ -59,6 +59,7 @@ class StorageTests(Suite):
             assert all(array is arrays[name] for name, array in storage.row_arrays().items())
             same_rows(storage, example, range(len(example)))
             same_shapes(storage, example)
+            same_keys(storage, example)
 
     @EACH_EXAMPLE
     def test_blocks_divide_the_rows(self, shared: Shared, example: Example) -> None:
@@ -169,6 +170,7 @@ class OptionTests(Suite):
         cls = type(backend)
         defined = cls.write is not Backend.write
         assert cls.can_write == defined, "can_write must be True if the class defines `write`, and False otherwise"
+        assert cls.can_write or not cls.keeps_keys, "a backend that does not write cannot keep keys"
         assert set(cls.unsupported_dtypes) <= set(DTYPES)
 
     def test_options_that_are_paths_are_named_path(self, backend: Backend) -> None:

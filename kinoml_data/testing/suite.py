@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -38,7 +38,8 @@ class Suite:
 
     def store(self, backend: Backend, example: Example) -> Backend:
         """Store the rows of `example` and return a backend over them; by default `backend`, which writes them."""
-        backend.write(example.columns, example.batches(), arrays=example.arrays, spec=example.spec)
+        batches = example.batches(indexed=self.can(backend, "keeps_keys"))
+        backend.write(example.columns, batches, arrays=example.arrays, spec=example.spec)
         return backend
 
     def can(self, backend: Backend, capability: str) -> bool:
@@ -101,12 +102,17 @@ class Suite:
     @pytest.fixture(autouse=True)
     def _registered(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
         """Register the backend for the test, unless an installed plugin does."""
-        known = registry.registry()
-        try:
-            registered = known.get("backend", backend.name)
-        except UnknownNameError:
-            plugin = registry.Plugin("test", "test", "0", loaded=True)
-            plugin.names["backend"] = {backend.name: type(backend)}
-            monkeypatch.setattr(known, "plugins", [*known.plugins, plugin])
-        else:
-            assert registered is type(backend), f"another class is registered as {backend.name!r}"
+        register("backend", type(backend), monkeypatch)
+
+
+def register(kind: str, cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register a class of a kind of `registry.KINDS` until `monkeypatch` is undone, unless an installed plugin does."""
+    known = registry.registry()
+    try:
+        registered = known.get(kind, cls.name)
+    except UnknownNameError:
+        plugin = registry.Plugin("test", "test", "0", loaded=True)
+        plugin.names[kind] = {cls.name: cls}
+        monkeypatch.setattr(known, "plugins", [*known.plugins, plugin])
+    else:
+        assert registered is cls, f"another class is registered as {cls.name!r}"

@@ -110,7 +110,7 @@ class TorchDataset(PrefeaturizedTorchDataset):
             "columns": {"X": {"shape": ["*"] * rank}, "y": {"shape": list(y.shape[1:])}},
             "X": "X",
             "y": "y",
-            "storage": {"backend": "featurize-on-access", "inputs": ["system"]},
+            "storage": {"backend": "featurize-on-access", "featurizer": {"inputs": ["system"]}},
         }
         core = load_dataset(spec, data={"system": self.systems, "y": y}, featurizer=featurize)
         return core.with_collater(ToDeviceCollater(core.spec, device=self.device))

@@ -14,13 +14,13 @@ import pytest
 from kinoml_data import Backend, XyDataset, from_arrays, load_dataset, registry
 from kinoml_data.backends.featurize_on_access import FeaturizeOnAccess
 from kinoml_data.backends.in_memory import InMemory
-from kinoml_data.backends.joined import Joined, Table
+from kinoml_data.backends.joined.backend import Joined, Table
 from kinoml_data.backends.npz.backend import NpzLazy, NpzReopen
 from kinoml_data.backends.parquet.backend import ParquetAwkward
 from kinoml_data.contracts.backend import SpecContext
 from kinoml_data.errors import SpecError
 from kinoml_data.spec.array import Array
-from kinoml_data.spec.parts import NamedRef
+from kinoml_data.spec.parts import FeaturizerRef
 from kinoml_data.testing import BackendTests, Example
 from kinoml_data.testing.example import column_of
 from tests.builders import FORK_OR_SPAWN, Size
@@ -134,35 +134,44 @@ class TestFeaturizeOnAccessOverNpz(WithItsOwnSpec):
         return featurizing(backend.source, next(iter(example.columns)))
 
 
-class TestJoinedOverNpz(WithItsOwnSpec):
-    """Half of the columns come through an index, from a table whose rows are in another order."""
+class TestJoinedByRowNumber(WithItsOwnSpec):
+    """Half of the columns come through row numbers, from a table whose rows are in another order."""
+
+    by_key = False
 
     def make_backend(self, folder):
-        return joining(folder, {"X": "X"})
+        return joining(folder, Table(source=NpzLazy(path=folder / "table.npz"), columns={"X": "X"}, key="id-of-row"))
 
     def store(self, backend, example):
         names = list(example.columns)[::2]
-        backend = joining(backend.source.path.parent, {name: name for name in names})
+        source = backend.tables["where"].source
         order = np.random.default_rng(3).permutation(len(example))
-        where = np.empty(len(example), np.int32)
-        where[order] = np.arange(len(example))
         table = example.only(names)
-        rows = {name: [table.rows[name][row] for row in order] for name in names}
-        super().store(backend.tables["where"].source, replace(table, rows=rows, arrays={}))
+        columns = {"id-of-row": Array("str"), **table.columns}
+        rows = {"id-of-row": [f"é{row}" for row in order]}
+        rows |= {name: [table.rows[name][row] for row in order] for name in names}
+        super().store(source, replace(table, columns=columns, rows=rows, arrays={}))
+        where = rows["id-of-row"] if self.by_key else list(np.arange(len(order), dtype=np.int32))
+        where = [where[row] for row in np.argsort(order)]
         own = [name for name in example.columns if name not in names]
-        columns = {"where": Array("int32"), **{name: example.columns[name] for name in own}}
-        thin = replace(example, columns=columns, rows={"where": list(where), **example.only(own).rows})
+        columns = {"where": Array("str" if self.by_key else "int32"), **example.only(own).columns}
+        thin = replace(example, columns=columns, rows={"where": where, **example.only(own).rows})
         super().store(backend.source, thin)
-        return backend
+        table = Table(source=source, columns={name: name for name in names}, key="id-of-row" if self.by_key else None)
+        digest = None if self.by_key else table.current_digest()
+        return joining(backend.source.path.parent, table.model_copy(update={"digest": digest}))
 
 
-def joining(folder: Path, columns: dict[str, str]) -> Joined:
-    table = {"source": NpzLazy(path=folder / "table.npz"), "columns": columns}
-    return Joined(source=NpzLazy(path=folder / "thin.npz"), tables={"where": Table(**table)})
+class TestJoinedByKey(TestJoinedByRowNumber):
+    by_key = True
+
+
+def joining(folder: Path, table: Table) -> Joined:
+    return Joined(source=NpzLazy(path=folder / "thin.npz"), tables={"where": table})
 
 
 def featurizing(source: Backend, column: str) -> FeaturizeOnAccess:
-    options = {"source": source, "featurizer": NamedRef(name=Size.name), "inputs": (column,)}
+    options = {"source": source, "featurizer": FeaturizerRef(name=Size.name, inputs=(column,))}
     context = SpecContext(base=Path(), root=None, backend=lambda options: source, featurizer=lambda ref: Size())
     return FeaturizeOnAccess.model_validate(options, context=context)
 

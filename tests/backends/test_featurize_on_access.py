@@ -43,9 +43,11 @@ SPEC = {
 }
 
 
-def load(featurizer, data=None, spec=SPEC, **options):
+def load(function, data=None, spec=SPEC, inputs=None, **options):
+    if inputs is not None:
+        spec = spec | {"storage": spec["storage"] | {"featurizer": {"inputs": inputs}}}
     return kd.load_dataset(
-        spec, data={"smiles": SMILES, "y": Y} if data is None else data, featurizer=featurizer, **options
+        spec, data={"smiles": SMILES, "y": Y} if data is None else data, featurizer=function, **options
     )
 
 
@@ -343,7 +345,7 @@ def test_a_source_gives_text_numbers_and_arrays(tmp_path):
     storage = {
         "backend": "featurize-on-access",
         "source": {"backend": "npz-lazy", "path": "raw.npz"},
-        "inputs": ["smiles", "n", "g"],
+        "featurizer": {"inputs": ["smiles", "n", "g"]},
     }
     with kd.load_dataset(SPEC | {"storage": storage}, featurizer=featurize, base=tmp_path) as dataset:
         assert_rows(dataset[[4, 0, 4]], [4, 0, 4])
@@ -644,11 +646,11 @@ def test_a_spec_may_name_some_outputs_of_a_featurizer_in_other_dtypes(named):
 
 
 def test_a_spec_may_name_other_inputs_of_a_featurizer(named):
-    storage = {"backend": "featurize-on-access", "featurizer": {"name": "codes"}, "inputs": ["canonical"]}
+    storage = {"backend": "featurize-on-access", "featurizer": {"name": "codes", "inputs": ["canonical"]}}
     dataset = kd.load_dataset({"X": ["X", "n"], "storage": storage}, data={"canonical": SMILES, "smiles": ["?"] * 6})
     assert dataset[:][0]["n"].tolist() == [len(s) for s in SMILES]
     with pytest.raises(SpecError, match=r"reads unknown raw column 'smiles'.*`inputs: \[canonical\]`"):
-        kd.load_dataset({"X": ["X", "n"], "storage": storage | {"inputs": None}}, data={"canonical": SMILES})
+        kd.load_dataset({"X": ["X", "n"], "storage": storage | {"featurizer": "codes"}}, data={"canonical": SMILES})
 
 
 def test_a_featurizer_without_options_may_be_a_bare_name(named):
@@ -702,13 +704,217 @@ def test_errors_of_a_featurizer_contain_the_name_of_the_featurizer(named):
         dataset[1]
 
 
-def test_a_callable_given_besides_goes_before_the_named_one(named):
-    storage = {"backend": "featurize-on-access", "featurizer": {"name": "codes"}}
-    dataset = kd.load_dataset(SPEC | {"storage": storage}, data={"smiles": SMILES, "y": Y}, featurizer=codes)
-    assert_rows(dataset[[1]], [1])
+def test_a_function_replaces_a_featurizer_of_its_name_and_no_other(named):
+    spec = SPEC | {"storage": {"backend": "featurize-on-access", "featurizer": {"name": "codes"}}}
+    count = Counting()
+    assert_rows(load({"codes": count}, spec=spec)[[1]], [1])
+    assert count.calls == ["CC"]
+    with pytest.raises(SpecError, match=r"has a name; to replace 'codes', give `featurizer=\{'codes': function\}`"):
+        load(codes, spec=spec)
+    with pytest.raises(SpecError, match="featurizer=: unknown featurizer of the spec 'code'; did you mean 'codes'"):
+        load({"code": codes}, spec=spec)
+
+
+# -- several featurizers, and where their columns come from
+
+
+PAIRS = {
+    "smiles": ["C", "CCO", "C", "N", "CCO", "C"],
+    "kinase": ["AK", "AK", "B", "B", "AK", "AK"],
+    "y": Y,
+}
+LENGTHS = {"X": ["X", "k"], "y": "y", "storage": {"backend": "featurize-on-access"}}
+
+
+def over_pairs(featurizer, function=None, data=PAIRS, **changes):
+    storage = {"backend": "featurize-on-access", "featurizer": featurizer}
+    return kd.load_dataset(LENGTHS | {"storage": storage} | changes, data=data, featurizer=function)
+
+
+K = {"k": {"dtype": "int64"}}
+BOTH = [{"name": "codes", "outputs": {"n": "letters"}}, {"name": "length", "inputs": ["kinase"], "outputs": K}]
+
+
+def test_a_list_of_featurizers_computes_columns_from_one_source(named):
+    count = Counting(len)
+    dataset = over_pairs(BOTH, {"length": count}, X=["X", "letters", "k"])
+    assert dataset.spec.columns["letters"] == dataset.spec.columns["k"] == Array("int64")
+    X, y = dataset[[4, 2]]
+    assert [x.numpy().tobytes() for x in X["X"]] == [codes("CCO").tobytes(), codes("C").tobytes()]
+    assert X["letters"].tolist() == [3, 1] and X["k"].tolist() == [2, 1] and y.tolist() == [4, 2]
+    assert count.calls == ["AK", "B"]
+
+
+def test_each_distinct_input_is_featurized_once_over_epochs_views_and_orders(named):
+    smiles, kinase = Counting(), Counting(len)
+    both = [
+        {"name": "s", "inputs": ["smiles"], "outputs": {"X": {"shape": [2, "*"]}}},
+        {"name": "k", "inputs": ["kinase"], "outputs": K},
+    ]
+    dataset = over_pairs(both, {"s": smiles, "k": kinase})
+    for _ in range(2):
+        for X, y in dataset.as_dataloader(batch_size=4, shuffle=True, num_workers=0):
+            rows = y.long().tolist()
+            assert [x.numpy().tobytes() for x in X["X"]] == [codes(PAIRS["smiles"][r]).tobytes() for r in rows]
+            assert X["k"].tolist() == [len(PAIRS["kinase"][row]) for row in rows]
+    dataset.select([5, 0, 3])[:], dataset[2], dataset.column("X"), dataset.to_pandas()
+    for loader in (dataset.as_dataloader(batch_size=2, prefetch=2), dataset.as_dataloader(batch_size=None)):
+        list(loader)
+    assert sorted(smiles.calls) == ["C", "CCO", "N"] and sorted(kinase.calls) == ["AK", "B"]
+
+
+def test_a_batch_contains_shared_features_once_in_the_form_unique(named):
+    X, _ = over_pairs(BOTH, {"length": len}, collate={"X": {"form": "unique", "of": "list"}})[:]
+    assert [x.shape[1] for x in X["X"].values] == [1, 3, 1] and X["X"].index.tolist() == [0, 1, 0, 2, 1, 0]
+
+
+def test_two_featurizers_that_compute_a_column_of_one_name_are_an_error(named):
+    said = r"featurizers 'codes' and 'codes' both compute a column 'X'; rename .*`outputs: \{X: X_2\}`"
+    with pytest.raises(SpecError, match=said):
+        over_pairs(["codes", {"name": "codes", "inputs": ["kinase"]}])
+    renamed = {"name": "codes", "inputs": ["kinase"], "outputs": {"X": "X_2", "n": "k"}}
+    X, _ = over_pairs(["codes", renamed], X=["X", "k", "X_2"])[[1]]
+    assert X["k"].tolist() == [2] and torch.equal(X["X_2"][0], torch.from_numpy(codes("AK")))
+    with pytest.raises(SpecError, match="both compute a column 'n'"):
+        over_pairs([{"name": "codes", "outputs": {"X": "n"}}], X="n")
+
+
+@pytest.mark.parametrize(
+    ("featurizer", "said"),
+    [
+        ({"name": "codes", "outputs": {"Y": "Z"}}, "featurizer 'codes': unknown output 'Y'; known: X, n"),
+        ({"name": "codes", "outputs": {"X": {"dtype": "float64"}}}, "featurizer 'codes' declares 'X' itself"),
+        ({"name": "f", "outputs": {"X": "Z"}}, "featurizer 'f' is a function; declare in `outputs`"),
+        ({"name": "f", "nbits": 5}, "featurizer f: unknown key 'nbits'.*a Python object takes no options"),
+        ({"name": "codes", "outputs": {"X": 5}}, r"storage\.featurizer\.outputs\.X: must be a mapping, not 5"),
+        ({"name": "codes", "inputs": []}, r"storage\.featurizer\.inputs: .*at least 1"),
+        ({"name": "codes", "inputs": "smiles"}, r"storage\.featurizer\.inputs: must be a list, not 'smiles'"),
+        ([], r"storage\.featurizer: .*at least 1"),
+        (
+            [{"name": "codes", "outputs": {"X": {"dtype": "float"}}}],
+            r"storage\.featurizer\.0\.outputs\.X\.dtype: unknown",
+        ),
+        (["codes", {"name": "f", "inputs": ["no"], "outputs": K}], "featurizer 'f' reads unknown raw column 'no'"),
+    ],
+)
+def test_a_featurizer_in_a_spec_that_is_not_valid_is_an_error(named, featurizer, said):
+    functions = {"f": len} if "'f'" in repr(featurizer) else None
+    with pytest.raises(SpecError, match=said):
+        over_pairs(featurizer, functions)
+
+
+def test_functions_declare_what_they_compute_in_their_outputs_or_one_of_them_in_columns():
+    both = [{"name": "s", "inputs": ["smiles"]}, {"name": "k", "inputs": ["kinase"]}]
+    functions = {"s": codes, "k": len}
+    columns = SPEC["columns"] | {"k": {"dtype": "float32"}}
+    with pytest.raises(SpecError, match="featurizer 'k' is not the only function; declare in `outputs`"):
+        over_pairs(both, functions, columns=columns)
+    both[1]["outputs"] = K
+    X, _ = over_pairs(both, functions, columns=columns)[[3, 1]]
+    assert X["k"].tolist() == [1, 2] and X["k"].dtype == torch.float32
+    assert [tuple(x.shape) for x in X["X"]] == [(2, 1), (2, 3)]
+    with pytest.raises(SpecError, match=r"featurizer 's' needs `columns` in the spec.*or declare in `outputs`"):
+        over_pairs(both, functions)
+    both[0]["outputs"] = {"X": {"shape": [2, "*"]}}
+    assert over_pairs(both, functions).spec.columns["X"] == Array("float32", (2, None))
+
+
+def test_outputs_that_a_function_returns_packed_are_declared_packed():
+    outputs = {"bits": {"dtype": "float32", "shape": [10], "packbits": True}}
+    spec = {"X": "bits", "columns": outputs, "storage": {"backend": "featurize-on-access", "featurizer": {}}}
+    spec["storage"]["featurizer"] = {"inputs": ["smiles"], "outputs": outputs}
+    dataset = kd.load_dataset(spec, data=PAIRS, featurizer=lambda smiles: np.array([len(smiles), 128], np.uint8))
+    assert dataset[1][0].tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 1, 0]
+
+
+def test_a_featurizer_object_brings_its_inputs_and_outputs(named):
+    for given, featurizer in ((Codes(scale=2.0), None), ({"mine": Codes(scale=2.0)}, {"name": "mine"})):
+        X, _ = over_pairs(featurizer, given, X=["X", "n"])[[1]]
+        assert torch.equal(X["X"][0], torch.from_numpy(codes("CCO") * 2)) and X["n"].tolist() == [3]
+    with pytest.raises(SpecError, match="featurizer=: 5 is neither a function nor a Featurizer object"):
+        over_pairs(None, 5)
+
+
+def test_text_that_a_featurizer_computes_may_be_meta_or_categories():
+    outputs = {"upper": {"dtype": "str"}, "k": {"dtype": "int64"}}
+    columns = {
+        "upper": {"dtype": "str"},
+        "place": {"dtype": "int64", "values": ["C", "CCO", "N"], "stored_as": "upper"},
+    }
+    spec = {"columns": columns, "X": "place", "meta": ["upper"]}
+    spec["storage"] = {"backend": "featurize-on-access", "featurizer": {"inputs": ["smiles"], "outputs": outputs}}
+    data = {"smiles": [smiles.lower() for smiles in PAIRS["smiles"]]}
+    dataset = kd.load_dataset(spec, data=data, featurizer=lambda smiles: (smiles.upper(), 5))
+    assert dataset.column("upper") == PAIRS["smiles"] and dataset[:][0].tolist() == [0, 1, 0, 2, 1, 0]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The columns that the backend csv is asked for."""
+    asked, opened = [], kd.list_backends()["csv"].open
+
+    def recorded(backend, columns):
+        asked.append(None if columns is None else list(columns))
+        return opened(backend, columns)
+
+    monkeypatch.setattr(kd.list_backends()["csv"], "open", recorded)
+    return asked
+
+
+def test_the_source_is_asked_only_for_what_is_needed(named, tmp_path, asked):
+    (tmp_path / "pairs.csv").write_text("smiles,kinase,y,notes\nC,AK,1,a\nC,,2,\n")
+    storage = {"backend": "featurize-on-access", "source": {"backend": "csv", "path": "pairs.csv"}, "featurizer": BOTH}
+    count = Counting(len)
+    with kd.load_dataset(
+        {"X": "X", "y": "y", "storage": storage}, featurizer={"length": count}, base=tmp_path
+    ) as dataset:  # no kinase is read: one is missing
+        assert [x.shape[1] for x in dataset[:][0]] == [1, 1] and asked == [["smiles", "y"]] and count.calls == []
+    with kd.load_dataset({"X": "y", "storage": storage}, featurizer={"length": count}, base=tmp_path) as dataset:
+        assert dataset[:][0].tolist() == [1, 2] and asked[1:] == [["y"]]
+
+
+def test_a_function_that_only_the_spec_declares_is_asked_which_columns_the_source_has(tmp_path, asked):
+    (tmp_path / "raw.csv").write_text("smiles,y,notes\nC,,a\nCC,2,\n")
+    storage = {"backend": "featurize-on-access", "source": {"backend": "csv", "path": "raw.csv"}}
+    storage["featurizer"] = {"inputs": ["smiles"]}
+    columns = SPEC["columns"] | {"y": {"dtype": "float32", "missing": "nan"}}
+    with kd.load_dataset(SPEC | {"columns": columns, "storage": storage}, featurizer=codes, base=tmp_path) as dataset:
+        X, y = dataset[:]
+        assert [x.shape[1] for x in X] == [1, 2] and y.isnan().tolist() == [True, False]
+        assert asked == [None, ["smiles", "y"]]
 
 
 # -- over and under others
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_function_inside_a_joined_table_is_found_by_its_name_and_reaches_workers(tmp_path, method):
+    (tmp_path / "ligands.csv").write_text("id,smiles\n0,C\n1,CCO\n2,C\n")
+    (tmp_path / "thin.csv").write_text("id,y\n1,0\n0,1\n2,2\n1,3\n")
+    outputs = {"X": {"dtype": "float32", "shape": [2, "*"]}}
+    table = {
+        "backend": "featurize-on-access",
+        "source": {"backend": "csv", "path": "ligands.csv"},
+        "featurizer": [{"name": "codes", "inputs": ["smiles"], "outputs": outputs}],
+    }
+    joined = {"source": {"backend": "csv", "path": "thin.csv"}}
+    joined |= {"backend": "joined", "tables": {"id": {"source": table, "key": "id", "columns": {"ligand": "X"}}}}
+    for storage in (joined, {"backend": "in-memory", "source": joined}):
+        spec = {"X": "ligand", "y": "y", "storage": storage}
+        with kd.load_dataset(spec, featurizer={"codes": codes}, base=tmp_path) as dataset:
+            loader = dataset.as_dataloader(batch_size=3, num_workers=1, multiprocessing_context=method)
+            (first, _), (last, _) = loader
+            assert [x.shape[1] for x in first] == [3, 1, 1] and torch.equal(last[0], torch.from_numpy(codes("CCO")))
+
+
+def test_features_that_rows_share_can_be_saved_and_read_as_they_are(named, tmp_path):
+    dataset = over_pairs(BOTH, {"length": len})
+    kd.save_dataset(dataset, tmp_path / "pairs.npz")
+    with kd.load_dataset(tmp_path / "pairs.npz") as copy:
+        for rows in (slice(None), [5, 1]):
+            (X, y), (copied, copied_y) = dataset[rows], copy[rows]
+            assert all(map(torch.equal, X["X"], copied["X"])) and torch.equal(X["k"], copied["k"])
+            assert torch.equal(y, copied_y)
 
 
 def test_in_memory_over_a_featurizer_computes_every_row_once_while_loading():
@@ -785,7 +991,7 @@ def test_a_spec_with_a_featurizer_object_cannot_be_written_to_a_file(tmp_path):
 def test_values_that_are_changed_later_do_not_change_what_is_computed(workers):
     raw, y, rows = np.arange(4.0), np.arange(4.0) + 1, [np.full(2, i) for i in range(4)]
     columns = {"f": {"dtype": "float64", "shape": [1]}, "y": {"dtype": "float64"}}
-    storage = {"backend": "featurize-on-access", "inputs": ["raw", "rows"]}
+    storage = {"backend": "featurize-on-access", "featurizer": {"inputs": ["raw", "rows"]}}
     spec = {"columns": columns, "X": "f", "y": "y", "storage": storage}
     data = {"raw": raw, "y": y, "rows": rows}
     dataset = kd.load_dataset(spec, data=data, featurizer=sum_of)

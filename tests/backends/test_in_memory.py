@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import kinoml_data as kd
-from kinoml_data import Array
+from kinoml_data import Array, ArrayStorage
+from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.errors import CorruptStoreError, SampleIndexError, SpecError, UnsupportedStoreError
 from tests.builders import equal_tensors
 from tests.graphs import DATA, SPEC, store_graphs
@@ -196,3 +197,32 @@ def test_a_text_that_utf8_cannot_have_is_an_error_with_its_row():
 def test_rows_in_the_other_byte_order_have_their_values(lengths):
     dataset = kd.from_arrays([np.arange(n, dtype=">f8") for n in lengths])
     assert [x.tolist() for x, _ in dataset] == [list(range(n)) for n in lengths]
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_of_rows_that_share_a_key_one_is_read_and_kept(progress):
+    keys, reads = np.array([7, 2, 7, 7, 0, 2]), []
+
+    class Keyed(ArrayStorage):
+        def keys(self, column):
+            return keys if column in ("a", "b") else None
+
+        def read(self, rows, columns):
+            reads.append((rows.tolist(), list(columns)))
+            return super().read(rows, columns)
+
+    class Source(kd.Backend):
+        name = "keyed"
+
+        def open(self, columns):
+            return Keyed({"a": np.arange(12).reshape(6, 2)[[0, 1, 0, 0, 4, 1]], "b": keys * 1.5, "y": np.arange(6)})
+
+    with InMemory(source=Source(), progress=progress).open(None) as opened:
+        assert opened.keys("a") is keys and opened.keys("y") is None
+        storage = opened.loaded(["a", "b", "y"])
+    assert sorted(reads) == [([0, 1, 2, 3, 4, 5], ["y"]), ([0, 1, 4], ["a", "b"])]
+    assert storage.keys("a").tolist() == [0, 1, 0, 0, 2, 1] and storage.keys("a") is storage.keys("b")
+    assert storage.keys("y") is None
+    read = storage.read(np.arange(6), ["a", "b", "y"])
+    assert read["a"][:, 0].tolist() == [0, 2, 0, 0, 8, 2] and read["b"].tolist() == (keys * 1.5).tolist()
+    assert read["y"].tolist() == list(range(6))

@@ -13,6 +13,7 @@ from kinoml_data.cli.json_schema import json_schema
 from kinoml_data.registry import BUILT_IN
 from kinoml_data.spec.array import DTYPES
 from kinoml_data.spec.parts import FORMS
+from tests.builders import Size
 
 
 def test_schema_knows_the_options_of_every_backend() -> None:
@@ -116,6 +117,31 @@ def test_the_schema_accepts_what_a_spec_accepts(change: dict[str, Any]) -> None:
 def test_the_schema_refuses_what_cannot_be_loaded(change: dict[str, Any]) -> None:
     schema = json_schema()
     assert not valid(schema, schema, GOOD | change)
+
+
+COMPUTED: dict[str, tuple[Any, bool]] = {
+    "a name": ("size", True),
+    "options": ({"name": "size", "inputs": ["a"], "outputs": {"size": "n"}}, True),
+    "a list": (["size", {"name": "size", "inputs": ["a", "b"]}], True),
+    "a function": ({"inputs": ["a"], "outputs": {"n": {"dtype": "int64"}}}, True),
+    "none": (None, True),
+    "another name": ("sizes", False),
+    "an unknown option": ({"name": "size", "nbits": 5}, False),
+    "no inputs": ({"name": "size", "inputs": []}, False),
+    "one input as text": ({"name": "size", "inputs": "a"}, False),
+    "a wrong dtype": ({"outputs": {"n": {"dtype": "int"}}}, False),
+    "an empty list": ([], False),
+}
+
+
+@pytest.mark.parametrize(("featurizer", "is_valid"), COMPUTED.values(), ids=COMPUTED)
+def test_the_schema_knows_featurizers_and_their_inputs_and_outputs(
+    featurizer: Any, is_valid: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BUILT_IN["featurizer"], "size", Size)
+    schema = json_schema()
+    storage = {"backend": "featurize-on-access", "source": {"backend": "csv", "path": "a.csv"}}
+    assert valid(schema, schema, GOOD | {"storage": {**storage, "featurizer": featurizer}}) == is_valid
 
 
 def test_the_schema_lists_dtypes_and_forms() -> None:

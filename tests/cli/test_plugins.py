@@ -24,6 +24,22 @@ class Mine(kd.Backend):
 @kd.hookimpl
 def register_backends(): return [Mine]
 """
+TAKEN = """
+import kinoml_data as kd
+class Store(kd.Backend):
+    name = "taken"
+    def open(self, columns): ...
+class Features(kd.Featurizer):
+    name = "taken"
+    inputs = ("X",)
+    @property
+    def outputs(self): ...
+    def featurize(self, *raw): ...
+@kd.hookimpl
+def register_backends(): return [Store]
+@kd.hookimpl
+def register_featurizers(): return [Features]
+"""
 HOSTILE = {
     "no-import": "import a_module_that_is_not_there",
     "leaves": "raise SystemExit(3)",
@@ -78,32 +94,43 @@ def python(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=600, cwd=folder)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "example", "passed"),
+    [
+        pytest.param((), "npy.?folder", r"\b\d{3} passed", marks=pytest.mark.slow, id="backend"),
+        pytest.param(("--featurizer",), "letter.?counts", r"\b\d{2} passed", id="featurizer"),
+    ],
+)
 def test_a_new_plugin_passes_lint_types_and_the_contract_as_it_is_written(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], example: str, passed: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    made = run("plugins", "new", "my-store")
-    assert made.code == 0 and "kinoml-data-my-store" in made.out, made.err
-    folder = tmp_path / "kinoml-data-my-store"
+    made = run("plugins", "new", "my-own", *options)
+    assert made.code == 0 and "kinoml-data-my-own" in made.out, made.err
+    folder = tmp_path / "kinoml-data-my-own"
     texts = {file.relative_to(folder).as_posix(): file.read_text() for file in folder.rglob("*") if file.is_file()}
-    assert {"kinoml_data_my_store.py", "pyproject.toml", "README.md", "tests/test_my_store.py"} <= texts.keys()
-    assert not [name for name, text in texts.items() if re.search("npy.?folder", name + text, re.IGNORECASE)]
+    assert {"kinoml_data_my_own.py", "pyproject.toml", "README.md", "tests/test_my_own.py"} <= texts.keys()
+    assert not [name for name, text in texts.items() if re.search(example, name + text, re.IGNORECASE)]
     for command in (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)):
         done = python("-m", *command, folder=folder)
         assert done.returncode == 0, done.stdout + done.stderr
     done = python("-m", "pytest", "-q", "-k", "not processes and not workers", folder=folder)
-    assert done.returncode == 0 and re.search(r"\b\d{3} passed", done.stdout), done.stdout
-    again = run("plugins", "new", "my-store")
+    assert done.returncode == 0 and re.search(passed, done.stdout), done.stdout
+    again = run("plugins", "new", "my-own", *options)
     assert again.code == 1 and "StoreExistsError" in again.err
 
 
-@pytest.mark.parametrize("name", ["Npz", "a_b", "../up", "npz-lazy", "", "class", "-x", "a--b"])
+@pytest.mark.parametrize("options", [(), ("--featurizer",)], ids=["backend", "featurizer"])
+@pytest.mark.parametrize("name", ["Npz", "a_b", "../up", "taken", "", "class", "-x", "a--b"])
 def test_an_invalid_name_for_a_new_plugin_is_refused(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path, name: str, options: tuple[str, ...]
 ) -> None:
+    install(site, "dist-taken", "taken", "plugin_taken", TAKEN)
     monkeypatch.chdir(tmp_path)
-    assert run("plugins", "new", "--", name).code == 1 and not list(tmp_path.iterdir())
+    before = list(tmp_path.iterdir())
+    done = run("plugins", "new", *options, "--", name)
+    assert done.code == 1 and list(tmp_path.iterdir()) == before
+    assert ("already installed" in done.err) == (name == "taken")
 
 
 @pytest.mark.parametrize(

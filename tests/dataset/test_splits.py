@@ -8,15 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kinoml_data as kd
-from kinoml_data.dataset.splits import by_ratio, resolve
+from kinoml_data.dataset.labels import divided_by_chance
+from kinoml_data.dataset.splits import resolve
 from kinoml_data.errors import CorruptStoreError, SpecError, SplitError, StoreNotFoundError, UnsafeStoreError
 from kinoml_data.spec.dataset_spec import DatasetSpec
-from kinoml_data.spec.parts import RatioSplits
 from tests.dataset.rows import SPEC, N, as_lists, load
 
 
 def found(arrays, splits, length=N, base=None):
-    return resolve(DatasetSpec.parse(SPEC | {"splits": splits}, base), arrays, length)
+    spec = DatasetSpec.parse(SPEC | {"splits": splits}, base)
+    return resolve(spec, arrays, length, lambda name: pytest.fail(f"column {name} was read"))
 
 
 # -- the kinds
@@ -85,7 +86,7 @@ def test_splits_of_all_kinds_may_be_combined(tmp_path):
 @pytest.mark.parametrize("seed", [0, 1, 42, 2**40])
 @pytest.mark.parametrize("length", [0, 1, 10, 1000])
 def test_random_splits_cut_one_permutation_in_the_order_written(seed, length):
-    splits = by_ratio(RatioSplits(ratios={"train": 0.7, "val": 0.2, "test": 0.1}, seed=seed), length)
+    splits = divided_by_chance({"train": 0.7, "val": 0.2, "test": 0.1}, np.arange(length), seed)
     expected = np.random.Generator(np.random.PCG64(seed)).permutation(length)
     assert list(splits) == ["train", "val", "test"]
     assert np.concatenate(list(splits.values())).tolist() == expected.tolist()
@@ -121,14 +122,14 @@ SIZES = [
 @pytest.mark.parametrize(("ratios", "length", "sizes"), SIZES)
 def test_the_sizes_are_those_of_the_largest_remainder(ratios, length, sizes):
     names = [f"s{i}" for i in range(len(ratios))]
-    splits = by_ratio(RatioSplits(ratios=dict(zip(names, ratios, strict=True)), seed=0), length)
+    splits = divided_by_chance(dict(zip(names, ratios, strict=True)), np.arange(length), 0)
     assert tuple(len(splits[name]) for name in names) == sizes
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=5).filter(any), st.integers(0, 500), st.integers(0, 2**32))
 def test_the_sizes_are_exact_for_any_ratios(parts, length, seed):
     ratios = {f"s{i}": part / sum(parts) for i, part in enumerate(parts)}
-    splits = by_ratio(RatioSplits(ratios=ratios, seed=seed), length)
+    splits = divided_by_chance(ratios, np.arange(length), seed)
     exact = [Fraction(part, sum(parts)) * length for part in parts]
     sizes = [int(size) for size in exact]
     for i in sorted(range(len(parts)), key=lambda i: (sizes[i] - exact[i], i))[: length - sum(sizes)]:
@@ -138,14 +139,14 @@ def test_the_sizes_are_exact_for_any_ratios(parts, length, seed):
 
 
 def test_the_order_written_decides_who_gets_which_rows():
-    a = by_ratio(RatioSplits(ratios={"train": 0.5, "test": 0.5}), 10)
-    b = by_ratio(RatioSplits(ratios={"test": 0.5, "train": 0.5}), 10)
+    a = divided_by_chance({"train": 0.5, "test": 0.5}, np.arange(10), 0)
+    b = divided_by_chance({"test": 0.5, "train": 0.5}, np.arange(10), 0)
     assert a["train"].tolist() == b["test"].tolist()
 
 
 def test_the_rows_of_a_seed_never_change():
     # Written down once, from numpy's own generator; a paper may depend on them.
-    splits = by_ratio(RatioSplits(ratios={"train": 0.8, "test": 0.2}, seed=0), 10)
+    splits = divided_by_chance({"train": 0.8, "test": 0.2}, np.arange(10), 0)
     assert as_lists(splits) == {"train": [4, 6, 2, 7, 3, 5, 9, 0], "test": [8, 1]}
 
 

@@ -669,6 +669,19 @@ def layouts() -> Iterator[Attack]:
         X=np.ones((3, 9)),
         X__crc32=checks * np.nan,
     )
+    crc = row_checksums(np.ones((3, 9)), np.arange(3))
+    for name, said, keys in (
+        ("beyond the distinct rows", "row 1: its key is 3, but the number of distinct rows is 3", np.array([0, 3, 2])),
+        ("that are negative", "row 0: its key is -1", np.array([-1, 2], np.int8)),
+        ("beyond int64", "row 1: its key is 18446744073709551615", np.array([0, 2**64 - 1], np.uint64)),
+        ("with a point", r"its keys are float64 (2,), not integers", np.zeros(2)),
+        ("that are bools", r"its keys are bool (2,), not integers", np.zeros(2, bool)),
+        ("of two axes", r"its keys are int64 (2, 1), not integers", np.zeros((2, 1), int)),
+        ("of no axis", r"its keys are int64 (), not integers", np.array(1)),
+        ("of another number of rows", "differ in their number of rows", np.zeros(2, int)),
+    ):
+        others = {"y": np.zeros(4)} if "number" in name else {}
+        yield of(f"keys {name}", corrupt, said, X=np.ones((3, 9)), X__crc32=crc, X__keys=keys, **others)
     yield of("a column of no axis", unsupported, "is a single value, not a sequence of rows", X=np.float32(1))
     yield of("text of two axes", unsupported, "contains text with 2 axes", X=np.array([["a"], ["b"]]))
     yield of("text for a row", unsupported, "contains text; store the texts of all rows", X_s0=np.array(["a"]))

@@ -1,8 +1,9 @@
 """Random specs over random data, by every way through the library, against plain numpy. Full size: 100,000 specs.
 
-A case draws columns of any dtype, with 0 to 4 axes, and with odd names, packed bits, other stored names and casts;
-roles and splits; a way to open them (as Python values, joined to a thin table, or featurized); a chain of copies
-through the backends that write; and views of views. After each step, every way of reading is compared with numpy.
+A case draws columns of any dtype, with 0 to 4 axes, and with odd names, packed bits, other stored names and casts; rows
+that share values, with keys or without; roles and splits; a way to open them (as Python values, joined to a thin table,
+or featurized); a chain of copies through the backends that write; and views of views. After each step, every way of
+reading is compared with numpy.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 import kinoml_data as kd
 from kinoml_data import registry
+from kinoml_data.backends.in_memory import InMemory
+from kinoml_data.backends.joined.backend import Table
+from kinoml_data.backends.npz.backend import NpzLazy
 from kinoml_data.errors import UnsupportedStoreError
 from kinoml_data.layouts import arrow_rows
 from kinoml_data.spec.array import DTYPES
 from tests.builders import FORMS, same_tensor
 from tests.dataset.tensors import assert_form
 from tests.faults.report import Report
+from tests.keyed import Keyed, without_index
 
 FULL = 100_000
 SHOWN = 50  # problems kept per job
@@ -87,6 +92,7 @@ class Case:
         self.count = self.rng.choice([0, 1, 2, 3, 5, 8, 13])
         names = self.rng.sample(NAMES, self.rng.randint(1, 4))
         self.columns = {name: self._column(number == 0) for number, name in enumerate(names)}
+        self._share()
         numeric = [name for name, column in self.columns.items() if not column.is_string]
         X = [name for name in numeric if name == names[0] or self.rng.random() < 0.5]
         rest = [name for name in numeric if name not in X]
@@ -113,6 +119,13 @@ class Case:
         stored = [self._values(dtype, shape, any_bits=requested == dtype) for shape in self._shapes(axes)]
         said = {"dtype": requested, "shape": ["*" if axis is None else axis for axis in axes]}
         return Drawn(said, stored, [row.astype(requested) for row in stored])
+
+    def _share(self) -> None:
+        """Let rows share values, in some columns in the same way."""
+        order = [self.rng.randrange(self.count) for _ in range(self.count)]
+        for column in self.columns.values():
+            if self.rng.random() < 0.4:
+                column.stored, column.rows = ([values[i] for i in order] for values in (column.stored, column.rows))
 
     def _packed(self, axes: list[int | None]) -> Drawn:
         bits, order = self.rng.randint(1, 20), self.rng.choice([True, "big", "little"])
@@ -178,7 +191,7 @@ class Case:
             if stored_as != name:
                 spec["columns"][name]["stored_as"] = stored_as
             data[stored_as] = self._given(column)
-        dataset = kd.load_dataset(spec, data=data)
+        dataset = kd.load_dataset(spec, data=data, backend=self._keyed(InMemory()))
         if self.rng.random() < 0.5:  # the dataset has to own its rows
             for values in data.values():
                 _spoil(values)
@@ -204,8 +217,13 @@ class Case:
             found = tuple(rows[int(row)] for _, rows in computed)
             return found[0] if len(found) == 1 else found
 
-        data = {"raw": np.arange(self.count), **{name: self.columns[name].rows for name in texts}}
-        storage = {"inputs": ["raw"], "memory_budget": self.rng.choice([0, 1000, 1 << 30])}
+        raw = np.arange(self.count)
+        if self.rng.random() < 0.5:  # equal features from equal inputs
+            number: dict[bytes, int] = {}
+            contents = [pickle.dumps([_plain_row(rows[row]) for _, rows in computed]) for row in raw.tolist()]
+            raw = np.array([number.setdefault(content, row) for row, content in enumerate(contents)], np.int64)
+        data = {"raw": raw, **{name: self.columns[name].rows for name in texts}}
+        storage = {"featurizer": {"inputs": ["raw"]}, "memory_budget": self.rng.choice([0, 1000, 1 << 30])}
         return kd.load_dataset(self.spec(backend="featurize-on-access", **storage), data=data, featurizer=featurize)
 
     def _joined(self, folder: Path) -> tuple[kd.XyDataset, list[int]]:
@@ -215,24 +233,44 @@ class Case:
             "storage": {"backend": "in-memory"},
         }
         strings = [name for name, column in self.columns.items() if column.is_string]
-        spec |= {"X": [name for name in self.columns if name not in strings], "meta": strings}
-        kd.save_dataset(
-            kd.load_dataset(spec, data={n: c.stored for n, c in self.columns.items()}), folder / "table.npz"
-        )
+        spec |= {"X": [name for name in self.columns if name not in strings], "meta": [*strings, "id-of"]}
+        ids = self.rng.sample(range(1000), self.count)
+        texts = self.rng.random() < 0.5
+        known = {row: str(id) if texts else id for row, id in enumerate(ids)}
+        spec["columns"]["id-of"] = {"dtype": "str" if texts else "int64"}
+        data = {name: column.stored for name, column in self.columns.items()} | {"id-of": list(known.values())}
+        kd.save_dataset(kd.load_dataset(spec, data=data), folder / "table.npz")
         rows = [self.rng.randrange(self.count) for _ in range(self.count)]
+        by_id = self.rng.random() < 0.7
         index = np.array(rows, self.rng.choice(["uint8", "int64", "int16"]))
-        thin = {"row-of": index, "z-of": np.zeros(self.count)}
+        thin = {"row-of": [known[row] for row in rows] if by_id else index, "z-of": np.zeros(self.count)}
         in_memory = self.rng.random() < 0.5
         if not in_memory:
-            kd.save_dataset(kd.from_arrays(thin), folder / "thin.npz")
+            roles = {"X": "z-of", "meta": ["row-of"], "storage": {"backend": "in-memory"}}
+            kd.save_dataset(kd.load_dataset(roles, data=thin), folder / "thin.npz")
         source = {"backend": "in-memory"} if in_memory else {"backend": "npz-lazy", "path": str(folder / "thin.npz")}
-        table = {"backend": "npz-lazy", "path": str(folder / "table.npz")}
-        tables = {"row-of": {"source": table, "columns": {name: name for name in self.columns}}}
+        names = {name: name for name in self.columns}
+        table = Table(source=NpzLazy(path=folder / "table.npz"), columns=names, key="id-of" if by_id else None)
+        options = table.model_dump(mode="json", exclude_none=True)
+        if not by_id or self.rng.random() < 0.3:
+            options["digest"] = table.current_digest()
+        tables = {"row-of": options}
         spec = self.spec(backend="joined", source=source, tables=tables)
         dataset = kd.load_dataset(spec, data=thin if in_memory else None)
         _spoil(index)
         self.check(pickle.loads(pickle.dumps(dataset)), rows)
         return dataset, rows
+
+    def reopened(self, dataset: kd.XyDataset) -> kd.XyDataset:
+        """The dataset itself, or another one over the same store that has keys for rows that share values."""
+        assert dataset._session.backend is not None
+        backend = self._keyed(dataset._session.backend)
+        return dataset if backend is None else kd.load_dataset(dataset.spec, backend=backend)
+
+    def _keyed(self, source: kd.Backend) -> kd.Backend | None:
+        if self.rng.random() < 0.6:
+            return None
+        return Keyed(source=source, keys=self.rng.choice(["content", "finer"]), dtype="int16")
 
     # -- comparing
 
@@ -249,6 +287,7 @@ class Case:
         self._check_batch(dataset[positions], taken, dict.fromkeys(self.columns, "list"))
         forms = {name: self._form(name) for name in self.columns if name not in self.meta}
         said = {name: self._said(name, form) for name, form in forms.items()}
+        forms = {name: "list" if form == "nested" and "of" in said[name] else form for name, form in forms.items()}
         loader = dataset.as_dataloader(batch_size=4, collate=said, prefetch=self.rng.choice([0, 0, 0, 2]))
         found = list(loader)
         for number, batch in enumerate(found):
@@ -272,7 +311,7 @@ class Case:
                 same_tensor(whole, self._stacked(column, expected))
 
     def _check_batch(self, batch: Any, rows: list[int], forms: dict[str, str]) -> None:
-        X, y = batch
+        X, y = without_index(batch)
         for name, found in (*self._named(self.X, X), *self._named(self.y, y)):
             column = self.columns[name]
             expected = [column.rows[row] for row in rows]
@@ -297,9 +336,10 @@ class Case:
         one = self.columns[name].shape.count(None) == 1
         return self.rng.choice([form for form in FORMS if one or form != "nested"])
 
-    @staticmethod
-    def _said(name: str, form: str) -> Any:
-        return {"form": form, "value": 1} if form in ("pad", "pad-mask") else form
+    def _said(self, name: str, form: str) -> Any:
+        said = {"form": form, "value": 1} if form in ("pad", "pad-mask") else {"form": form}
+        unique = self.rng.random() < 0.2
+        return {**said, "form": "unique", "of": form} if unique else said
 
     def check_splits(self, dataset: kd.XyDataset, rows: list[int], members: dict[str, list[int]]) -> None:
         """Compare the splits of a dataset with drawn rows, in their order, and one of them as a view."""
@@ -341,6 +381,10 @@ def _spoil(values: Any) -> None:
         values[:] = values[:0]
     elif not isinstance(values, str) and (array := np.asarray(values)).size:
         array.reshape(-1).view(np.uint8)[:] = 1
+
+
+def _plain_row(row: Any) -> tuple[tuple[int, ...], bytes]:
+    return row.shape, row.tobytes()
 
 
 def _plain(value: Any) -> Any:
@@ -388,7 +432,7 @@ def execute(seed: int, folder: Path, *, workers: bool = False) -> None:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of a budget of 0
-            dataset, rows = kd.load_dataset(path, **opened), source_rows
+            dataset, rows = case.reopened(kd.load_dataset(path, **opened)), source_rows
         if source is not dataset_before:  # the splits of a view are in its order
             members = {name: [row for row in rows if row in split] for name, split in members.items()}
         case.check(dataset, rows)

@@ -209,7 +209,7 @@ ACCIDENTS: Sequence[Callable[[bytes, bytes, random.Random], tuple[bytes, str]]] 
 
 NAMES = (
     *("X.npy", "X_s1_.npy", "X_s99999999_.npy", "../y.npy", "y", "a\nb.npy", "y.crc32.npy", "_spec.npy"),
-    *("X.shapes.npy", "atoms.values.npy", "name.utf8.npy", "idx_train.npy", "train.index.npy"),
+    *("X.shapes.npy", "atoms.values.npy", "name.utf8.npy", "y.keys.npy", "idx_train.npy", "train.index.npy"),
 )
 
 

@@ -49,8 +49,10 @@ SPECS: list[dict[str, Any]] = [
         "storage": {
             "backend": "featurize-on-access",
             "source": {"backend": "csv", "path": "m.csv", "delimiter": "\t", "header": False},
-            "featurizer": {"name": "one-hot-smiles", "length": 53},
-            "inputs": ["smiles"],
+            "featurizer": [
+                {"name": "one-hot-smiles", "inputs": ["smiles"], "outputs": {"one_hot": "X"}},
+                "morgan-fingerprint",
+            ],
             "memory_budget": 1000000,
         },
         "splits": {"train": {"rows": list(range(40))}, "test": {"file": "test.npy"}, "val": "idx_val"},

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from kinoml_data import Backend, Ragged, from_arrays, load_dataset, save_dataset
+from kinoml_data import Array, Backend, Ragged, from_arrays, load_dataset, save_dataset
 from kinoml_data.backends.npz.backend import NpzLazy
 from kinoml_data.backends.parquet.backend import ParquetAwkward
+from kinoml_data.columns import Indexed
 
 Held = Mapping[str, list[np.ndarray[Any, Any]]]
 
@@ -106,6 +107,7 @@ def npz_seeds(folder: Path) -> list[Seed]:
         Seed("written to a pipe", ".npz", _piped(per_row), ragged, SPLITS),
         _by_another_tool(),
         *(_ours(folder, ".npz", name, options) for name, options in (("packed", {}), ("deflated", {"compress": True}))),
+        *(_keyed(folder, name, options) for name, options in (("keys", {}), ("deflated keys", {"compress": True}))),
     ]
 
 
@@ -125,6 +127,21 @@ def _ours(folder: Path, suffix: str, name: str, options: dict[str, Any]) -> Seed
     texts = [np.frombuffer(text.encode(), np.uint8) for text in TEXTS]
     columns = {"atoms": RAGGED, "edges": EDGES, "fixed": _rows(FIXED), "name": texts, "y": _rows(Y)}
     return Seed(name, suffix, path.read_bytes(), columns, SPLITS)
+
+
+KEYS = np.array([0, 1, 2, 0, 1, 3, 2, 1])
+DISTINCT = {"atoms": RAGGED, "fixed": _rows(FIXED), "name": [np.frombuffer(text.encode(), np.uint8) for text in TEXTS]}
+
+
+def _keyed(folder: Path, name: str, options: dict[str, Any]) -> Seed:
+    """A file that this library wrote, whose rows share values; a flipped key gives the values of another row."""
+    path, numbers = folder / f"{name}.npz", np.arange(8, dtype=np.float32)
+    arrays = {"atoms": Array("float32", (3, None)), "fixed": Array("float64", (3,)), "name": Array("str")}
+    values = {"atoms": Ragged.from_rows(RAGGED, "f4", 2), "fixed": FIXED, "name": Ragged.from_strings(TEXTS)}
+    columns = {n: Indexed(values[n], KEYS if n != "fixed" else KEYS[::-1].copy()) for n in arrays}
+    NpzLazy(path=path, **options).write(arrays | {"y": Array("float32")}, [columns | {"y": numbers}], arrays=SPLITS)
+    rows = {n: [DISTINCT[n][key] for key in columns[n].index] for n in arrays} | {"y": _rows(numbers)}
+    return Seed(name, ".npz", path.read_bytes(), rows, SPLITS)
 
 
 def _plain(folder: Path) -> Seed:

@@ -115,22 +115,44 @@ PLANTED = {
         "in_part = rows[places] - (self._ends[part] - self._counts[part])",
         "in_part = np.maximum(rows[places] - self._ends[part], 0)",
     ),
-    "joined rows": ("backends/joined.py", "return pointers.astype(np.int64)", "return pointers.astype(np.int64)[::-1]"),
+    "joined rows": (
+        "backends/joined/storage.py",
+        "theirs = self._rows[join.index].take(rows).astype(np.int64)",
+        "theirs = self._rows[join.index].take(rows).astype(np.int64)[::-1]",
+    ),
     "a joined row": (
-        "backends/joined.py",
-        "theirs = int(self._inside(join, np.array([row]), pointer.reshape(1))[0])",
+        "backends/joined/storage.py",
+        "theirs = int(self._rows[join.index][row])",
         "theirs = row",
     ),
+    "the rows of joined ids": (
+        "backends/joined/storage.py",
+        "rows = list(map(row_of.get, ids))",
+        "rows = [min(row_of.get(i, 0) + 1, len(table) - 1) for i in ids]",
+    ),
     "features by row": (
-        "backends/featurize_on_access.py",
-        "return [features[row] for row in numbers]",
+        "backends/featurized_storage.py",
+        "return [features[each] for each in numbers]",
         "return list(features.values())",
     ),
     "the source's columns beside features": (
-        "backends/featurize_on_access.py",
+        "backends/featurized_storage.py",
         "self._source.read(rows, passed)",
         "self._source.read(np.sort(rows), passed)",
     ),
+    # rows that share values
+    "rows of distinct keys": ("dataset/binding.py", "self._adapted(rows[first],", "self._adapted(rows[: len(first)],"),
+    "the value of each row": (
+        "columns.py",
+        "return first, number[first_of_row]",
+        "return first, np.sort(number[first_of_row])",
+    ),
+    "rows that are padded once": (
+        "dataset/forms.py",
+        "as_tensor(taken(part, column.index))",
+        "as_tensor(taken(part, np.sort(column.index)))",
+    ),
+    "shapes of rows without values": ("columns.py", "several_axes = shapes.shape[1] > 1", "several_axes = False"),
     "splits of a copy": (
         "conversion.py",
         'arrays = {f"idx_{name}": positions for',
@@ -210,6 +232,30 @@ FOUND_BY_A_TEST = {
         "        Binding(spec, copy)\n",
         "",
         "test_conversion.py::test_a_copy_that_lacks_a_column_replaces_nothing",
+    ),
+    "stacked columns that share values in different ways": (
+        "dataset/binding.py",
+        "next(iter(several.values())) if len(several) == 1",
+        "next(iter(several.values())) if several",
+        "dataset/test_with_and_without_keys.py",
+    ),
+    "one index for two columns": (
+        "dataset/forms.py",
+        "column.values, array), column.index.copy())",
+        "column.values, array), column.index)",
+        "dataset/test_with_and_without_keys.py",
+    ),
+    "keys of stored columns": (
+        "layouts/flat_arrays.py",
+        "self._keys[column].take(rows)",
+        "self._keys[column].take(np.sort(rows))",
+        "dataset/test_with_and_without_keys.py",
+    ),
+    "the key of a row in memory": (
+        "layouts/memory_storage.py",
+        "self._keys[name].item(row) if",
+        "self._keys[name].item(0) if",
+        "dataset/test_with_and_without_keys.py",
     ),
     "positions in the memory of the caller": (
         "dataset/indexing.py",

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 import kinoml_data as kd
+from kinoml_data.backends.joined.backend import Table
+from kinoml_data.backends.npz.backend import NpzLazy
 from kinoml_data.testing.comparing import same_array
 from tests.faults.report import Report
 
@@ -39,7 +41,8 @@ def datasets(folder: Path) -> dict[str, kd.XyDataset]:
         kd.save_dataset(held, folder / name)
     kd.save_dataset(held, {"backend": "npz-lazy", "path": str(folder / "deflated.npz"), "compress": True})
     kd.save_dataset(kd.from_arrays({"row": np.arange(ROWS)}), folder / "thin.npz")
-    table = {"source": {"backend": "npz-lazy", "path": str(folder / "a.npz")}, "columns": NAMES}
+    digest = Table(source=NpzLazy(path=folder / "a.npz"), columns=NAMES).current_digest()
+    table = {"source": {"backend": "npz-lazy", "path": str(folder / "a.npz")}, "columns": NAMES, "digest": digest}
     thin = {"backend": "joined", "source": {"backend": "npz-lazy", "path": str(folder / "thin.npz")}}
     joined = {"X": ["atoms", "fixed"], "storage": {**thin, "tables": {"row": table}}}
     columns = {"atoms": {"shape": ["*", 3]}, "fixed": {"shape": [4]}}

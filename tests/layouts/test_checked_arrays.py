@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kinoml_data import Backend, DataPath
+from kinoml_data import Array, Backend, DataPath, Ragged
 from kinoml_data.errors import (
     CorruptStoreError,
     StoreChangedError,
@@ -20,7 +21,7 @@ from kinoml_data.errors import (
 from kinoml_data.files import replacing
 from kinoml_data.layouts.checked_arrays import CheckedArrayStorage, check_names, own_arrays, write_rows
 from kinoml_data.testing import BackendTests, mixed, same_rows
-from tests.builders import FORK_OR_SPAWN
+from tests.builders import FORK_OR_SPAWN, keyed_batches
 
 EXAMPLE = mixed()
 
@@ -50,6 +51,7 @@ class Folder(Backend):
 
     name = "checked-folder"
     can_write = True
+    keeps_keys = True
     can_overwrite = False
     path: DataPath
     verify: str = "first"
@@ -97,6 +99,74 @@ def stored(tmp_path: Path) -> Folder:
     backend = Folder(path=tmp_path / "data")
     backend.write(EXAMPLE.columns, EXAMPLE.batches(), arrays=EXAMPLE.arrays, spec=EXAMPLE.spec)
     return backend
+
+
+KEYS = np.array([0, 1, 1, 2, 0, 3])
+TEXTS = Ragged.from_strings(["CCO", "", "c1ccccc1", "N"])
+KEYED = {"X": np.arange(12.0).reshape(4, 3)[KEYS], "name": TEXTS.take(KEYS), "y": np.arange(6)}
+
+
+@pytest.fixture
+def keyed(tmp_path: Path) -> Folder:
+    """Rows of which some share values."""
+    backend = Folder(path=tmp_path / "keyed")
+    columns = {"X": Array("float64", (3,)), "name": Array("str"), "y": Array("int64")}
+    backend.write(columns, keyed_batches(KEYED, ["X", "name"]))
+    return backend
+
+
+def same_keyed(backend: Folder) -> None:
+    """Read all rows, and compare them with those that were written."""
+    with closing(backend.open(None)) as storage:
+        read = storage.read(np.arange(len(KEYS)), ["X", "name", "y"])
+        assert read["X"].tolist() == KEYED["X"].tolist() and read["y"].tolist() == KEYED["y"].tolist()
+        assert read["name"].strings() == KEYED["name"].strings()
+        assert storage.keys("X") is storage.keys("name") and storage.keys("X").tolist() == KEYS.tolist()
+
+
+def flipped(file: Path, start: int) -> Iterator[None]:
+    """Flip each bit of a file from an offset on, one at a time."""
+    content = file.read_bytes()
+    for bit in range(8 * start, 8 * len(content)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        yield
+    file.write_bytes(content)
+
+
+def test_every_flipped_bit_of_keys_is_an_error(keyed):
+    same_keyed(keyed)
+    assert np.load(keyed.path / "X.keys.npy").dtype == np.uint8 and len(np.load(keyed.path / "X.npy")) == 4
+    for file in keyed.path.glob("*.keys.npy"):
+        for _ in flipped(file, file.stat().st_size - len(KEYS)):
+            with pytest.raises(CorruptStoreError, match="differs from what was written"):
+                keyed.open(None)
+    same_keyed(keyed)
+
+
+def test_no_flipped_bit_of_the_metadata_gives_rows_other_values(keyed):
+    errors = 0
+    for _ in flipped(keyed.path / "about.json", 0):
+        try:
+            same_keyed(keyed)
+        except AssertionError:
+            raise
+        except Exception:  # whatever damaged JSON raises: see `own_arrays`
+            errors += 1
+    assert errors > 1000  # the shapes in the metadata are for other programs only
+
+
+def test_damage_of_a_shared_row_names_the_distinct_row_as_often_as_it_is_read(keyed):
+    values = np.load(keyed.path / "X.npy")
+    values[1, 2] += 1
+    np.save(keyed.path / "X.npy", values)
+    for verify in ("first", "always"):
+        with closing(keyed.model_copy(update={"verify": verify}).open(None)) as storage:
+            assert storage.read(np.array([0, 3, 0, 4]), ["X"])["X"].tolist() == KEYED["X"][[0, 3, 0, 4]].tolist()
+            for rows in ([1], [2, 0], [2, 1]):
+                with pytest.raises(CorruptStoreError, match="column 'X', distinct row 1: its CRC-32"):
+                    storage.read(np.array(rows), ["X"])
 
 
 def test_every_flipped_byte_of_an_array_is_an_error(stored, request):

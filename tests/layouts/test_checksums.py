@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kinoml_data.columns import Ragged
-from kinoml_data.layouts.checksums import SMALL_ROW, part_checksums, row_checksums
+from kinoml_data.layouts.checksums import SMALL_ROW, part_checksums, row_checksums, table_digest
 from kinoml_data.spec.array import DTYPES
 
 
@@ -69,3 +69,23 @@ def test_parts_of_a_buffer_have_the_checksum_of_what_precedes_and_of_their_bytes
     befores = [b"", b"", b"a", b"before"]
     expected = [zlib.crc32(before + bytes(range(a, b))) for before, a, b in zip(befores, starts, stops, strict=True)]
     assert part_checksums(data, starts, stops, map(zlib.crc32, befores)).tolist() == expected
+
+
+def test_the_digest_of_a_table_depends_on_its_rows_and_names_only():
+    numbers, texts = np.arange(5, dtype=np.int16), Ragged.from_strings(["a", "", "é", "ab", "c"])
+    columns = {"n": False, "text": True}
+    digest = table_digest([{"n": numbers, "text": texts}], columns)
+    parts = [{"text": texts[start : start + 2], "n": numbers[start : start + 2]} for start in (0, 2, 4)]
+    assert table_digest(parts, {"text": True, "n": False}) == digest and len(digest) == 16
+    changed = [
+        {"n": numbers[::-1].copy(), "text": texts},
+        {"n": numbers.astype(np.int32), "text": texts},
+        {"n": numbers, "text": Ragged.from_strings(["a", "", "é", "abc", ""])},
+        {"n": numbers[:4], "text": texts[:4]},
+    ]
+    digests = {digest, *(table_digest([batch], columns) for batch in changed)}
+    digests |= {
+        table_digest([{"m": numbers, "text": texts}], {"m": False, "text": True}),
+        table_digest([{"n": numbers}], {"n": False}),
+    }
+    assert len(digests) == 7

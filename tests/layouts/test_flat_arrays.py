@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kinoml_data import Array, ArrayStorage, Ragged
-from kinoml_data.errors import CorruptStoreError, SpecError
-from kinoml_data.layouts.flat_arrays import flat_arrays, mismatch, ragged_array
+from kinoml_data import ArrayStorage, Ragged
+from kinoml_data.columns import Indexed
+from kinoml_data.errors import CorruptStoreError
+from kinoml_data.layouts.flat_arrays import flatten, is_reserved, ragged_array
 from kinoml_data.layouts.memory_storage import MemoryStorage
 
 ROWS = [np.arange(n * 3.0).reshape(n, 3) for n in (2, 0, 4, 1)]
@@ -81,41 +82,6 @@ def test_arrays_that_do_not_fit_together_are_damage(changes, said):
         ArrayStorage(held)
 
 
-WRONG = {
-    "a fixed column": (Array("float64", (None, 3)), FIXED, r"rows of one shape instead of float64 \(\*, 3\)"),
-    "a ragged column": (Array("float64", (3,)), ATOMS, r"rows of different shapes instead of float64 \(3,\)"),
-    "another dtype": (Array("float32", (None, 3)), ATOMS, r"float64 instead of float32 \(\*, 3\)"),
-    "another row shape": (Array("int32", (3,)), FIXED.astype("i4"), r"rows of shape \(2,\) instead of int32 \(3,\)"),
-    "another rank": (Array("float64", (None,)), ATOMS, r"shapes \(4, 2\) instead of those of float64 \(\*,\)"),
-    "another axis": (Array("float64", (None, 4)), ATOMS, r"a row of shape \(2, 3\) instead of float64 \(\*, 4\)"),
-    "fewer values": (
-        Array("float64", (None, 3)),
-        Ragged(ATOMS.values[1:], ATOMS.shapes),
-        "but its shapes add up to 21",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_a_batch_that_is_not_what_was_announced_is_not_written(case):
-    array, column, said = WRONG[case]
-    with pytest.raises(SpecError, match=f"column 'x': a batch contains .*{said}"):
-        flat_arrays({"x": array}, [{"x": column}])
-
-
-def test_batches_become_the_arrays_of_the_layout():
-    columns = {"atoms": Array("float64", (None, 3)), "names": Array("str"), "fixed": Array("int32", (2,))}
-    data = {"atoms": ATOMS, "names": NAMES, "fixed": FIXED.astype("=i4")}
-    for array, column in zip(columns.values(), data.values(), strict=True):
-        assert mismatch(array, column) is None
-    flat = flat_arrays(columns, [data, data], arrays={"train": np.array([3, 1])}, spec="{}")
-    storage = ArrayStorage(flat)
-    assert len(storage) == 8 and storage.columns == columns and storage.spec == "{}"
-    assert storage.arrays["train"].tolist() == [3, 1]
-    assert storage.read(np.arange(8), ["atoms"])["atoms"].values.tobytes() == ATOMS.values.tobytes() * 2
-    assert len(ArrayStorage(flat_arrays(columns, []))) == 0
-
-
 def test_one_long_row_does_not_make_all_of_them_too_large():
     # As many rows of the longest would be more than any store holds; the rows are not.
     shapes = np.ones((3000, 4), np.int64)
@@ -135,8 +101,82 @@ def test_what_is_behind_the_arrays_is_closed_with_the_storage():
     ArrayStorage({"X": np.arange(3)}).close()
 
 
-def test_a_batch_whose_columns_differ_in_their_number_of_rows_is_refused_even_if_the_next_one_makes_up_for_it():
-    columns = {"X": Array("float64"), "y": Array("float64")}
-    batches = [{"X": np.arange(3.0), "y": np.arange(2.0)}, {"X": np.arange(2.0), "y": np.arange(3.0)}]
-    with pytest.raises(SpecError, match=r"the columns of a batch differ in their number of rows: \[2, 3\]"):
-        flat_arrays(columns, batches)
+KEYS = np.array([3, 0, 0, 2, 3, 1], np.uint8)
+KEYED = ("atoms", "same", "names", "fixed")
+
+
+@pytest.fixture(params=["numpy", "slices", "memory"])
+def keyed(request):
+    """Six rows, which are rows 0 to 3 of `storage` by their keys."""
+    flat = {n: a for n, a in FLAT.items() if n != "train.index"} | {"y": np.arange(6.0)}
+    flat |= {f"{name}.keys": KEYS.astype(dtype) for name, dtype in zip(KEYED, ("u1", "<i8", ">u2", "u8"), strict=True)}
+    flat["names.keys"] = KEYS[::-1].copy()
+    if request.param == "memory":
+        return MemoryStorage(flat)
+    return ArrayStorage({n: Slices(a) if request.param == "slices" else a for n, a in flat.items()})
+
+
+def test_a_row_of_a_column_with_keys_is_its_distinct_row(keyed, storage):
+    assert len(keyed) == 6 and keyed.keys("y") is None
+    rows = np.array([5, 0, 3, 0])
+    read, expected = keyed.read(rows, [*KEYED, "y"]), storage.read(KEYS[rows].astype(int), list(KEYED))
+    expected |= storage.read(KEYS[::-1][rows].astype(int), ["names"])
+    for name in ("atoms", "names"):
+        assert read[name].values.tobytes() == expected[name].values.tobytes()
+        assert read[name].shapes.tolist() == expected[name].shapes.tolist()
+    assert read["same"].tolist() == expected["same"].tolist() and read["fixed"].tolist() == expected["fixed"].tolist()
+    assert read["y"].tolist() == rows.tolist()
+    assert keyed.shapes("atoms").tolist() == ATOMS.shapes[KEYS].tolist() and keyed.shapes("fixed") is None
+    for name, array in keyed.read_row(5, [*KEYED, "y"]).items():
+        assert array.tolist() == (read[name][0]).tolist()
+
+
+def test_columns_with_equal_keys_share_one_small_array(keyed):
+    shared = keyed.keys("atoms")
+    assert shared.dtype == np.uint8 and shared.tolist() == KEYS.tolist()
+    assert keyed.keys("same") is shared and keyed.keys("fixed") is shared and keyed.keys("names") is not shared
+
+
+def test_more_than_256_distinct_rows_are_found():
+    keys = np.arange(600)[::-1].astype(np.uint16)
+    flat = {
+        "x": np.arange(600),
+        "x.keys": keys,
+        "s.utf8": np.full(600, 97, np.uint8),
+        "s.shapes": np.ones((600, 1), int),
+    }
+    storage = ArrayStorage(flat | {"s.keys": (keys % 256).astype(np.uint8)})
+    read = storage.read(np.arange(600), ["x", "s"])
+    assert read["x"].tolist() == keys.tolist() and read["s"].values.tobytes() == b"a" * 600
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ([0, 4, 0, 1], "'fixed', row 1: its key is 4, but the number of distinct rows is 4"),
+        ([0, 1, -1, 1], "'fixed', row 2: its key is -1, but"),
+        (np.array([1.0] * 4), r"'fixed': its keys are float64 \(4,\), not integers \(rows,\)"),
+        (np.array([True] * 4), r"'fixed': its keys are bool \(4,\), not integers"),
+        ([[0], [1], [2], [3]], r"'fixed': its keys are int64 \(4, 1\), not integers"),
+        ([0, 1, 2], "differ in their number of rows: .*fixed has 3"),
+    ],
+)
+def test_keys_that_do_not_fit_their_column_are_damage(keys, said):
+    with pytest.raises(CorruptStoreError, match=said):
+        ArrayStorage(FLAT | {"fixed.keys": np.array(keys)})
+
+
+def test_keys_are_shared_with_workers(keyed):
+    arrays = {name: np.array(array) for name, array in keyed.row_arrays().items()}
+    keyed.share_row_arrays(arrays)
+    assert all(array is arrays[name] for name, array in keyed.row_arrays().items())
+    assert keyed.read(np.array([0]), ["fixed"])["fixed"].tolist() == FIXED[[3]].tolist()
+    assert isinstance(keyed, MemoryStorage) or keyed.keys("atoms") is arrays["atoms.keys"]
+
+
+def test_shared_rows_become_distinct_rows_and_keys():
+    storage = ArrayStorage(FLAT)
+    flat = flatten({"fixed": storage.columns["fixed"]}, {"fixed": Indexed(FIXED.astype("=i4"), KEYS.astype(np.int64))})
+    assert flat["fixed.keys"].dtype == np.uint8 and flat["fixed.keys"].tolist() == KEYS.tolist()
+    assert ArrayStorage(flat).read(np.arange(6), ["fixed"])["fixed"].tolist() == FIXED[KEYS].tolist()
+    assert is_reserved("fixed.keys")

@@ -38,6 +38,17 @@ def test_shared_memory_is_the_same_rows_for_both_sides(storage):
             assert found["names"].tobytes() == NAMES[row].tobytes()
 
 
+def test_equal_keys_are_one_array_on_both_sides_of_shared_memory():
+    keys = np.arange(100_000) % 3
+    storage = MemoryStorage({"a": np.arange(3), "a.keys": keys, "b": np.arange(3.0), "b.keys": keys.copy()})
+    other = pickle.loads(ForkingPickler.dumps(storage))
+    for side in (storage, other, pickle.loads(pickle.dumps(storage))):
+        assert side.keys("a") is side.keys("b") and side.keys("a").dtype == np.uint8
+        assert side.read_row(99_998, ["a", "b"]) == {"a": 2, "b": 2.0}
+    storage.keys("a")[0] = 2  # both processes would see it
+    assert other.keys("b")[0] == 2
+
+
 def test_a_row_is_a_copy_that_may_be_changed(storage):
     for name in ("atoms", "fixed"):
         storage.read_row(2, [name])[name][:] = 7

@@ -133,7 +133,11 @@ def failing(kind: type[BaseException]) -> Callable[[Any], Any]:
 
 
 def over(values: Any, featurizer: Callable[[Any], Any]) -> XyDataset:
-    spec = {"columns": {"f": {}}, "X": "f", "storage": {"backend": "featurize-on-access", "inputs": ["raw"]}}
+    spec = {
+        "columns": {"f": {}},
+        "X": "f",
+        "storage": {"backend": "featurize-on-access", "featurizer": {"inputs": ["raw"]}},
+    }
     return load_dataset(spec, data={"raw": values}, featurizer=featurizer)
 
 

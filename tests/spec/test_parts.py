@@ -4,13 +4,13 @@ import pytest
 from pydantic import ValidationError
 
 from kinoml_data import DatasetSpec
-from kinoml_data.spec.parts import BackendRef, RatioSplits
+from kinoml_data.spec.parts import BackendRef, ComputedSplits
 from tests.spec.specs import SMALL, spec
 
 
 def test_random_splits_are_read_in_the_order_written():
     found = spec(splits={"ratios": {"train": 0.7, "val": 0.2, "test": 0.1}, "seed": 3}).splits
-    assert isinstance(found, RatioSplits) and found.seed == 3
+    assert isinstance(found, ComputedSplits) and found.seed == 3
     assert list(found.ratios.items()) == [("train", 0.7), ("val", 0.2), ("test", 0.1)]
     assert spec(splits={"ratios": {"all": 1}}).splits.seed == 0
 

@@ -126,7 +126,7 @@ def test_all_problems_are_listed_at_once_each_with_its_path():
         ({"splits": {"ratios": {"a": True}}}, "splits.ratios.a"),
         ({"splits": {"ratios": {"a": -0.5, "b": 1.5}}}, "splits.ratios.a"),
         ({"splits": {"ratios": {"a": 0.5, "b": 0.4}}}, "split ratios must sum to 1; these sum to 0.9"),
-        ({"splits": {"ratios": {}}}, "split ratios must sum to 1"),
+        ({"splits": {"ratios": {}}}, "splits need `ratios`, `folds` or `labels`"),
         ({"splits": {"ratios": [0.8, 0.2]}}, "splits.ratios"),
         ({"splits": {"ratios": {"a": 1.0}, "seed": True}}, "splits.seed"),
         ({"splits": {"ratios": {"a": 1.0}, "seed": "0"}}, "splits.seed"),

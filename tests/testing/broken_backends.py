@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import ConfigDict, PrivateAttr
 
 from kinoml_data import ArrayStorage, Backend, Ragged
+from kinoml_data.columns import Indexed
 from kinoml_data.errors import CorruptStoreError, StoreExistsError, StoreWriteError, UnsupportedStoreError
 from tests.testing.sound import Sound, Wrapped, suite_of
 
@@ -24,6 +25,12 @@ class DeclaresThatItCannotWrite(Sound):
 
 class DeclaresThatItWrites(Sound):
     rule = "test_the_class_variables_are_true"
+    write = Backend.write
+
+
+class KeepsKeysThoughItDoesNotWrite(Sound):
+    rule = "test_the_class_variables_are_true"
+    can_write = False
     write = Backend.write
 
 
@@ -294,6 +301,114 @@ class RaisesTheErrorsOfTheSystem(Sound):
             raise
 
 
+# -- writing what rows share
+
+
+class WithAnotherIndex(Sound):
+    """Changes the index of each batch in which columns are `Indexed`."""
+
+    rule = "test_what_rows_share_comes_back_with_its_keys"
+
+    def write(self, columns, batches, **options):
+        counts = dict.fromkeys(columns, 0)
+
+        def changed():
+            for batch in batches:
+                batch = dict(batch)
+                for name, column in batch.items():
+                    if isinstance(column, Indexed):
+                        counts[name] += len(column.values)
+                        batch[name] = Indexed(column.values, self.changed(column, counts[name]))
+                yield batch
+
+        super().write(columns, changed(), **options)
+
+    def changed(self, column: Indexed, count: int) -> Any:
+        """The index of a batch, if there are so many values up to this batch. Here it is ignored."""
+        return np.arange(len(column)) % max(1, count)
+
+
+class CountsTheValuesOfEachBatchAnew(WithAnotherIndex):
+    rule = "test_what_rows_share_comes_back_with_its_keys"
+
+    def changed(self, column, count):
+        return (column.index + count - len(column.values)) % max(1, count)
+
+
+class ForgetsTheValuesOfLaterBatches(Sound):
+    rule = "test_what_rows_share_comes_back_with_its_keys"
+
+    def write(self, columns, batches, **options):
+        counts = {}
+
+        def changed():
+            for batch in batches:
+                batch = dict(batch)
+                for name, column in batch.items():
+                    if isinstance(column, Indexed) and len(column):
+                        values = column.values[:0] if name in counts else column.values
+                        last = counts.setdefault(name, len(column.values)) - 1
+                        batch[name] = Indexed(values, np.minimum(column.index, last))
+                yield batch
+
+        super().write(columns, changed(), **options)
+
+
+class CountsValuesInOneByte(WithAnotherIndex):
+    rule = "test_values_beyond_what_a_small_integer_counts_keep_their_rows"
+
+    def changed(self, column, count):
+        return column.index.astype(np.uint8).astype(np.int64)
+
+
+class CountsFromTheEnd(WithAnotherIndex):
+    """Takes a negative number as numpy does."""
+
+    rule = "test_what_is_indexed_wrongly_is_refused"
+
+    def changed(self, column, count):
+        return np.where(column.index < 0, column.index + count, column.index)
+
+
+class TakesTheNextValue(WithAnotherIndex):
+    """Takes the last value in place of one that does not exist."""
+
+    rule = "test_what_is_indexed_wrongly_is_refused"
+
+    def changed(self, column, count):
+        return np.minimum(column.index, count - 1)
+
+
+class RoundsAnIndex(WithAnotherIndex):
+    rule = "test_what_is_indexed_wrongly_is_refused"
+
+    def changed(self, column, count):
+        return column.index.astype(np.int64)
+
+
+class StoresWhatRowsShareForEachRow(Sound):
+    rule = "test_what_rows_share_is_stored_once"
+
+    def write(self, columns, batches, **options):
+        super().write(columns, ({name: _expanded(column) for name, column in batch.items()} for batch in batches))
+
+
+def _expanded(column):
+    return column.expanded if isinstance(column, Indexed) else column
+
+
+class TakesRowsAmongWhatIsIndexed(Sound):
+    rule = "test_what_is_indexed_wrongly_is_refused"
+
+    def write(self, columns, batches, **options):
+        batches = list(batches)
+        kinds = {name: {isinstance(batch[name], Indexed) for batch in batches} for name in columns}
+        mixed = [name for name, found in kinds.items() if len(found) > 1]
+        for batch in batches:
+            batch.update({name: _expanded(batch[name]) for name in mixed})
+        super().write(columns, batches, **options)
+
+
 # -- the check of a new store
 
 
@@ -385,5 +500,9 @@ class WritesThoughItCannot(Sound):
         pass
 
 
-BROKEN = {cls.__name__: cls for cls in Sound.__subclasses__() if cls.__module__ == __name__}
+BROKEN = {
+    name: cls
+    for name, cls in list(globals().items())
+    if isinstance(cls, type) and issubclass(cls, Sound) and cls.__module__ == __name__
+}
 globals().update({f"Test{name}": suite_of(cls) for name, cls in BROKEN.items()})

@@ -389,6 +389,129 @@ class ArraysThoughDeclaredLost(Wrapped):
         self.arrays = {"idx_train": np.array([0]), **storage.arrays}
 
 
+# -- the keys
+
+
+class NegativeKeys(Wrapped):
+    rule = "test_rows_with_one_key_have_the_same_value"
+
+    def keys(self, column):
+        keys = self.storage.keys(column)
+        return None if keys is None else keys.astype(np.int64) - 1
+
+
+class KeysOfTooFewRows(Wrapped):
+    rule = "test_rows_with_one_key_have_the_same_value"
+
+    def keys(self, column):
+        keys = self.storage.keys(column)
+        return None if keys is None else keys[:-1]
+
+
+class KeysAsFloats(Wrapped):
+    rule = "test_rows_with_one_key_have_the_same_value"
+
+    def keys(self, column):
+        keys = self.storage.keys(column)
+        return None if keys is None else keys.astype(np.float64)
+
+
+class KeysOfOtherRows(Wrapped):
+    rule = "test_rows_with_one_key_have_the_same_value"
+
+    def keys(self, column):
+        keys = self.storage.keys(column)
+        return None if keys is None else keys[::-1]
+
+
+class KeysByNumber(Wrapped):
+    """Takes 0.0 and -0.0 for the same value."""
+
+    rule = "test_rows_with_one_key_have_the_same_value"
+
+    def keys(self, column):
+        if self.columns[column] != Array("float64"):
+            return self.storage.keys(column)
+        values = self.storage.read(np.arange(len(self)), [column])[column]
+        return np.unique(values, return_inverse=True)[1]
+
+
+class KeysByBytes(Wrapped):
+    """Takes rows of other shapes with the same bytes, such as none, for the same value."""
+
+    rule = "test_rows_with_one_key_have_the_same_value"
+
+    def keys(self, column):
+        read, numbers = self.storage.read(np.arange(len(self)), [column])[column], {}
+        return np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in read], np.int64)
+
+
+class KeysThatChange(Wrapped):
+    """Numbers the values in another order each time."""
+
+    rule = "test_keys_are_the_same_every_time"
+    calls = 0
+
+    def keys(self, column):
+        keys = self.storage.keys(column)
+        self.calls += 1
+        return keys if keys is None or self.calls % 2 else keys.max(initial=0) - keys
+
+
+class KeysOfOneOpening(Wrapped):
+    """Numbers the values in another order each time the store is opened."""
+
+    rule = "test_keys_are_the_same_every_time"
+    opened = 0
+
+    def __init__(self, storage):
+        super().__init__(storage)
+        type(self).opened += 1
+        self.turned = self.opened % 2
+
+    def keys(self, column):
+        keys = self.storage.keys(column)
+        return keys.max(initial=0) - keys if keys is not None and self.turned else keys
+
+
+class ACopyOfTheKeysForEachColumn(Wrapped):
+    rule = "test_columns_that_share_values_in_the_same_way_have_one_array_of_keys"
+
+    def keys(self, column):
+        keys = self.storage.keys(column)
+        return None if keys is None else keys.copy()
+
+
+class KeysLostWhenLoaded(Wrapped):
+    rule = "test_a_loaded_storage_returns_the_same"
+
+    def loaded(self, columns):
+        storage = Wrapped(self.storage)
+        storage.keys = lambda column: None
+        return storage
+
+
+class OtherKeysWhenLoaded(Wrapped):
+    rule = "test_a_loaded_storage_returns_the_same"
+
+    def loaded(self, columns):
+        return KeysOfOtherRows(self.storage)
+
+
+class WithoutKeys(Wrapped):
+    rule = "test_what_rows_share_comes_back_with_its_keys"
+
+    def keys(self, column):
+        return None
+
+
+class AKeyForEachRow(Wrapped):
+    rule = "test_what_rows_share_comes_back_with_its_keys"
+
+    def keys(self, column):
+        return np.arange(len(self))
+
+
 # -- how it is used
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from kinoml_data import ArrayStorage, Backend, DataPath, Storage
 from kinoml_data.errors import StoreExistsError, StoreNotFoundError, StoreWriteError
-from kinoml_data.layouts.flat_arrays import flat_arrays
+from kinoml_data.layouts.flat_writing import flat_arrays
 from kinoml_data.testing import BackendTests
 
 
@@ -38,6 +38,9 @@ class Wrapped(Storage):
     def shapes(self, column):
         return self.storage.shapes(column)
 
+    def keys(self, column):
+        return self.storage.keys(column)
+
     def close(self):
         self.storage.close()
 
@@ -53,6 +56,7 @@ class Sound(Backend):
     rule: ClassVar[str]
     name = "sound"
     can_write = True
+    keeps_keys = True
     path: DataPath
 
     def open(self, columns):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kinoml_data import Array, ArrayStorage, Ragged
-from kinoml_data.layouts.flat_arrays import flat_arrays
+from kinoml_data.layouts.flat_writing import flat_arrays
 from kinoml_data.testing.comparing import contents, same_array, same_column, same_list, same_rows
 from kinoml_data.testing.example import column_of
 from kinoml_data.testing.examples import mixed

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from kinoml_data import ArrayStorage, Backend, Storage
-from kinoml_data.layouts.flat_arrays import flat_arrays
+from kinoml_data.layouts.flat_writing import flat_arrays
 from kinoml_data.testing.comparing import same_rows
 from kinoml_data.testing.example import Example
 from kinoml_data.testing.machine import Reader, examples

@@ -1,4 +1,4 @@
-"""The conformance suite passes a sound backend and fails every broken one, each by the rule that it breaks."""
+"""The conformance suites pass what is sound and fail what is broken, each by the rule that it breaks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from kinoml_data.testing import BackendTests
+from kinoml_data.testing import BackendTests, FeaturizerTests
 from tests.builders import FORK_OR_SPAWN
+from tests.testing import broken_featurizers
 from tests.testing.sound import Sound
 
 HERE = Path(__file__).parent
@@ -28,11 +31,29 @@ class TestSound(BackendTests):
         super().test_workers_read_what_was_stored(shared, method)
 
 
-def test_every_broken_backend_fails_the_rule_that_it_breaks(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+class TestSoundFeaturizer(FeaturizerTests):
+    featurizers = (broken_featurizers.Sound(), broken_featurizers.Sound(scale=2.0), broken_featurizers.Text())
+    data = broken_featurizers.data()
+
+
+def test_every_rule_for_featurizers_is_broken_by_one() -> None:
+    rules = {name for name in dir(FeaturizerTests) if name.startswith("test_")}
+    assert {cls.rule for cls in broken_featurizers.BROKEN.values()} == rules
+
+
+@pytest.mark.parametrize("lacking", [{"featurizers": ()}, {"data": {}}, {"data": {"text": ["C"]}}])
+def test_a_suite_without_featurizers_or_rows_is_an_error(lacking: dict[str, Any]) -> None:
+    defined = {"featurizers": (broken_featurizers.Sound(),), "data": broken_featurizers.data()}
+    suite = type("Empty", (FeaturizerTests,), defined | lacking)
+    with pytest.raises(TypeError, match="Empty must define `featurizers`, and `data`"):
+        suite().pytest_generate_tests(SimpleNamespace(fixturenames=()))
+
+
+def test_whatever_is_broken_fails_the_rule_that_it_breaks(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=--import-mode=importlib", "--tb=no"]
     options += [] if request.config.getoption("--all") else ["-k", "not spawn"]  # which starts slowly
-    files = [str(HERE / "broken_storages.py"), str(HERE / "broken_backends.py")]
+    files = [str(HERE / f"broken_{kind}.py") for kind in ("storages", "backends", "featurizers")]
     command = [sys.executable, "-m", "pytest", *options, f"--junitxml={report}", *files]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     run = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, cwd=ROOT)
@@ -42,5 +63,5 @@ def test_every_broken_backend_fails_the_rule_that_it_breaks(request: pytest.Fixt
         backend = case.attrib["classname"].rpartition(".")[2]
         tests[backend] += 1
         failures[backend] += case.find("failure") is not None
-    assert len(tests) >= 70
+    assert len(tests) >= 134
     assert [backend for backend in tests if not failures[backend]] == []

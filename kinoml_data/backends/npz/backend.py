@@ -12,7 +12,7 @@ from kinoml_data.backends.npz.storage import NpzStorage
 from kinoml_data.columns import Columns
 from kinoml_data.contracts.backend import Backend, DataPath, Storage
 from kinoml_data.files import replacing
-from kinoml_data.layouts.flat_arrays import other_arrays
+from kinoml_data.layouts.flat_writing import other_arrays
 from kinoml_data.spec.array import Array
 
 
@@ -31,6 +31,7 @@ class NpzLazy(Backend):
     name = "npz-lazy"
     suffixes: ClassVar[tuple[str, ...]] = (".npz",)
     can_write = True
+    keeps_keys = True
     path: DataPath
     io: Literal["pread", "mmap"] = "pread"
     verify: Literal["first", "always", "never"] = "first"

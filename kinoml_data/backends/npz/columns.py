@@ -61,6 +61,7 @@ class _RowBytes:
 
     Args:
         length: the number of rows.
+        what: what their numbers count, for messages: "distinct row" if the column has keys.
         small: True if the rows are so small that they are kept in memory.
     """
 
@@ -72,11 +73,12 @@ class _RowBytes:
         name: str,
         *,
         length: int,
+        what: str = "row",
         small: bool = False,
     ) -> None:
         if crc is not None and crc.shape != (length,):
             raise archive.corrupt(f"column {quoted(name)} has {length} rows, but {len(crc)} checksums")
-        self._archive, self._member, self._name = archive, member, name
+        self._archive, self._member, self._name, self._what = archive, member, name, what
         header = archive.header(member)
         # Rows of a Fortran-ordered array are not contiguous in the file.
         self.in_memory = small or header.fortran or not archive.is_stored(member)
@@ -143,7 +145,7 @@ class _RowBytes:
                 return
             new = np.flatnonzero(~known)
             rows, column = rows[new], column.take(new) if isinstance(column, Ragged) else column[new]
-        if problem := row_difference(column, rows, self.crc[rows], is_string=is_string):
+        if problem := row_difference(column, rows, self.crc[rows], is_string=is_string, what=self._what):
             raise self._archive.corrupt(f"column {quoted(self._name)}, {problem}")
         checked[rows] = self._archive.verify == "first"
 
@@ -158,14 +160,16 @@ def _require_rows(archive: Archive, member: int, header: NpyHeader) -> None:
 class _WholeColumn(_Column):
     """A fixed column in one member, `(rows, *shape)`."""
 
-    def __init__(self, archive: Archive, member: int, crc: NDArray[np.uint32] | None, name: str) -> None:
+    def __init__(
+        self, archive: Archive, member: int, crc: NDArray[np.uint32] | None, name: str, what: str = "row"
+    ) -> None:
         header = archive.header(member)
         _require_rows(archive, member, header)
         self.array = Array(header.dtype, header.shape[1:])
         self._shape, self._length = header.shape[1:], header.shape[0]
         self._row_bytes = header.nbytes // max(1, self._length)
         small = self._row_bytes <= SMALL_ROW
-        self._rows = _RowBytes(archive, member, crc, name, length=self._length, small=small)
+        self._rows = _RowBytes(archive, member, crc, name, length=self._length, what=what, small=small)
 
     def __len__(self) -> int:
         return self._length
@@ -261,6 +265,7 @@ class _FlatColumn(_Column):
         shapes: NDArray[Any],
         crc: NDArray[np.uint32] | None,
         name: str,
+        what: str = "row",
         *,
         is_string: bool,
     ) -> None:
@@ -268,7 +273,7 @@ class _FlatColumn(_Column):
         with error_prefix(f"{archive.path}: "):
             self.array, self._shapes, self._offsets = ragged_layout(name, header, shapes, is_string=is_string)
         self._ends = self._offsets.data
-        self._rows = _RowBytes(archive, member, crc, name, length=len(shapes))
+        self._rows = _RowBytes(archive, member, crc, name, length=len(shapes), what=what)
         self._dtype = self._rows.dtype
 
     def __len__(self) -> int:

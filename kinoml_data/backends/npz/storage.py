@@ -38,7 +38,8 @@ from kinoml_data.errors import (
     quoted,
     unknown,
 )
-from kinoml_data.layouts.flat_arrays import CRC, INDEX, SHAPES, SPEC_KEY, UTF8, VALUES, common_length
+from kinoml_data.layouts.flat_arrays import CRC, INDEX, KEYS, SHAPES, SPEC_KEY, UTF8, VALUES, common_length
+from kinoml_data.layouts.keys import checked_keys, with_equal_shared
 from kinoml_data.spec.array import Array
 
 _PER_ROW = re.compile(r"X_s([0-9]{1,18})(?:_a([0-9]{1,9}))?_?")
@@ -113,6 +114,7 @@ class NpzStorage(Storage):
         members = self._members = self._other_members(per_row)
         # A column that this library wrote has checksums, and may have any name.
         own = {key.removesuffix(CRC) for key in members if key.endswith(CRC)}
+        self._keyed = {name for name in own if name + KEYS in members and name + KEYS not in own}
         if SPEC_KEY in members:
             self.spec = archive.array(members[SPEC_KEY]).tobytes().decode("utf-8", "replace")
         makers = self._makers(per_row, row_keys, own, columns or ())
@@ -124,6 +126,7 @@ class NpzStorage(Storage):
         if columns and not makers.keys() & columns.keys():
             raise SpecError(f"{archive.path}: {unknown(next(iter(columns)), makers, 'stored column')}")
         self._columns: dict[str, _Column] = {}
+        self._keys: dict[str, NDArray[Any]] = {}
         self.unreadable: dict[str, str] = {}
         names = list(makers) if columns is None else [name for name in makers if name in columns]
         with suppress(UnsupportedStoreError, UnsafeStoreError):  # then each column is resolved on its own
@@ -131,7 +134,10 @@ class NpzStorage(Storage):
         for name in names:
             try:
                 with archive.unless_damaged(makers[name].members):
-                    self._columns[name] = makers[name].make()
+                    column = makers[name].make()
+                    if name in self._keyed:
+                        self._keys[name] = self._read_keys(name, len(column))
+                    self._columns[name] = column
             except (UnsupportedStoreError, UnsafeStoreError) as error:  # the latter for Python objects
                 objects = archive.are_resolved(makers[name].members)
                 if columns is not None or (isinstance(error, UnsafeStoreError) and not objects):
@@ -142,6 +148,7 @@ class NpzStorage(Storage):
             archive.forget_names()
         if columns is None and self.spec is None:
             self._leave_out_other_lengths()
+        self._keys = with_equal_shared(self._keys)
         self._length = self._common_length(own)
         self.columns = {name: column.array for name, column in self._columns.items()}
         self.arrays = _Arrays(archive, members, {*self._columns, *own})
@@ -174,6 +181,8 @@ class NpzStorage(Storage):
         flat: dict[str, _Maker] = {}
         plain: dict[str, _Maker] = {}
         for key, member in self._members.items():
+            if key.removesuffix(KEYS) in self._keyed and key.endswith(KEYS):
+                continue
             if key in own or not (key == SPEC_KEY or key.endswith((INDEX, SHAPES, CRC, VALUES, UTF8))):
                 if key in own or key in requested or not key.startswith("idx_"):
                     plain[key] = _Maker(self._members_of(key, member), partial(self._plain_column, key, member))
@@ -184,8 +193,9 @@ class NpzStorage(Storage):
         return flat | self._per_row_makers(per_row, row_keys) | plain | y
 
     def _members_of(self, name: str, member: int) -> NDArray[np.int64]:
-        """The member with the values of a column, and those with its shapes and checksums."""
-        others = [self._members[name + suffix] for suffix in (SHAPES, CRC) if name + suffix in self._members]
+        """The member with the values of a column, and those with its shapes, its checksums and its keys."""
+        suffixes = (SHAPES, CRC, *((KEYS,) if name in self._keyed else ()))
+        others = [self._members[name + suffix] for suffix in suffixes if name + suffix in self._members]
         return np.array([member, *others])
 
     def _per_row_makers(self, members: NDArray[np.int64], row_keys: list[str]) -> dict[str, _Maker]:
@@ -216,18 +226,31 @@ class NpzStorage(Storage):
     def _plain_column(self, name: str, member: int) -> _Column:
         if self._archive.header(member).is_text:
             return _TextColumn(self._archive, member, name)
-        return _WholeColumn(self._archive, member, self._row_checks(name), name)
+        return _WholeColumn(self._archive, member, self._row_checks(name), name, self._counted(name))
 
     def _flat_column(self, name: str, key: str, member: int) -> _Column:
         if name + SHAPES not in self._members:
             raise self._archive.corrupt(f"{quoted(key)} is stored without {quoted(name + SHAPES)}")
         shapes = self._archive.array(self._members[name + SHAPES])
-        crc = self._row_checks(name)
-        return _FlatColumn(self._archive, member, shapes, crc, name, is_string=key.endswith(UTF8))
+        crc, what = self._row_checks(name), self._counted(name)
+        return _FlatColumn(self._archive, member, shapes, crc, name, what, is_string=key.endswith(UTF8))
+
+    def _counted(self, name: str) -> str:
+        """What the numbers of the stored rows of a column count."""
+        return "distinct row" if name in self._keyed else "row"
+
+    def _read_keys(self, name: str, count: int) -> NDArray[Any]:
+        keys = self._archive.array(self._members[name + KEYS])
+        with error_prefix(f"{self._archive.path}: "):
+            return checked_keys(name, keys, count)
+
+    def _lengths(self) -> dict[str, int]:
+        """The number of rows of each column."""
+        return {name: len(self._keys.get(name, column)) for name, column in self._columns.items()}
 
     def _leave_out_other_lengths(self) -> None:
         """Leave out the members of a foreign file whose number of rows is not that of the table."""
-        lengths = {name: len(column) for name, column in self._columns.items()}
+        lengths = self._lengths()
         known = [name for name in lengths if _KNOWN.fullmatch(name) or name not in self._members]
         counts = Counter(lengths[name] for name in known or lengths).most_common(2)
         if len(counts) > 1 and counts[0][1] == counts[1][1]:
@@ -244,7 +267,7 @@ class NpzStorage(Storage):
                 del self._columns[name]
 
     def _common_length(self, own: Collection[str]) -> int:
-        lengths = {name: len(column) for name, column in self._columns.items()}
+        lengths = self._lengths()
         path = self._archive.path
         if not lengths:
             reasons = "; ".join(list(self.unreadable.values())[:3]) or f"{path} contains no array of rows"
@@ -274,21 +297,28 @@ class NpzStorage(Storage):
         return self._length
 
     def read(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Columns:
-        return {name: self._columns[name].read(rows) for name in columns}
+        distinct = {name: self._keys[name].take(rows).astype(np.int64) for name in columns if name in self._keys}
+        return {name: self._columns[name].read(distinct.get(name, rows)) for name in columns}
 
     def read_row(self, row: int, columns: Sequence[str]) -> Mapping[str, NDArray[Any]]:
-        return {name: self._columns[name].row(row) for name in columns}
+        keys = self._keys
+        return {name: self._columns[name].row(keys[name].item(row) if name in keys else row) for name in columns}
 
     def shapes(self, column: str) -> NDArray[np.int64] | None:
-        return self._columns[column].shapes()
+        shapes = self._columns[column].shapes()
+        return shapes if shapes is None or column not in self._keys else shapes.take(self._keys[column], axis=0)
+
+    def keys(self, column: str) -> NDArray[Any] | None:
+        return self._keys.get(column)
 
     def row_arrays(self) -> Mapping[str, NDArray[Any]]:
-        columns = self._columns.items()
-        return {name + suffix: array for name, column in columns for suffix, array in column.row_arrays().items()}
+        columns, keys = self._columns.items(), {name + KEYS: keys for name, keys in self._keys.items()}
+        return {name + end: array for name, column in columns for end, array in column.row_arrays().items()} | keys
 
     def share_row_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         for name, column in self._columns.items():
             column.share_row_arrays({suffix: arrays[name + suffix] for suffix in column.row_arrays()})
+        self._keys = {name: arrays[name + KEYS] for name in self._keys}
 
     def close(self) -> None:
         self._archive.close()
@@ -308,7 +338,7 @@ class _Arrays(Mapping[str, NDArray[Any]]):
         self._listed = {
             key.removesuffix(INDEX): member
             for key, member in self._others.items()
-            if key.endswith(INDEX) or (key.startswith("idx_") and not key.endswith((SHAPES, CRC, VALUES, UTF8)))
+            if key.endswith(INDEX) or (key.startswith("idx_") and not key.endswith((SHAPES, KEYS, CRC, VALUES, UTF8)))
         }
 
     def __getitem__(self, name: str) -> NDArray[Any]:

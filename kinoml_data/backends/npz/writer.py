@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.columns import Columns
-from kinoml_data.layouts.flat_arrays import flat_batches, flat_layout
+from kinoml_data.layouts.flat_writing import FlatBatches
 from kinoml_data.spec.array import Array
 
 COPY_BYTES = 1 << 22
@@ -40,12 +40,12 @@ def write(
     `compress` deflates every member, which can then only be read whole.
     """
     with ExitStack() as stack:
-        spools = _spool(path, columns, batches, stack)
+        spools, keys = _spool(path, columns, batches, stack)
         with zipfile.ZipFile(path, "x", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as file:
             for name, spool in spools.items():
                 with _member(file, name, spool.dtype, (spool.length, *spool.row_shape)) as member:
                     spool.move_into(member)
-            for name, array in others.items():
+            for name, array in (keys | dict(others)).items():
                 with _member(file, name, array.dtype, array.shape) as member:
                     member.write(np.ascontiguousarray(array).data)
 
@@ -79,9 +79,12 @@ class _Spool:
             segment.close()
 
 
-def _spool(path: Path, columns: Mapping[str, Array], batches: Iterable[Columns], stack: ExitStack) -> dict[str, _Spool]:
-    """The arrays of all columns, by their names in the file; `stack` closes their remaining segments."""
-    spools = {key: _Spool(dtype, row_shape) for key, (dtype, row_shape) in flat_layout(columns).items()}
+def _spool(
+    path: Path, columns: Mapping[str, Array], batches: Iterable[Columns], stack: ExitStack
+) -> tuple[dict[str, _Spool], dict[str, NDArray[Any]]]:
+    """The arrays of all columns and those of keys, by their names in the file; `stack` closes remaining segments."""
+    flat = FlatBatches(columns, batches)
+    spools = {key: _Spool(dtype, row_shape) for key, (dtype, row_shape) in flat.layout.items()}
     written = 0
 
     def segment() -> tuple[IO[bytes], int]:
@@ -89,10 +92,10 @@ def _spool(path: Path, columns: Mapping[str, Array], batches: Iterable[Columns],
         file = tempfile.TemporaryFile(dir=path.parent, prefix=path.stem, suffix=".partial")  # noqa: SIM115
         return stack.enter_context(file), max(SEGMENT_BYTES, written // SEGMENTS)
 
-    for batch in flat_batches(columns, batches):
+    for batch in flat:
         for key, part in batch.items():
             written += spools[key].append(part, segment)
-    return spools
+    return spools, flat.keys()
 
 
 @contextmanager

@@ -33,6 +33,7 @@ class Hdf5(Backend):
     name = "hdf5"
     suffixes: ClassVar[tuple[str, ...]] = (".h5", ".hdf5")
     can_write = True
+    keeps_keys = True
     path: DataPath
     group: str = "/"
     ragged: dict[str, RaggedLayout] = Field(default_factory=dict)

@@ -25,6 +25,9 @@ LOADERS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+FOLDED = ("train", "val")  # the roles that a fold determines
+
+
 class DataModule(LightningDataModule):
     """The splits of a dataset as the loaders of a `Trainer`.
 
@@ -45,6 +48,9 @@ class DataModule(LightningDataModule):
         val: the split to validate on; None for no validation.
         test: the split to test on.
         predict: the split to predict.
+        fold: the fold to validate on, if the dataset has the splits fold0, fold1, and so on; the others are trained on.
+            It takes the place of `train` and `val`.
+        with_rows: True if batches are `(X, y, row)`, with row numbers in the store; see `XyDataset.with_rows`.
         base: the folder that relative paths in a mapping start from; by default the working directory.
         dataset_options: further arguments of `kinoml_data.load_dataset`, such as `backend: in-memory`.
         loader_options: further arguments of `XyDataset.as_dataloader` for all loaders, such as `pin_memory: true`.
@@ -67,6 +73,8 @@ class DataModule(LightningDataModule):
         val: str | None = "val",
         test: str | None = "test",
         predict: str | None = "test",
+        fold: int | None = None,
+        with_rows: bool = False,
         base: str | None = None,
         dataset_options: dict[str, Any] | None = None,
         loader_options: dict[str, Any] | None = None,
@@ -86,6 +94,8 @@ class DataModule(LightningDataModule):
             "seed": seed,
             "group_by_length": group_by_length,
             **self._splits,
+            "fold": fold,
+            "with_rows": with_rows,
             "base": base,
             "dataset_options": dict(dataset_options or {}),
             "loader_options": dict(loader_options or {}),
@@ -101,7 +111,8 @@ class DataModule(LightningDataModule):
         """
         if self.dataset is None:
             options = {"collate": self.hparams["collate"], **self.hparams["dataset_options"]}
-            self.dataset = load_dataset(self._spec, base=self.hparams["base"], **options)
+            dataset = load_dataset(self._spec, base=self.hparams["base"], **options)
+            self.dataset = dataset.with_rows() if self.hparams["with_rows"] else dataset
         for role in LOADERS[stage]:
             if self._splits[role] is not None or role != "val" or stage != "fit":
                 self._split(role)
@@ -122,8 +133,9 @@ class DataModule(LightningDataModule):
             raise SpecError("the dataset is not open; call `setup` first")
         if name is None:
             raise SplitError(f"there is no split for {role}, because {role}=None")
+        fold = self.hparams["fold"]
         try:
-            return self.dataset.split(name)
+            return self.dataset.split(name) if fold is None or role not in FOLDED else self.dataset.fold(fold)[role]
         except SplitError as error:
             raise SplitError(f"{role}: {error}; set {role} to another split, or to None") from None
 

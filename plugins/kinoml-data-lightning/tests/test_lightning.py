@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import kinoml_data as kd
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -107,6 +108,24 @@ def test_the_keywords_of_load_dataset_and_of_the_loaders_reach_them(store: Path)
     data.teardown("test")
     with pytest.raises(SpecError, match="unknown form 'padd'; did you mean 'pad'"):
         DataModule(store, collate="padd").setup("fit")
+
+
+def test_a_fold_trains_on_the_others_and_batches_may_have_row_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = np.arange(60)
+    splits = {"folds": 3, "ratios": {"test": 0.1}, "seed": 1}
+    spec = {"X": "X", "y": "y", "storage": {"backend": "npz-lazy", "path": "rows.npz"}}
+    kd.save_dataset(kd.from_arrays(rows.astype(np.float32), rows), spec["storage"])
+    module = DataModule(spec | {"splits": splits}, batch_size=7, fold=2, with_rows=True)
+    module.setup("fit")
+    parts = module.dataset.fold(2)
+    trained = [row for _, _, batch in module.train_dataloader() for row in batch.tolist()]
+    validated = [row for _, y, batch in module.val_dataloader() for row in batch.tolist() if row in y.tolist()]
+    assert sorted(trained) == parts["train"].rows.tolist() and validated == parts["val"].rows.tolist()
+    assert len(trained) == 36 and len(validated) == 18
+    module.teardown("fit")
 
 
 def test_a_missing_split_is_an_error_before_training_and_none_goes_without(store: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import kinoml_data as kd
 import numpy as np
 import pytest
 from kinoml_data import errors, registry
+from kinoml_data.testing import FeaturizerTests
 from pydantic import ValidationError
 
 from kinoml_data_proteins import AMINO_ACIDS, AminoAcidComposition, OneHotSequence
@@ -89,13 +89,19 @@ def test_options_that_are_not_valid_are_refused(options: dict[str, Any]) -> None
         OneHotSequence(**options)
 
 
-def test_both_are_registered_and_pickle() -> None:
-    for featurizer in (OneHotSequence(unknown="ignore"), AminoAcidComposition(counts=True)):
-        assert registry.featurizer(featurizer.name) is type(featurizer)
-        again = pickle.loads(pickle.dumps(featurizer))
-        assert again == featurizer
-        (a,), (b,) = again.featurize(UBIQUITIN), featurizer.featurize(UBIQUITIN)
-        assert (a == b).all()
+class TestFeaturizers(FeaturizerTests):
+    featurizers = (
+        OneHotSequence(),
+        OneHotSequence(alphabet=AMINO_ACIDS + "-", unknown="ignore"),
+        AminoAcidComposition(),
+        AminoAcidComposition(counts=True, unknown="ignore"),
+    )
+    data = {"sequence": [UBIQUITIN, INSULIN_A, "W"]}
+
+
+@pytest.mark.parametrize("cls", [OneHotSequence, AminoAcidComposition])
+def test_the_registry_finds_the_installed_plugin(cls: type[kd.Featurizer]) -> None:
+    assert registry.featurizer(cls.name) is cls
 
 
 def test_a_spec_computes_padded_batches_from_a_table(tmp_path: Path) -> None:

@@ -1,21 +1,21 @@
-"""The plugin `kinoml-data-pyg`: the collate form `pyg`, and KinoML's dataset of graphs."""
+"""The plugin `kinoml-data-pyg`: the collate forms `pyg` and `pyg-unique`, and KinoML's dataset of graphs."""
 
 from typing import TYPE_CHECKING, Any
 
 from kinoml_data import BatchForm, hookimpl
 
-from kinoml_data_pyg.graph_batch import GraphBatch
+from kinoml_data_pyg.graph_batch import GraphBatch, UniqueGraphBatch
 
 if TYPE_CHECKING:
     from kinoml_data_pyg.geometric_dataset import AwkwardArrayGeometricDataset
 
-__all__ = ["AwkwardArrayGeometricDataset", "GraphBatch", "register_collate_forms"]
+__all__ = ["AwkwardArrayGeometricDataset", "GraphBatch", "UniqueGraphBatch", "register_collate_forms"]
 
 
 @hookimpl
 def register_collate_forms() -> tuple[type[BatchForm], ...]:
-    """The collate form of this plugin."""
-    return (GraphBatch,)
+    """The collate forms of this plugin."""
+    return (GraphBatch, UniqueGraphBatch)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The collate form `pyg`, which makes PyTorch Geometric's `Batch`.
+"""The collate forms `pyg` and `pyg-unique`, which make PyTorch Geometric's `Batch`.
 
 PyTorch and PyTorch Geometric are imported when a dataset uses the form, not when this module is imported, because that
 takes seconds.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from kinoml_data.errors import SpecError
-from kinoml_data.plugin import Array, BatchForm, CompleteSpec
+from kinoml_data.plugin import Array, BatchForm, CompleteSpec, Ragged, keys_by_content
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ EDGE_LEVEL = ("edge_attr", "edge_weight", "edge_type", "e_id")
 
 FIELDS = ("edge_index", "x", "y")
 """The attributes that the fields of KinoML's Parquet files of graphs become, in their order."""
+
+GRAPH_OF_ROW = "graph_of_row"
+"""The attribute of `pyg-unique` that tells the graph of each row of a batch."""
 
 _PROPERTIES = ("x", "edge_index", "edge_attr", "edge_weight", "pos", "time", "face", "y")  # that a `Data` may set
 Ints: TypeAlias = NDArray[np.int64]
@@ -84,13 +87,20 @@ class GraphBatch(BatchForm):
         Raises:
             SpecError: the columns of a graph do not fit together, or an edge refers to a node that does not exist.
         """
+        return self._batch(self._by_attribute(X, y))
+
+    def _by_attribute(self, X: Any, y: Any) -> dict[str, Any]:
+        parts = {**_by_column(self.spec.X, X), **_by_column(self.spec.y, y)}
+        return {attribute: parts[column] for column, attribute in self._attributes.items()}
+
+    def _batch(self, columns: Mapping[str, Any]) -> Any:
+        """The `Batch` of some columns by attribute, each with one row per graph."""
         import torch
         from torch_geometric.data import Batch, Data
 
-        parts = {**_by_column(self.spec.X, X), **_by_column(self.spec.y, y)}
-        columns = {attribute: parts[column] for column, attribute in self._attributes.items()}
-        flat = {name: _flat(columns[name]) for name, axis in self._axes.items() if axis is not None}
-        sizes = {name: shapes[:, self._axes[name] or 0] for name, (_, shapes) in flat.items()}
+        axes = {name: self._axes[name] for name in columns}
+        flat = {name: _flat(columns[name]) for name, axis in axes.items() if axis is not None}
+        sizes = {name: shapes[:, axes[name] or 0] for name, (_, shapes) in flat.items()}
         nodes = _agreed([name for name in NODE_LEVEL if name in sizes], sizes)
         _agreed([name for name in ("edge_index", *EDGE_LEVEL) if name in sizes], sizes)
         graphs, device = len(nodes), next(iter(flat.values()))[0].device
@@ -99,7 +109,7 @@ class GraphBatch(BatchForm):
 
         values, slices, offsets = {}, {}, {}
         none = torch.zeros(graphs, dtype=torch.int64)
-        for name, axis in self._axes.items():
+        for name, axis in axes.items():
             offsets[name] = none
             if axis is None:
                 values[name], slices[name] = columns[name], torch.arange(graphs + 1)
@@ -117,6 +127,58 @@ class GraphBatch(BatchForm):
         # `Batch` needs these to return the single graphs.
         batch._num_graphs, batch._slice_dict, batch._inc_dict = graphs, slices, offsets
         return batch
+
+
+class UniqueGraphBatch(GraphBatch):
+    """`pyg-unique`: the `Batch` of the distinct graphs of a batch, so that a model encodes each of them once.
+
+    A graph consists of the columns that have one row per node or per edge, or that contain node numbers, and of other
+    ragged columns; they are joined as in `pyg`. The graphs are in the order in which they occur first. Other fixed
+    columns, such as y, are stacked with one row per row of the batch. `graph_of_row` is int64 `(rows,)`: for each row
+    of the batch, the number of its graph.
+
+    The arguments and errors are those of `GraphBatch`.
+    """
+
+    name = "pyg-unique"
+
+    def __init__(self, spec: CompleteSpec, attributes: Mapping[str, str] | None = None) -> None:
+        super().__init__(spec, attributes)
+        if GRAPH_OF_ROW in self._axes:
+            raise SpecError(f"collate: pyg-unique: a column would become `{GRAPH_OF_ROW}`; rename it")
+        self.unique = [name for name, attribute in self._attributes.items() if self._axes[attribute] is not None]
+
+    def __call__(self, X: Any, y: Any) -> Any:
+        """Make the `Batch` from X and y; raises the errors of `GraphBatch`."""
+        import torch
+
+        columns = self._by_attribute(X, y)
+        graphs = {name: columns.pop(name) for name, axis in self._axes.items() if axis is not None}
+        indices = np.stack([unique.index.cpu().numpy() for unique in graphs.values()], axis=1)
+        graph_of_row = keys_by_content(indices)  # two graphs may have the same nodes and other edges
+        first = np.unique(graph_of_row, return_index=True)[1]
+        batch = self._batch(
+            {name: _taken(unique.values, indices[first, i]) for i, (name, unique) in enumerate(graphs.items())}
+        )
+        for name, values in columns.items():
+            batch[name] = values
+        batch[GRAPH_OF_ROW] = torch.from_numpy(graph_of_row).to(batch.batch.device)
+        return batch
+
+
+def _taken(values: Packed | Tensor, rows: Ints) -> Packed | Tensor:
+    """The given rows; the same object if these are all rows in their order."""
+    import torch
+    from kinoml_data.plugin import Packed
+
+    tensor = values.values if isinstance(values, Packed) else values
+    count = len(values.shapes) if isinstance(values, Packed) else len(values)
+    if np.array_equal(rows, np.arange(count)):
+        return values
+    if not isinstance(values, Packed):
+        return torch.from_numpy(tensor.cpu().numpy()[rows]).to(tensor.device)
+    taken = Ragged(tensor.cpu().numpy(), values.shapes.cpu().numpy()).take(rows)
+    return Packed(*(torch.from_numpy(part).to(tensor.device) for part in (taken.values, taken.offsets, taken.shapes)))
 
 
 def _by_column(names: str | tuple[str, ...] | None, part: Any) -> dict[str, Any]:

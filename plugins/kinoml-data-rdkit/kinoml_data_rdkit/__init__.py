@@ -14,6 +14,7 @@ from kinoml_data_rdkit.featurizers import (
     RdkitDescriptors,
     smiles_symbols,
 )
+from kinoml_data_rdkit.identities import InchiKey, MurckoScaffold
 from kinoml_data_rdkit.molecules import chembl_demo
 
 __all__ = [
@@ -22,8 +23,10 @@ __all__ = [
     "KINOML_ALPHABET",
     "N_ATOM_FEATURES",
     "SMILES_ALPHABET",
+    "InchiKey",
     "MolecularGraph",
     "MorganFingerprint",
+    "MurckoScaffold",
     "OneHotSmiles",
     "RdkitDescriptors",
     "chembl_demo",
@@ -35,4 +38,4 @@ __all__ = [
 @hookimpl
 def register_featurizers() -> tuple[type[Featurizer], ...]:
     """The featurizers of this plugin."""
-    return MorganFingerprint, RdkitDescriptors, OneHotSmiles, MolecularGraph
+    return MorganFingerprint, RdkitDescriptors, OneHotSmiles, MolecularGraph, MurckoScaffold, InchiKey

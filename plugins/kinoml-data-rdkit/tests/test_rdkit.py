@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from kinoml_data import Featurizer, errors, load_dataset, registry
+from kinoml_data.testing import FeaturizerTests
 from pydantic import ValidationError
 from rdkit import Chem, RDConfig, rdBase
 
@@ -20,8 +20,10 @@ from kinoml_data_rdkit import (
     KINOML_ALPHABET,
     N_ATOM_FEATURES,
     SMILES_ALPHABET,
+    InchiKey,
     MolecularGraph,
     MorganFingerprint,
+    MurckoScaffold,
     OneHotSmiles,
     RdkitDescriptors,
     chembl_demo,
@@ -265,6 +267,11 @@ def test_the_documentation_says_how_many_atom_features_there_are() -> None:
 # all of them
 
 
+class TestFeaturizers(FeaturizerTests):
+    featurizers = (*VARIANTS, InchiKey(), InchiKey(connectivity=True), MurckoScaffold(), MurckoScaffold(generic=True))
+    data = {"smiles": ["CC(=O)Oc1ccccc1C(=O)O", "C[C@H](N)C(=O)O", "F/C=C/Br", "[Na+].[Cl-]"]}
+
+
 @pytest.mark.parametrize("featurizer", VARIANTS, ids=repr)
 def test_every_demo_molecule_comes_out_as_declared(featurizer: Featurizer, demo: dict[str, list[Any]]) -> None:
     declared = list(featurizer.outputs.values())
@@ -345,15 +352,6 @@ def test_rdkit_logs_as_before_once_a_molecule_is_refused(capfd: pytest.CaptureFi
 def test_wrong_options_of_a_featurizer_are_errors(cls: Callable[..., Featurizer], options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         cls(**options)
-
-
-@pytest.mark.parametrize("featurizer", VARIANTS, ids=repr)
-def test_featurizers_pickle_also_after_use(featurizer: Featurizer) -> None:
-    before = featurizer.featurize("CCO")
-    copy = pickle.loads(pickle.dumps(featurizer))
-    assert copy == featurizer and type(copy) is type(featurizer)
-    for one, other in zip(before, copy.featurize("CCO"), strict=True):
-        assert (one == other).all()
 
 
 # the plugin

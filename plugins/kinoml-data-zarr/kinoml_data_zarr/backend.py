@@ -38,6 +38,7 @@ class Zarr(Backend):
     name = "zarr"
     suffixes: ClassVar[tuple[str, ...]] = (".zarr",)
     can_write = True
+    keeps_keys = True
     can_overwrite = False
     path: DataPath | None = None
     url: str | None = None

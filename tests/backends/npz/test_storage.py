@@ -16,6 +16,7 @@ import kinoml_data as kd
 from kinoml_data import Array, load_dataset
 from kinoml_data.backends.npz.backend import NpzLazy
 from kinoml_data.backends.npz.storage import NpzStorage
+from kinoml_data.columns import Ragged
 from kinoml_data.errors import (
     CorruptStoreError,
     KinomlDataError,
@@ -26,7 +27,7 @@ from kinoml_data.errors import (
     UnsupportedStoreError,
 )
 from tests.backends.npz.files import flip
-from tests.builders import Canary
+from tests.builders import Canary, keyed_batches
 from tests.graphs import store_graphs
 
 
@@ -354,3 +355,83 @@ def test_a_reopened_file_may_be_replaced_by_a_copy_and_by_nothing_else(tmp_path)
         assert dataset[4][0].tolist() == (ROWS[4][:14]).tolist()
         with pytest.raises(CorruptStoreError, match="row 3: its CRC-32"):
             dataset[3]
+
+
+KEYS = np.array([0, 1, 2, 1, 0, 3])
+ATOMS = Ragged.from_rows([np.arange(n * 3.0).reshape(n, 3) for n in (2, 0, 4, 1)], "float64", 2)
+NAMES = Ragged.from_strings(["a", "", "bc", "é"])
+FIXED = np.arange(40.0).reshape(4, 10)
+SHARED = {"atoms": ATOMS.take(KEYS), "name": NAMES.take(KEYS), "fixed": FIXED[KEYS], "small": KEYS * 2, "y": KEYS + 0.5}
+COLUMNS = {
+    **{"atoms": Array("float64", (None, 3)), "name": Array("str"), "fixed": Array("float64", (10,))},
+    **{"small": Array("int64"), "y": Array("float64")},
+}
+
+
+def keyed(path, **options):
+    """A file in which the rows of all columns but y share values."""
+    backend = NpzLazy(path=path, **options)
+    backend.write(COLUMNS, keyed_batches(SHARED, [name for name in COLUMNS if name != "y"]))
+    return backend
+
+
+@pytest.mark.parametrize("options", [{}, {"compress": True}, {"io": "mmap", "verify": "never"}], ids=str)
+def test_rows_that_share_values_are_those_that_were_written(tmp_path, options):
+    with keyed(tmp_path / "a.npz", **options).open(None) as storage:
+        assert len(storage) == 6 and storage.columns == COLUMNS and not storage.unreadable
+        shared = storage.keys("atoms")
+        assert shared.tolist() == KEYS.tolist() and shared.dtype == np.uint8 and storage.keys("y") is None
+        assert all(storage.keys(name) is shared for name in ("name", "fixed", "small"))
+        assert storage.shapes("atoms").tolist() == SHARED["atoms"].shapes.tolist()
+        assert storage.shapes("fixed") is None
+        rows = np.array([5, 0, 4, 1, 3, 2])
+        read = storage.read(rows, list(COLUMNS))
+        for name in ("atoms", "name"):
+            expected = SHARED[name].take(rows)
+            assert read[name].values.tobytes() == expected.values.tobytes()
+            assert read[name].shapes.tolist() == expected.shapes.tolist()
+        for name in ("fixed", "small", "y"):
+            assert read[name].tolist() == SHARED[name][rows].tolist()
+        for i, row in enumerate(rows.tolist()):
+            assert all(a.tolist() == read[name][i].tolist() for name, a in storage.read_row(row, list(COLUMNS)).items())
+        arrays = {name: np.array(array) for name, array in storage.row_arrays().items()}
+        storage.share_row_arrays(arrays)
+        assert storage.keys("atoms") is arrays["atoms.keys"]
+    with NpzLazy(path=tmp_path / "a.npz").open({"name": None}) as storage:
+        assert storage.keys("name").tolist() == KEYS.tolist() and list(storage.columns) == ["name"]
+
+
+@pytest.mark.parametrize("verify", ["first", "always", "never"])
+def test_a_flipped_bit_of_keys_is_found_when_the_file_is_opened(tmp_path, verify):
+    backend = keyed(tmp_path / "a.npz", verify=verify)
+    flip(backend.path, "fixed.keys", 4)  # row 4 would have key 4
+    said = "'fixed', row 4: its key is 4" if verify == "never" else "member 'fixed.keys.npy': its CRC-32"
+    for columns in (None, {"fixed": None, "y": None}):
+        with pytest.raises(CorruptStoreError, match=rf"a\.npz: .*{said}"):
+            backend.open(columns)
+    with backend.open({"name": None}) as storage:
+        assert storage.read(np.arange(6), ["name"])["name"].strings() == SHARED["name"].strings()
+
+
+@pytest.mark.parametrize(("name", "member"), [("atoms", "atoms.values"), ("fixed", "fixed")])
+def test_damage_of_a_shared_value_names_its_distinct_row(tmp_path, name, member):
+    backend = keyed(tmp_path / "a.npz")
+    flip(backend.path, member, 8)  # in the first row
+    with backend.open(None) as storage:
+        storage.read(np.array([1, 2, 3, 5]), [name])
+        for read in (lambda: storage.read(np.array([1, 4]), [name]), lambda: storage.read_row(4, [name])):
+            with pytest.raises(CorruptStoreError, match=f"column '{name}', distinct row 0: its CRC-32"):
+                read()
+
+
+def test_a_column_may_have_a_name_that_ends_like_keys(tmp_path):
+    # Only next to the checksums of `a`, and without checksums of its own, `a.keys` contains the keys of `a`.
+    np.savez(tmp_path / "foreign.npz", **{"a": np.arange(3.0), "a.keys": np.array([2, 1, 0])})
+    columns = {"a": Array("float64"), "a.keys": Array("int64")}
+    data = {"a": np.arange(3.0), "a.keys": np.array([2, 1, 0])}
+    NpzLazy(path=tmp_path / "own.npz").write(columns, [data])
+    for name in ("foreign.npz", "own.npz"):
+        with NpzLazy(path=tmp_path / name).open(None) as storage:
+            assert storage.columns == columns and storage.keys("a") is None
+            read = storage.read(np.arange(3), ["a", "a.keys"])
+            assert read["a"].tolist() == [0, 1, 2] and read["a.keys"].tolist() == [2, 1, 0]

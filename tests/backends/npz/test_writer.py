@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from kinoml_data.backends.npz.backend import NpzReopen
 from kinoml_data.columns import Ragged
 from kinoml_data.layouts.checksums import row_checksums
+from kinoml_data.spec.array import Array
 from tests.backends.npz.files import EXAMPLE, written
+from tests.builders import keyed_batches
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -54,3 +57,24 @@ def test_both_backends_write_the_same_file_for_the_same_content(tmp_path):
     one, two = written(tmp_path / "one.npz"), NpzReopen(path=tmp_path / "two.npz")
     two.write(EXAMPLE.columns, EXAMPLE.batches(1), arrays=EXAMPLE.arrays, spec=EXAMPLE.spec)
     assert one.path.read_bytes() == two.path.read_bytes()
+
+
+def test_a_file_without_keys_is_the_one_that_earlier_versions_wrote(tmp_path):
+    columns = {"X": Array("float32", (2,)), "s": Array("str"), "r": Array("int8", (None, 2))}
+    lists = Ragged.from_rows([np.ones((n, 2), np.int8) for n in (1, 0, 2)], "int8", 2)
+    data = {"X": np.arange(6, dtype="f4").reshape(3, 2), "s": Ragged.from_strings(["a", "", "é"]), "r": lists}
+    NpzReopen(path=tmp_path / "a.npz").write(columns, [data], arrays={"idx": np.arange(2)}, spec="{}")
+    digest = hashlib.sha256((tmp_path / "a.npz").read_bytes()).hexdigest()
+    assert digest == "315ba78bcba9f2e50cc4a19c8746d2a2b51c97361f3476eff0c8bfdb59bf0e89"
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_rows_that_share_a_value_are_stored_once_with_their_keys(tmp_path, compress):
+    keys = np.arange(3000) % 300
+    data = {"X": np.arange(300)[keys], "y": np.arange(3000)}
+    backend = NpzReopen(path=tmp_path / "a.npz", compress=compress)
+    backend.write({"X": Array("int64"), "y": Array("int64")}, keyed_batches(data, ["X"], 128), arrays={"i": keys})
+    with np.load(backend.path, allow_pickle=False) as file:
+        assert set(file.files) == {"X", "X.crc32", "X.keys", "y", "y.crc32", "i.index"}
+        assert file["X"].tolist() == list(range(300)) and file["X.crc32"].shape == (300,)
+        assert file["X.keys"].dtype == np.uint16 and file["X.keys"].tolist() == keys.tolist()

@@ -248,10 +248,10 @@ def test_a_sampler_of_the_caller_shuffles_all_rows(path: Path) -> None:
 def test_a_joined_and_a_featurized_dataset_pass_the_blocks_of_their_source_on(path: Path, tmp_path: Path) -> None:
     source = {"backend": "parquet-awkward", "path": str(path), "memory_budget": 0}
     y = by_group(path).spec.y
-    pq.write_table(pa.table({"half": np.arange(ROWS) / 2}), tmp_path / "halves.parquet")
+    pq.write_table(pa.table({"id": np.arange(ROWS), "half": np.arange(ROWS) / 2}), tmp_path / "halves.parquet")
     table = {"source": {"backend": "parquet-awkward", "path": str(tmp_path / "halves.parquet")}}
-    joined = {"backend": "joined", "source": source, "tables": {y: {**table, "columns": {"half": "half"}}}}
-    featurized = {"backend": "featurize-on-access", "source": source, "inputs": [y]}
+    joined = {"backend": "joined", "source": source, "tables": {y: {**table, "key": "id", "columns": {"half": "half"}}}}
+    featurized = {"backend": "featurize-on-access", "source": source, "featurizer": {"inputs": [y]}}
     columns = {"half": {"dtype": "float64"}, y: {"dtype": "int64"}}
     bounds = by_group(path)._session.binding.blocks.bounds.tolist()
     for storage, function in ((joined, None), (featurized, lambda row: row / 2)):

@@ -1,0 +1,110 @@
+"""The executor over a cluster of two processes on this machine."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, as_completed
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+from distributed import LocalCluster
+from kinoml_data import registry
+from kinoml_data.errors import SpecError
+
+from kinoml_data_dask import DaskExecutor
+
+TASKS = 60
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
+        yield cluster
+
+
+def squared(number: int) -> tuple[int, int]:
+    time.sleep(0.02)
+    return number * number, os.getpid()
+
+
+def test_the_registry_finds_the_installed_plugin() -> None:
+    assert registry.executor("dask") is DaskExecutor and issubclass(DaskExecutor, Executor)
+
+
+def test_tasks_run_in_other_processes(cluster: Any) -> None:
+    with DaskExecutor(cluster.scheduler_address) as executor:
+        results = list(executor.map(squared, range(TASKS)))
+    assert [square for square, _ in results] == [number * number for number in range(TASKS)]
+    assert os.getpid() not in {process for _, process in results}
+
+
+def test_equal_tasks_are_run_each(cluster: Any) -> None:
+    with DaskExecutor(cluster.scheduler_address) as executor:
+        futures = [executor.submit(time.perf_counter_ns) for _ in range(10)]
+        assert len({future.result() for future in futures}) == 10
+
+
+def test_keywords_reach_the_task_and_an_exception_comes_back(cluster: Any) -> None:
+    with DaskExecutor(cluster.scheduler_address) as executor:
+        assert executor.submit(dict, retries=1, pure=2, workers=3).result() == {"retries": 1, "pure": 2, "workers": 3}
+        with pytest.raises(ZeroDivisionError):
+            executor.submit(divmod, 1, 0).result()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_worker_that_is_killed_leaves_no_trace_in_the_results(cluster: Any, seed: int) -> None:
+    chance = random.Random(seed)
+    with DaskExecutor(cluster.scheduler_address) as executor:
+        victim = chance.choice([nanny.pid for nanny in cluster.workers.values()])
+        futures = {executor.submit(squared, number): number for number in range(TASKS)}
+        moment, results = chance.randrange(TASKS // 2), {}
+        for done, future in enumerate(as_completed(futures)):
+            if done == moment:
+                os.kill(victim, signal.SIGKILL)
+            results[futures[future]] = future.result()[0]
+    assert results == {number: number * number for number in range(TASKS)}
+
+
+def test_a_scheduler_file_is_an_address(cluster: Any, tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    with pytest.raises(SpecError, match="there is no scheduler file"):
+        DaskExecutor(str(file))
+    file.write_text(f'{{"address": "{cluster.scheduler_address}"}}')
+    with DaskExecutor(str(file)) as executor:
+        assert executor.submit(pow, 2, 10).result() == 1024
+
+
+def test_the_address_may_come_from_the_configuration(cluster: Any) -> None:
+    with dask.config.set({"scheduler-address": cluster.scheduler_address}), DaskExecutor() as executor:
+        assert executor.submit(pow, 2, 10).result() == 1024
+
+
+def test_no_scheduler_is_an_error() -> None:
+    with dask.config.set({"scheduler-address": None}), pytest.raises(SpecError, match="--address"):
+        DaskExecutor()
+    with dask.config.set({"distributed.comm.timeouts.connect": "200ms"}):
+        for address in ("tcp://127.0.0.1:1", "ftp://127.0.0.1"):
+            with pytest.raises(SpecError, match=f"no Dask scheduler answers at '{address}'"):
+                DaskExecutor(address)
+
+
+def test_a_shutdown_that_cancels_does_not_wait_and_the_scheduler_goes_on(cluster: Any, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+
+    def wait(_: int) -> None:
+        while not gate.exists():
+            time.sleep(0.01)
+
+    executor = DaskExecutor(cluster.scheduler_address)
+    futures = [executor.submit(wait, number) for number in range(TASKS)]
+    executor.shutdown(cancel_futures=True)
+    assert not [future for future in futures if future.done() and not future.cancelled()]
+    gate.touch()
+    with DaskExecutor(cluster.scheduler_address) as another:
+        assert another.submit(pow, 2, 10).result() == 1024

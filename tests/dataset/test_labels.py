@@ -1,0 +1,237 @@
+"""Splits as labels: groups that stay together, folds, orders, labels of columns and tables, and what is promised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kinoml_data as kd
+from kinoml_data.errors import CorruptStoreError, SpecError, SplitError, StoreNotFoundError
+
+ROWS = 600
+
+
+def table(rows: int = ROWS, seed: int = 0) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    return {
+        "X": np.arange(rows, dtype=np.float32),
+        "ligand": [f"L{number}" for number in random.integers(0, rows // 6, rows)],
+        "kinase": random.integers(0, 25, rows),
+        "year": random.integers(1990, 2020, rows),
+        "id": [f"id{number}" for number in range(rows)],
+        "subset": [("test", "train", "")[number % 3] for number in range(rows)],
+    }
+
+
+def load(splits: Any, data: dict[str, Any] | None = None, base: Path | None = None) -> kd.XyDataset:
+    spec = {"X": "X", "storage": {"backend": "in-memory"}, "splits": splits}
+    return kd.load_dataset(spec, data=table() if data is None else data, base=base)
+
+
+def values(dataset: kd.XyDataset, column: str) -> dict[str, set[Any]]:
+    texts = np.array(table()[column])
+    return {name: set(texts[rows].tolist()) for name, rows in dataset.indices.items()}
+
+
+@given(
+    st.integers(0, 5),
+    st.sampled_from(["ligand", "kinase", ["ligand", "kinase"], ["kinase", "year"]]),
+    st.sampled_from([{"ratios": {"train": 0.8, "test": 0.2}}, {"folds": 3}, {"folds": 4, "ratios": {"test": 0.2}}]),
+)
+@settings(max_examples=25, deadline=None)
+def test_no_two_splits_share_a_value_of_the_columns_that_rows_are_kept_together_by(
+    seed: int, by: Any, shares: Any
+) -> None:
+    dataset = load(shares | {"by": by, "seed": seed})
+    for column in [by] if isinstance(by, str) else by:
+        sets = list(values(dataset, column).values())
+        assert sum(map(len, sets)) == len(set.union(*sets))
+    in_splits = sum(map(len, dataset.indices.values()))
+    assert in_splits == ROWS if isinstance(by, str) else 0 < in_splits < ROWS
+    assert f"{ROWS - in_splits:,} rows in none" in str(dataset.check_splits()) or in_splits == ROWS
+
+
+def test_groups_come_close_to_the_ratios() -> None:
+    sizes = {
+        n: len(r) for n, r in load({"ratios": {"train": 0.7, "val": 0.1, "test": 0.2}, "by": "ligand"}).indices.items()
+    }
+    assert abs(sizes["train"] - 420) < 15 and abs(sizes["val"] - 60) < 15 and abs(sizes["test"] - 120) < 15
+
+
+@pytest.mark.parametrize(
+    "splits", [{"folds": 3, "by": "ligand", "seed": 1}, {"ratios": {"a": 0.5, "b": 0.5}, "by": "kinase"}]
+)
+def test_the_split_of_a_group_does_not_depend_on_the_order_of_the_rows_or_their_dtype(splits: Any) -> None:
+    data, order = table(), np.random.default_rng(1).permutation(ROWS)
+    shuffled = {name: [column[row] for row in order] for name, column in data.items()}
+    shuffled["kinase"] = np.array(shuffled["kinase"], np.int16)
+    one, other = load(splits).indices, load(splits, shuffled).indices
+    assert {name: set(rows.tolist()) for name, rows in one.items()} == {
+        name: set(order[rows].tolist()) for name, rows in other.items()
+    }
+
+
+def test_seeds_divide_groups_differently() -> None:
+    one, other = (load({"folds": 2, "by": "ligand", "seed": seed}).indices["fold0"].tolist() for seed in (0, 1))
+    assert one != other
+
+
+def test_folds_are_validated_one_by_one_and_the_test_set_stays() -> None:
+    dataset = load({"folds": 5, "ratios": {"test": 0.1}, "seed": 3})
+    rows = [set(dataset.fold(number)["val"].rows.tolist()) for number in range(5)]
+    assert sorted(set.union(*rows)) == sorted(set(range(ROWS)) - set(dataset.split("test").rows.tolist()))
+    for number in range(5):
+        parts = dataset.fold(number)
+        assert list(parts) == ["train", "val", "test"] and len(parts["test"]) == 60
+        assert set(parts["train"].rows.tolist()) == set.union(*(part for i, part in enumerate(rows) if i != number))
+    view = dataset.select(range(100, 0, -1))
+    assert set(view.fold(0)["val"].rows.tolist()) == rows[0] & set(range(1, 101))
+
+
+def test_there_is_an_error_for_a_fold_that_does_not_exist() -> None:
+    with pytest.raises(SplitError, match="unknown fold 'fold5'"):
+        load({"folds": 5}).fold(5)
+    with pytest.raises(SplitError, match="folds: 5"):
+        load({"ratios": {"train": 1.0}}).fold(0)
+
+
+def test_an_order_is_cut_and_equal_values_stay_together() -> None:
+    for column in ("year", "id"):
+        dataset = load({"ratios": {"train": 0.7, "test": 0.3}, "order": column})
+        train, test = (values(dataset, column)[name] for name in ("train", "test"))
+        assert max(train) < min(test)
+    assert len(load({"ratios": {"train": 0.7, "test": 0.3}, "order": "id"}).split("train")) == 420
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"year": np.where(np.arange(ROWS) == 7, np.nan, 1.0)}, "row 7: NaN has no place"),
+        ({"year": np.zeros((ROWS, 2))}, "several values per row"),
+        ({"year": [np.zeros(row % 3) for row in range(ROWS)]}, "rows of different shapes"),
+    ],
+)
+def test_an_order_needs_one_value_per_row(data: Any, message: str) -> None:
+    with pytest.raises(SplitError, match=message):
+        load({"ratios": {"train": 0.7, "test": 0.3}, "order": "year"}, table() | data)
+
+
+def test_labels_of_a_column_are_splits_and_rows_without_one_are_in_none() -> None:
+    dataset = load({"labels": {"column": "subset"}})
+    assert {n: r.tolist() for n, r in dataset.indices.items()} == {
+        "test": list(range(0, ROWS, 3)),
+        "train": list(range(1, ROWS, 3)),
+    }
+
+
+def test_rows_that_are_labelled_train_or_not_at_all_are_divided() -> None:
+    indices = load({"labels": {"column": "subset"}, "folds": 4, "seed": 0}).indices
+    assert list(indices) == ["test", "fold0", "fold1", "fold2", "fold3"]
+    assert indices["test"].tolist() == list(range(0, ROWS, 3)) and all(
+        len(indices[f"fold{i}"]) == 100 for i in range(4)
+    )
+
+
+def test_labels_of_a_table_follow_the_ids(tmp_path: Path) -> None:
+    (tmp_path / "splits.csv").write_text("id,part\nid1,train\nid0,test\nid999999,train\nid3,\n")
+    dataset = load({"labels": {"file": "splits.csv", "id": "id"}}, base=tmp_path)
+    assert {name: rows.tolist() for name, rows in dataset.indices.items()} == {"test": [0], "train": [1]}
+    fewer = {name: column[1:] for name, column in table().items()}
+    assert load({"labels": {"file": "splits.csv", "id": "id"}}, fewer, tmp_path).indices["train"].tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("id,part\nid1,train\nid1,test\n", SplitError, "row 3: 'id1' has the labels 'train' and 'test'"),
+        ("name,part\nid1,train\n", SplitError, "unknown column 'id'"),
+        ("id,a,b\nid1,train,x\n", SplitError, "unknown column 'split'"),
+        ("id,part\nid1\n", CorruptStoreError, "row 2: it has 1 cells"),
+        ("", SplitError, "column"),
+    ],
+)
+def test_tables_of_labels_that_cannot_be_used(tmp_path: Path, text: str, error: Any, message: str) -> None:
+    (tmp_path / "splits.csv").write_text(text)
+    with pytest.raises(error, match=message):
+        load({"labels": {"file": "splits.csv", "id": "id"}}, base=tmp_path)
+
+
+def test_a_table_of_labels_that_is_missing_or_outside_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(StoreNotFoundError):
+        load({"labels": {"file": "none.csv", "id": "id"}}, base=tmp_path)
+
+
+def test_apart_is_a_promise() -> None:
+    labels = {"train": {"range": [0, 300]}, "test": {"range": [300, 600]}}
+    assert load({"labels": labels, "apart": "id"}).indices["test"][0] == 300
+    with pytest.raises(SplitError, match=r"'train' and 'test' share .* values of column 'kinase'"):
+        load({"labels": labels, "apart": ["id", "kinase"]})
+
+
+def test_a_copy_keeps_the_splits_and_the_promise(tmp_path: Path) -> None:
+    dataset = load({"folds": 3, "ratios": {"test": 0.2}, "by": "ligand", "seed": 4})
+    kd.save_dataset(dataset, tmp_path / "copy.npz")
+    copy = kd.load_dataset(tmp_path / "copy.npz")
+    assert copy.indices.keys() == dataset.indices.keys()
+    assert all(np.array_equal(copy.indices[name], rows) for name, rows in dataset.indices.items())
+    assert copy.spec.splits.apart == ("ligand",)  # type: ignore[union-attr]
+    assert copy.column("ligand") == table()["ligand"]
+
+
+def test_workers_get_the_rows_of_the_splits() -> None:
+    dataset = load({"ratios": {"train": 0.5, "test": 0.5}, "by": "ligand"})
+    train = dataset.split("train")
+    rows = torch_rows(train, num_workers=1, multiprocessing_context="spawn")
+    assert rows == torch_rows(train) == train.rows.tolist()
+
+
+def torch_rows(dataset: kd.XyDataset, **options: Any) -> list[int]:
+    return [row for _, _, rows in dataset.with_rows().as_dataloader(batch_size=50, **options) for row in rows.tolist()]
+
+
+def test_names_of_columns_that_are_not_valid_in_a_spec(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("X,the ligand\n1,a\n2,a\n3,b\n")
+    spec = {"X": "X", "storage": {"backend": "csv", "path": str(path)}}
+    dataset = kd.load_dataset(spec | {"splits": {"folds": 2, "by": "the ligand"}})
+    assert sorted(map(len, dataset.indices.values())) == [1, 2] and dataset.spec.meta == ("the_ligand",)
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"folds": 1}, "splits.folds"),
+        ({"folds": 3, "ratios": {"test": 1.0}}, "less than 1"),
+        ({"folds": 3, "ratios": {"fold1": 0.1}}, "rename it"),
+        ({"ratios": {"train": 0.5, "test": 0.5}, "by": "ligand", "order": "year"}, "cannot be combined"),
+        ({"labels": {"column": "subset"}, "by": "ligand"}, "need `ratios` or `folds`"),
+        ({"labels": {"column": "subset", "id": "id"}}, "splits.labels"),
+        ({"labels": {"column": "kinase"}}, "does not contain text"),
+        ({"folds": 2, "by": "ligands"}, "did you mean 'ligand'"),
+        ({"labels": {"train": "idx_train"}}, "idx_train"),
+    ],
+)
+def test_splits_that_make_no_sense(splits: Any, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        load(splits)
+
+
+def test_splits_of_a_store_may_be_called_folds_or_labels() -> None:
+    dataset = kd.from_arrays(np.arange(4.0), splits={"folds": [0, 1], "labels": [2]})
+    assert {name: rows.tolist() for name, rows in dataset.indices.items()} == {"folds": [0, 1], "labels": [2]}
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json", ".toml"])
+def test_computed_splits_survive_a_file(tmp_path: Path, suffix: str) -> None:
+    splits = {"labels": {"file": "splits.csv", "id": "id"}, "folds": 3, "ratios": {"val": 0.25}, "by": ["id", "kinase"]}
+    spec = kd.DatasetSpec.parse({"X": "X", "storage": {"backend": "in-memory"}, "splits": splits}, tmp_path)
+    (tmp_path / "folder").mkdir()
+    spec.to_file(tmp_path / "folder" / f"spec{suffix}")
+    again = kd.DatasetSpec.from_file(tmp_path / "folder" / f"spec{suffix}").splits
+    assert again.labels.file == "../splits.csv" and again.by == ("id", "kinase") and again.folds == 3  # type: ignore
+    assert len({spec, spec.located(tmp_path)}) == 1

@@ -1,0 +1,53 @@
+"""What leaks: the values that two splits share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import kinoml_data as kd
+from kinoml_data.dataset.split_check import SharedValues
+from kinoml_data.errors import SpecError
+
+
+def dataset() -> kd.XyDataset:
+    splits = {"labels": {"train": {"range": [0, 4]}, "test": {"range": [4, 6]}}}
+    data = {
+        "X": [np.arange(n, dtype=np.float32) for n in (1, 2, 2, 3, 2, 4, 1)],
+        "smiles": ["C", "CC", "CC", "CN", "CC", "CN", "C"],
+        "id": list("abcdefg"),
+        "year": [0.0, -0.0, 1, 2, 3, 4, 5],
+    }
+    spec = {"X": "X", "meta": ["smiles", "id", "year"], "splits": splits, "storage": {"backend": "in-memory"}}
+    return kd.load_dataset(spec, data=data)
+
+
+def test_shared_values_are_counted_with_their_rows() -> None:
+    check = dataset().check_splits(["smiles", "X"])
+    assert check.shared == (
+        SharedValues("smiles", ("train", "test"), 2, (3, 2), (4, 2)),
+        SharedValues("X", ("train", "test"), 1, (2, 1), (4, 2)),
+    )
+    assert check.sizes == {"train": 4, "test": 2} and check.in_no_split == 1
+
+
+def test_what_is_printed() -> None:
+    assert str(dataset().check_splits()) == (
+        "splits: train 4, test 2; 1 row in none\n"
+        "smiles: train and test share 2 values (75.0 % of train and 100.0 % of test)\n"
+        "id: no two splits share a value"
+    )
+
+
+def test_a_view_is_checked_for_its_own_rows() -> None:
+    assert dataset().select([0, 4, 5]).check_splits("smiles").shared == ()
+
+
+def test_a_dataset_without_splits_shares_nothing() -> None:
+    check = kd.from_arrays(np.arange(3.0)).check_splits(["X"])
+    assert check.shared == () and str(check).startswith("splits: none")
+
+
+def test_an_unknown_column_is_an_error() -> None:
+    with pytest.raises(SpecError, match="did you mean 'smiles'"):
+        dataset().check_splits(["smile"])

@@ -25,7 +25,7 @@ from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.dataset.session import open_storage
 from kinoml_data.errors import CorruptStoreError, FeaturizationError, SpecError, UnsupportedStoreError, quoted, unknown
 from kinoml_data.factory import BACKEND_OF, as_spec, make_backend, open_to_copy
-from kinoml_data.featurizing import cached, executor_of, failures, featurize_ahead, write_failures
+from kinoml_data.featurizing import cached, executor_of, failures, featurize_ahead, with_id, write_failures
 from kinoml_data.spec import config
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
@@ -84,6 +84,23 @@ def convert(
     with ExitStack() as opened:
         dataset = source if isinstance(source, XyDataset) else opened.enter_context(_opened(source))
         pool = opened.enter_context(executor_of(workers, executor))
+        try:
+            return _converted(dataset, target, pool, overwrite=overwrite, progress=progress, share=share, failed=failed)
+        except FeaturizationError as error:
+            raise with_id(dataset, error) from error
+
+
+def _converted(
+    dataset: XyDataset,
+    target: Any,
+    pool: Executor | None,
+    *,
+    overwrite: bool,
+    progress: Progress | None,
+    share: Sequence[str],
+    failed: Any,
+) -> CompleteSpec:
+    with ExitStack() as opened:
         if pool is not None or failed is not None:
             opened.enter_context(cached(dataset, _folder_beside(target)))
         if pool is not None:

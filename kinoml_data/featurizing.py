@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from kinoml_data.backends.cached_call import CachedCall
 from kinoml_data.backends.feature_cache import open_cache
-from kinoml_data.backends.featurized_storage import Computation
+from kinoml_data.backends.featurized_storage import Computation, FeaturizedStorage
 from kinoml_data.backends.featurizer_call import FeaturizerCall
 from kinoml_data.contracts.backend import Storage
 from kinoml_data.copied_rows import ROWS_PER_BATCH, groups
 from kinoml_data.dataset.dataset import XyDataset
-from kinoml_data.errors import FeaturizationError, SpecError, one_line
+from kinoml_data.errors import FeaturizationError, SpecError, one_line, quoted
 from kinoml_data.files import replacing
 
 CHUNK = 256  # distinct inputs that a task featurizes
@@ -123,7 +123,7 @@ def featurize_ahead(dataset: XyDataset, executor: Executor, progress: Progress |
     parts = list(_computations(dataset))
     total, done, failed = sum(len(each.rows) for each in parts), 0, 0
     tasks = ((each, rows) for each in parts for rows in _chunks(each.rows, CHUNK))
-    running: set[Future[tuple[int, list[str]]]] = set()
+    running: set[Future[tuple[int, list[tuple[int, str]]]]] = set()
     try:
         while done < total:
             for each, rows in islice(tasks, WAITING - len(running)):
@@ -134,7 +134,9 @@ def featurize_ahead(dataset: XyDataset, executor: Executor, progress: Progress |
                 count, failures = _result(future)
                 done, failed = done + count, failed + len(failures)
                 if failures and not keeps_going:
-                    raise FeaturizationError(failures[0])
+                    error = FeaturizationError(failures[0][1])
+                    error.row = failures[0][0]
+                    raise error
                 if progress is not None:
                     progress(f"{STAGE}, {failed:,} failed" if failed else STAGE, done, total)
     finally:
@@ -145,9 +147,12 @@ def featurize_ahead(dataset: XyDataset, executor: Executor, progress: Progress |
         each.part.call.cache.rescan()
 
 
-def _featurized(call: FeaturizerCall, inputs: Sequence[Sequence[Any]], rows: Sequence[int]) -> tuple[int, list[str]]:
-    """In a worker: compute the features of some rows into the cache. The number of rows, and the failures."""
-    failures = [str(result) for result in call.attempts(inputs, rows) if isinstance(result, FeaturizationError)]
+def _featurized(
+    call: FeaturizerCall, inputs: Sequence[Sequence[Any]], rows: Sequence[int]
+) -> tuple[int, list[tuple[int, str]]]:
+    """In a worker: compute the features of some rows into the cache. The number of rows, and the rows that failed."""
+    results = zip(rows, call.attempts(inputs, rows), strict=True)
+    failures = [(row, str(result)) for row, result in results if isinstance(result, FeaturizationError)]
     call.flush()
     return len(rows), failures
 
@@ -217,6 +222,22 @@ def _failing(dataset: XyDataset, names: Sequence[str], positions: NDArray[np.int
                     yield position, re.sub(r"( failed for|,) row \d+", "", str(error), count=1)
 
 
+def ids(dataset: XyDataset, rows: Sequence[int]) -> Mapping[int, str]:
+    """The ids of some rows of the store: the texts in the first column of text in meta; none without such a column."""
+    name = next((name for name in dataset.spec.meta if dataset.spec.columns[name].is_string), None)
+    return {} if name is None else dict(zip(rows, dataset.column(name, rows=list(rows)), strict=True))
+
+
+def with_id(dataset: XyDataset, error: FeaturizationError) -> FeaturizationError:
+    """The error with the id of its row, if the featurizer reads the rows of the dataset itself."""
+    storage = dataset._session.binding.storage
+    if error.row is None or not isinstance(storage, FeaturizedStorage) or not (texts := ids(dataset, [error.row])):
+        return error
+    result = FeaturizationError(f"{error} (id {quoted(texts[error.row])})")
+    result.row = error.row
+    return result
+
+
 def write_failures(path: Path, dataset: XyDataset, found: Sequence[Failure]) -> None:
     """Write a CSV file with the row number, id, stage and reason of each row that failed.
 
@@ -225,11 +246,7 @@ def write_failures(path: Path, dataset: XyDataset, found: Sequence[Failure]) -> 
     Raises:
         StoreWriteError: the operating system could not write the file.
     """
-    ids = next((name for name in dataset.spec.meta if dataset.spec.columns[name].is_string), None)
-    texts: Mapping[int, str] = {}
-    if ids is not None and found:
-        rows = [failure.row for failure in found]
-        texts = dict(zip(rows, dataset.column(ids, rows=rows), strict=True))
+    texts = ids(dataset, [failure.row for failure in found])
     with replacing(path, overwrite=True) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["row", "id", "stage", "reason"])

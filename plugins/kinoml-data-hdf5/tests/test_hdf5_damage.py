@@ -20,42 +20,45 @@ from kinoml_data.errors import (
     UnsafeStoreError,
     UnsupportedStoreError,
 )
-from kinoml_data.testing import mixed, same_array, same_rows
+from kinoml_data.testing import Example, mixed, same_array, same_rows
+from kinoml_data.testing.examples import sharing
 
 from kinoml_data_hdf5 import Hdf5
 
-EXAMPLE = mixed()
+EXAMPLE, SHARING = mixed(), sharing()  # in the other one, rows share values and have keys
 
 
-def stored(path: Path) -> Hdf5:
+def stored(path: Path, example: Example = EXAMPLE) -> Hdf5:
     backend = Hdf5(path=path)
-    backend.write(EXAMPLE.columns, EXAMPLE.batches(), arrays=EXAMPLE.arrays, spec=EXAMPLE.spec)
+    batches = example.batches(indexed=example is SHARING)
+    backend.write(example.columns, batches, arrays=example.arrays, spec=example.spec)
     return backend
 
 
-def same_everything(backend: Hdf5) -> None:
+def same_everything(backend: Hdf5, example: Example = EXAMPLE) -> None:
     with closing(backend.open(None)) as storage:
-        assert set(storage.columns) == set(EXAMPLE.columns)
-        same_rows(storage, EXAMPLE, range(len(EXAMPLE)))
-        assert storage.spec == EXAMPLE.spec
-        assert set(storage.arrays) == set(EXAMPLE.arrays)
-        for name, array in EXAMPLE.arrays.items():
+        assert set(storage.columns) == set(example.columns)
+        same_rows(storage, example, range(len(example)))
+        assert storage.spec == example.spec
+        assert set(storage.arrays) == set(example.arrays)
+        for name, array in example.arrays.items():
             same_array(storage.arrays[name], array, name)
 
 
-def test_a_flipped_byte_is_an_error_or_makes_no_difference(tmp_path):
-    backend = stored(tmp_path / "data.h5")
+@pytest.mark.parametrize("example", [EXAMPLE, SHARING], ids=lambda example: example.name)
+def test_a_flipped_byte_is_an_error_or_makes_no_difference(tmp_path, example):
+    backend = stored(tmp_path / "data.h5", example)
     held = backend.path.read_bytes()
     noticed, tried = 0, range(0, len(held), 37)
     for at in tried:
         backend.path.write_bytes(held[:at] + bytes([held[at] ^ 0x21]) + held[at + 1 :])
         try:
-            same_everything(backend)
+            same_everything(backend, example)
         except KinomlDataError:
             noticed += 1
     assert noticed > len(tried) // 3 > 100
     backend.path.write_bytes(held)
-    same_everything(backend)
+    same_everything(backend, example)
 
 
 @pytest.mark.parametrize("size", [0, 1, 8, 100, 0.1, 0.5, 0.9, 0.999])
@@ -67,8 +70,9 @@ def test_a_file_cut_short_is_an_error(tmp_path, size):
         same_everything(backend)
 
 
-def test_a_dataset_that_is_lost_or_changed_is_an_error(tmp_path):
-    backend = stored(tmp_path / "data.h5")
+@pytest.mark.parametrize("example", [EXAMPLE, SHARING], ids=lambda example: example.name)
+def test_a_dataset_that_is_lost_or_changed_is_an_error(tmp_path, example):
+    backend = stored(tmp_path / "data.h5", example)
     held = backend.path.read_bytes()
     with h5py.File(backend.path) as file:
         names = list(file)
@@ -76,7 +80,7 @@ def test_a_dataset_that_is_lost_or_changed_is_an_error(tmp_path):
         with h5py.File(backend.path, "r+") as file:
             del file[name]
         with pytest.raises(CorruptStoreError):
-            same_everything(backend)
+            same_everything(backend, example)
         backend.path.write_bytes(held)
         with h5py.File(backend.path, "r+") as file:
             changed = file[name][...]
@@ -85,7 +89,7 @@ def test_a_dataset_that_is_lost_or_changed_is_an_error(tmp_path):
             changed.reshape(-1).view(np.uint8)[0] ^= 1
             file[name][...] = changed
         with pytest.raises(KinomlDataError):
-            same_everything(backend)
+            same_everything(backend, example)
         backend.path.write_bytes(held)
 
 

@@ -24,26 +24,28 @@ from kinoml_data.errors import (
     UnsupportedStoreError,
 )
 from kinoml_data.layouts.flat_arrays import flatten
-from kinoml_data.testing import mixed, other, same_array, same_rows
+from kinoml_data.testing import Example, mixed, other, same_array, same_rows
+from kinoml_data.testing.examples import sharing
 
 from kinoml_data_zarr import Zarr
 
-EXAMPLE = mixed()
+EXAMPLE, SHARING = mixed(), sharing()  # in the other one, rows share values and have keys
 
 
-def stored(path: Path, **options) -> Zarr:
+def stored(path: Path, example: Example = EXAMPLE, **options) -> Zarr:
     backend = Zarr(path=path, **options)
-    backend.write(EXAMPLE.columns, EXAMPLE.batches(), arrays=EXAMPLE.arrays, spec=EXAMPLE.spec)
+    batches = example.batches(indexed=example is SHARING)
+    backend.write(example.columns, batches, arrays=example.arrays, spec=example.spec)
     return backend
 
 
-def same_everything(backend: Zarr) -> None:
+def same_everything(backend: Zarr, example: Example = EXAMPLE) -> None:
     with closing(backend.open(None)) as storage:
-        assert set(storage.columns) == set(EXAMPLE.columns)
-        same_rows(storage, EXAMPLE, range(len(EXAMPLE)))
-        assert storage.spec == EXAMPLE.spec
-        assert set(storage.arrays) == set(EXAMPLE.arrays)
-        for name, array in EXAMPLE.arrays.items():
+        assert set(storage.columns) == set(example.columns)
+        same_rows(storage, example, range(len(example)))
+        assert storage.spec == example.spec
+        assert set(storage.arrays) == set(example.arrays)
+        for name, array in example.arrays.items():
             same_array(storage.arrays[name], array, name)
 
 
@@ -58,20 +60,22 @@ def names(folder: Path) -> list[str]:
 # -- groups of this backend
 
 
-def test_a_lost_file_is_an_error(tmp_path):
-    backend = stored(tmp_path / "data.zarr")
+@pytest.mark.parametrize("example", [EXAMPLE, SHARING], ids=lambda example: example.name)
+def test_a_lost_file_is_an_error(tmp_path, example):
+    backend = stored(tmp_path / "data.zarr", example)
     for path in files(backend.path):
         held = path.read_bytes()
         path.unlink()
         with pytest.raises(KinomlDataError):
-            same_everything(backend)
+            same_everything(backend, example)
         path.write_bytes(held)
-    same_everything(backend)
+    same_everything(backend, example)
 
 
 @pytest.mark.parametrize("compress", [True, False])
-def test_a_flipped_byte_is_an_error_or_makes_no_difference(tmp_path, compress):
-    backend = stored(tmp_path / "data.zarr", compress=compress)
+@pytest.mark.parametrize("example", [EXAMPLE, SHARING], ids=lambda example: example.name)
+def test_a_flipped_byte_is_an_error_or_makes_no_difference(tmp_path, compress, example):
+    backend = stored(tmp_path / "data.zarr", example, compress=compress)
     noticed = 0
     for path in files(backend.path):
         held = path.read_bytes()
@@ -79,12 +83,12 @@ def test_a_flipped_byte_is_an_error_or_makes_no_difference(tmp_path, compress):
         for at in {*range(0, len(held), step), len(held) - 1}:
             path.write_bytes(held[:at] + bytes([held[at] ^ 0x21]) + held[at + 1 :])
             try:
-                same_everything(backend)
+                same_everything(backend, example)
             except KinomlDataError:
                 noticed += 1
         path.write_bytes(held)
     assert noticed > 100
-    same_everything(backend)
+    same_everything(backend, example)
 
 
 def test_a_file_cut_short_or_swapped_is_an_error(tmp_path):

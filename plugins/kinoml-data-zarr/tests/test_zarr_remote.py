@@ -55,7 +55,8 @@ class TestHttp(BackendTests):
         return self.make_backend(tmp_path)
 
     def can(self, backend, capability):
-        return capability != "can_write" and super().can(backend, capability)
+        writes = capability in ("can_write", "keeps_keys")
+        return not (writes and backend.path is None) and super().can(backend, capability)
 
     def make_backend(self, folder):
         """Every backend is for a folder of its own on the server."""

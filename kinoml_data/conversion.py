@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import secrets
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +16,16 @@ import numpy as np
 from pydantic import ValidationError
 
 from kinoml_data import registry
-from kinoml_data.backends.featurize_on_access import FeaturizeOnAccess
-from kinoml_data.columns import Columns
+from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.contracts.backend import Backend, Storage
+from kinoml_data.copied_rows import CopiedRows, Digests, digests_of
 from kinoml_data.dataset import splits
 from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.dataset.session import open_storage
-from kinoml_data.errors import CorruptStoreError, SpecError, UnsupportedStoreError, quoted
+from kinoml_data.errors import CorruptStoreError, FeaturizationError, SpecError, UnsupportedStoreError, quoted, unknown
 from kinoml_data.factory import BACKEND_OF, as_spec, make_backend, open_to_copy
-from kinoml_data.layouts.checksums import row_checksums
+from kinoml_data.featurizing import cached, executor_of, failures, featurize_ahead, with_id, write_failures
 from kinoml_data.spec import config
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
@@ -29,7 +33,7 @@ from kinoml_data.spec.parts import BackendRef, ComputedSplits
 from kinoml_data.spec.roles import names_of
 from kinoml_data.spec.validation import plain_json, spec_error
 
-ROWS_PER_BATCH = 1024
+LARGE = 1 << 20  # bytes; a smaller copy needs no warning
 Progress = Callable[[str, int, int], None]
 
 
@@ -39,6 +43,10 @@ def convert(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
+    share: Sequence[str] = (),
+    failed: str | os.PathLike[str] | None = None,
+    workers: int = 0,
+    executor: Executor | None = None,
 ) -> CompleteSpec:
     """Copy a dataset into another store, together with its splits and its spec.
 
@@ -46,35 +54,68 @@ def convert(
     from the copy equals the source bit for bit. If the source is a view, its rows are copied and its splits are
     renumbered. The copy is read back and compared with the source before it replaces an existing store.
 
+    What rows share is read once, so each distinct input is featurized once, and stored once if the backend keeps keys.
+    If it does not and the copy becomes at least twice as large, a warning says so before anything is written.
+
     Args:
         source: a dataset, or anything that `load_dataset` accepts.
         target: a path whose suffix belongs to a backend that can write, or `{backend: name, ...options}`.
         overwrite: True replaces an existing store.
-        progress: called with the stage, "copying" and then "comparing", the number of rows that are done in this
-            stage, and the number of all rows.
+        progress: called with the stage, "featurizing" with `workers` or `executor`, "copying" and then "comparing", the
+            number of rows, or of distinct inputs, that are done in this stage, and the number of all.
+        share: columns whose equal rows are found by comparing them bit for bit, and stored once.
+        failed: a CSV file to which each row is written that cannot be featurized, with its row number, id, stage and
+            reason; such rows are left out of the copy. Without it, the first of them is an error.
+        workers: the number of processes that featurize. They write into the cache of the featurizer, or into a
+            temporary one beside the target.
+        executor: runs the same tasks elsewhere, such as that of Dask; its workers need the folder of the cache.
 
     Returns:
         The spec of the copy.
 
     Raises:
-        SpecError: the target is not valid. Opening the source raises the errors of `load_dataset`.
+        SpecError: the target or another argument is not valid. Opening the source raises the errors of `load_dataset`.
+        FeaturizationError: a row cannot be featurized, and `failed` is not given.
         UnsupportedStoreError: the backend cannot write, cannot overwrite, or cannot store a column or the splits.
         StoreExistsError: the target exists and `overwrite` is False.
         StoreWriteError: the operating system failed to write; an existing store is unchanged.
         CorruptStoreError: the copy differs from the source; an existing store is unchanged.
     """
-    if isinstance(source, XyDataset):
-        return _copy(source, target, overwrite, progress)
-    # Each row is read once, so that features need not be remembered.
-    once: dict[str, Any] = {"memory_budget": 0} if as_spec(source).storage.backend == FeaturizeOnAccess.name else {}
-    with open_to_copy(source, **once) as dataset:
-        unreadable = dataset._session.binding.storage.unreadable
-        if unreadable and dataset.spec.X is None:  # all columns are copied
-            name, reason = next(iter(unreadable.items()))
-            raise UnsupportedStoreError(
-                f"column {quoted(name)} cannot be copied: {reason}; to copy the others, name them in a spec"
-            )
-        return _copy(dataset, target, overwrite, progress)
+    with ExitStack() as opened:
+        dataset = source if isinstance(source, XyDataset) else opened.enter_context(_opened(source))
+        pool = opened.enter_context(executor_of(workers, executor))
+        try:
+            return _converted(dataset, target, pool, overwrite=overwrite, progress=progress, share=share, failed=failed)
+        except FeaturizationError as error:
+            raise with_id(dataset, error) from error
+
+
+def _converted(
+    dataset: XyDataset,
+    target: Any,
+    pool: Executor | None,
+    *,
+    overwrite: bool,
+    progress: Progress | None,
+    share: Sequence[str],
+    failed: Any,
+) -> CompleteSpec:
+    with ExitStack() as opened:
+        if pool is not None or failed is not None:
+            opened.enter_context(cached(dataset, _folder_beside(target)))
+        if pool is not None:
+            featurize_ahead(dataset, pool, progress, keeps_going=failed is not None)
+        if failed is not None:
+            found = failures(dataset, list(dataset.spec.columns))
+            write_failures(Path(failed), dataset, found)
+            if found and len(found) == len(dataset):
+                first = f"such as row {found[0].row}: {found[0].reason}"
+                raise FeaturizationError(f"all {len(dataset):,} rows failed, {first}")
+            if found:
+                kept = np.ones(len(dataset), bool)
+                kept[[failure.position for failure in found]] = False
+                dataset = dataset.select(kept)
+        return _copy(dataset, target, overwrite, progress, share)
 
 
 def save_dataset(
@@ -84,9 +125,42 @@ def save_dataset(
     return convert(dataset, target, overwrite=overwrite)
 
 
-def _copy(dataset: XyDataset, target: Any, overwrite: bool, progress: Progress | None) -> CompleteSpec:
+def to_copy(spec: Any) -> Any:
+    """What to open in place of a spec to copy it: the source of `in-memory`, which would first load all rows."""
+    described = as_spec(spec)
+    storage = described.storage
+    if storage.backend != InMemory.name or "source" not in storage.options or storage.options.get("device") is not None:
+        return spec
+    return described.with_storage(BackendRef.model_validate_json(plain_json(dict(storage.options["source"]))))
+
+
+def _opened(source: Any) -> XyDataset:
+    dataset = open_to_copy(to_copy(source))
+    unreadable = dataset._session.binding.storage.unreadable
+    if unreadable and dataset.spec.X is None:  # all columns are copied
+        dataset.close()
+        name, reason = next(iter(unreadable.items()))
+        raise UnsupportedStoreError(
+            f"column {quoted(name)} cannot be copied: {reason}; to copy the others, name them in a spec"
+        )
+    return dataset
+
+
+def _folder_beside(target: Any) -> Path:
+    """A folder that does not exist, beside a target that has a path."""
+    reference, base = _target(target)
+    path = reference.options.get("path")
+    parent = Path(tempfile.gettempdir()) if path is None else (base / config.expanded(path, base)).parent
+    return parent / f".{Path(str(path or 'features')).name}.{secrets.token_hex(4)}.features"
+
+
+def _copy(
+    dataset: XyDataset, target: Any, overwrite: bool, progress: Progress | None, share: Sequence[str]
+) -> CompleteSpec:
     reference, base = _target(target)
     columns = dataset.stored_columns()
+    if strangers := [name for name in share if name not in columns]:
+        raise SpecError(f"share: {unknown(strangers[0], columns, 'column')}")
     indices = dataset.indices
     spec_dict = dataset.spec.to_mapping()
     for column in spec_dict["columns"].values():
@@ -97,16 +171,17 @@ def _copy(dataset: XyDataset, target: Any, overwrite: bool, progress: Progress |
     spec = CompleteSpec.parse(spec_dict | {"storage": reference.model_dump(mode="json")}, base)
     backend = make_backend(spec)
     _refuse(backend, columns, overwrite=overwrite, has_splits=bool(indices))
-    source, compared = _Digests(columns), False
+    rows = CopiedRows(dataset, columns, share, keeps_keys=backend.keeps_keys)
+    if not backend.keeps_keys:
+        _warn_of_size(backend, rows)
+    source, compared = Digests(columns), False
 
-    def rows() -> Iterator[Columns]:
-        for start in range(0, len(dataset), ROWS_PER_BATCH):
-            stop = min(start + ROWS_PER_BATCH, len(dataset))
-            batch = dataset.read_stored(np.arange(start, stop), list(columns))
+    def batches() -> Iterator[Any]:
+        for batch in rows:
             source.add(batch)
             yield batch
             if progress is not None:
-                progress("copying", stop, len(dataset))
+                progress("copying", source.rows, len(dataset))
 
     def compare(copy: Storage) -> None:
         nonlocal compared
@@ -117,11 +192,8 @@ def _copy(dataset: XyDataset, target: Any, overwrite: bool, progress: Progress |
             for name, positions in stored.items()
             if not np.array_equal(positions, indices[name])
         ]
-        digests = _Digests(columns)
-        for batch in copy.batches(list(columns), ROWS_PER_BATCH):
-            digests.add(batch)
-            if progress is not None:
-                progress("comparing", digests.rows, len(copy))
+        report = None if progress is None else lambda done: progress("comparing", done, len(copy))
+        digests = digests_of(copy, columns, source.keyed, report)
         differing += [f"column {quoted(name)}" for name in columns if digests.of(name) != source.of(name)]
         if digests.rows != source.rows:
             differing = [f"the number of rows, which is {digests.rows} instead of {source.rows}"]
@@ -133,11 +205,23 @@ def _copy(dataset: XyDataset, target: Any, overwrite: bool, progress: Progress |
 
     arrays = {f"idx_{name}": positions for name, positions in indices.items()}
     text = plain_json(spec_dict).decode()
-    backend.write(columns, rows(), arrays=arrays, spec=text, overwrite=overwrite, check=compare)
+    backend.write(columns, batches(), arrays=arrays, spec=text, overwrite=overwrite, check=compare)
     if not compared:  # the backend does not call `check`
         with open_storage(backend, spec.requested_columns) as copy:
             compare(copy)
     return spec
+
+
+def _warn_of_size(backend: Backend, rows: CopiedRows) -> None:
+    if all(group.keys is None for group in rows.groups):
+        return
+    expanded, shared = rows.sizes()
+    if expanded >= max(2 * shared, LARGE):
+        warnings.warn(
+            f"the backend {backend.name!r} cannot store once what rows share, so the copy becomes about "
+            f"{expanded:,} bytes large instead of {shared:,}; .npz, Zarr and HDF5 files can",
+            stacklevel=4,
+        )
 
 
 def _stored_splits(spec: CompleteSpec, names: Iterable[str]) -> dict[str, Any]:
@@ -182,22 +266,3 @@ def _refuse(backend: Backend, columns: Mapping[str, Array], *, overwrite: bool, 
     for column, array in columns.items():
         if array.dtype in backend.unsupported_dtypes:
             raise UnsupportedStoreError(f"the backend {name!r} cannot store column {quoted(column)} of {array.dtype}")
-
-
-class _Digests:
-    """A digest of the row checksums of each column, updated as the rows pass in order."""
-
-    def __init__(self, columns: Mapping[str, Array]) -> None:
-        self.rows = 0
-        self._columns = columns
-        self._hashes = {name: hashlib.blake2b(digest_size=16) for name in columns}
-
-    def add(self, batch: Columns) -> None:
-        for name, array in self._columns.items():
-            numbers = np.arange(self.rows, self.rows + len(batch[name]))
-            checksums = row_checksums(batch[name], numbers, is_string=array.is_string)
-            self._hashes[name].update(checksums.tobytes())
-        self.rows += len(next(iter(batch.values())))
-
-    def of(self, name: str) -> bytes:
-        return self._hashes[name].digest()

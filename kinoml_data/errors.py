@@ -95,7 +95,13 @@ class SampleIndexError(KinomlDataError, IndexError):
 
 
 class FeaturizationError(KinomlDataError, RuntimeError):
-    """A featurizer failed, or returned something that differs from its outputs."""
+    """A featurizer failed, or returned something that differs from its outputs.
+
+    Attributes:
+        row: the row number in the table that the featurizer reads; None if it is not known.
+    """
+
+    row: int | None = None
 
 
 @contextmanager

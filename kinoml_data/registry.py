@@ -7,7 +7,7 @@ or an unknown name is requested.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points, version
@@ -252,9 +252,9 @@ def distribution(kind: str, name: str) -> str | None:
     return next((plugin.distribution for plugin in registry().owners(kind, name)), None)
 
 
-def executor(name: str) -> type[Executor]:
+def executor(name: str) -> Callable[[str | None], Executor]:
     """The executor class of that name; raises the same errors as `Registry.get`."""
-    return cast(type[Executor], registry().get("executor", name))
+    return cast(Callable[[str | None], Executor], registry().get("executor", name))
 
 
 def list_backends() -> dict[str, type[Backend]]:

@@ -133,6 +133,12 @@ class FeatureCache:
             if self._waiting_bytes >= PART_BYTES or time.monotonic() - self._waiting_since >= WAIT:
                 self.flush()
 
+    def rescan(self) -> None:
+        """Look at once for the parts that other processes have added."""
+        with self._locked():
+            self._scanned = -RESCAN
+            self._scan()
+
     def flush(self) -> None:
         """Write the features that wait. If that fails, a warning says so, and this process writes no more."""
         with self._locked():

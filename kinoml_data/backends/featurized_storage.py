@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from kinoml_data.backends.featurizer_call import Arrays, FeaturizerCall
 from kinoml_data.columns import Column, Columns, Ragged, distinct_keys, keys_by_content
 from kinoml_data.contracts.backend import Storage
-from kinoml_data.errors import FeaturizationError, SpecError, StoreReadError, quoted
+from kinoml_data.errors import FeaturizationError, SpecError
+from kinoml_data.layouts.keys import keys_of, smallest
 from kinoml_data.lru import LruCache
 from kinoml_data.spec.array import Array
 
@@ -109,6 +110,15 @@ class FeaturizedStorage(Storage):
             return self._of[column].keys(self._source)
         return None if self._source is None else self._source.keys(column)
 
+    def computations(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Iterator[Computation]:
+        """What has to be computed for some rows of some columns."""
+        for part in self.computed:
+            if not part.columns.keys().isdisjoint(columns):
+                keys = part.keys(self._source)
+                if keys is not None:
+                    first, _ = distinct_keys(keys.take(rows), int(keys.max(initial=0)) + 1)
+                yield Computation(part, self._source, rows if keys is None else rows[first])
+
     def row_arrays(self) -> Mapping[str, NDArray[Any]]:
         """Those of the source, and the keys that have been computed, which no other process has to compute again."""
         arrays = {} if self._source is None else self._source.row_arrays()
@@ -141,6 +151,20 @@ def _column(rows: list[NDArray[Any]], array: Array) -> Column:
     if not rows:
         return array.empty()
     return Ragged.from_rows(rows, array.numpy, len(array.axes)) if array.rows_differ else np.stack(rows)
+
+
+class Computation(NamedTuple):
+    """The features of some rows that have different inputs.
+
+    Attributes:
+        part: what is computed.
+        source: where the inputs come from; None if they are Python objects.
+        rows: int64 `(n,)`, row numbers in `source`.
+    """
+
+    part: ComputedColumns
+    source: Storage | None
+    rows: NDArray[np.int64]
 
 
 class ComputedColumns:
@@ -224,18 +248,16 @@ class ComputedColumns:
                 return None
             parts.append(part)
         keys = parts[0] if len(parts) == 1 else keys_by_content(np.stack(parts, axis=1))
-        largest = int(keys.max(initial=0))
-        return None if largest + 1 >= len(keys) else keys.astype(np.min_scalar_type(largest))
+        count = int(keys.max(initial=0)) + 1
+        return None if count >= len(keys) else smallest(keys, count)
 
 
 def _keys_of_column(source: Storage | None, name: str) -> NDArray[np.int64]:
     """The numbers of the distinct values of a column. If the column has keys, one row of each is read."""
     assert source is not None
-    keys = source.keys(name)
+    keys = keys_of(source, name)
     if keys is None:
         return _keys_of_rows(source, name, np.arange(len(source)))
-    if keys.shape != (len(source),) or keys.min(initial=0) < 0:
-        raise StoreReadError(f"{type(source).__name__} is wrong: the keys of column {quoted(name)} are not its rows'")
     first, number = distinct_keys(keys, int(keys.max(initial=0)) + 1)
     return _keys_of_rows(source, name, first)[number]
 

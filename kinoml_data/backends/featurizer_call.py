@@ -82,7 +82,7 @@ class FeaturizerCall:
         wrong = isinstance(error, _WrongResultError)
         where = f", row {row}" if wrong else f" failed for row {row}"
         failure = FeaturizationError(f"featurizer {self.label!r}{where}: {_reason(error)}")
-        failure.__cause__ = None if wrong else error
+        failure.__cause__, failure.row = None if wrong else error, row
         return failure
 
     def _attempt(self, row: int, raw: Sequence[Any]) -> Arrays | FeaturizationError:

@@ -5,11 +5,13 @@ Each command imports what it needs when it runs: `kinoml-data --help` and errors
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -190,6 +192,23 @@ def convert(
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it exists.")] = False,
     backend: Annotated[str | None, typer.Option(metavar="NAME", help="The backend that writes DST.")] = None,
+    workers: Annotated[int, typer.Option(min=0, metavar="N", help="Featurize in N processes.")] = 0,
+    executor: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Featurize with the executor of a plugin, such as dask.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="The address that the executor is created with.")] = None,
+    failed: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Leave out rows that cannot be featurized, and list them in this CSV file.",
+        ),
+    ] = None,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="A column whose equal rows are found and stored once; repeatable."),
+    ] = None,
+    log: Annotated[Path | None, typer.Option(metavar="FILE", help="Append the progress to this file.")] = None,
     name: DatasetName = None,
 ) -> None:
     """Copy a dataset with its splits and spec into another file, or each dataset that a spec describes.
@@ -197,9 +216,14 @@ def convert(
     The copy is read back and compared with the source before it replaces anything. It needs no roles: without them,
     all columns are copied.
     """
+    from kinoml_data import registry
     from kinoml_data.cli.terminal import specs
 
+    if address is not None and executor is None:
+        raise SpecError("--address is that of an executor; name one with --executor")
     openings = specs(source, name)
+    if failed is not None and len(openings) > 1:
+        raise SpecError("--failed writes one file; convert the datasets one by one, with --dataset NAME")
     if len(openings) > 1 and "{name}" not in target:
         raise SpecError(
             f"{source} describes {len(openings)} datasets; write {{name}} in the target, such as "
@@ -208,29 +232,38 @@ def convert(
     for label, opening in openings.items():
         path = target.replace("{name}", label) if label else target
         try:
-            with opening.dataset(label or source, loads=True) as dataset:
-                _convert(dataset, path, overwrite=overwrite, backend=backend)
+            to = path if backend is None else {"backend": backend, "path": path}
+            with ExitStack() as opened:
+                dataset = opened.enter_context(opening.to_copy().dataset(label or source, loads=True))
+                pool = opened.enter_context(registry.executor(executor)(address)) if executor is not None else None
+                options = {"share": share or (), "failed": failed, "workers": workers, "executor": pool}
+                _convert(dataset, path, log, target=to, overwrite=overwrite, **options)
         except (CorruptStoreError, FeaturizationError, SpecError) as error:
             if not isinstance(error, FeaturizationError) and ", row " not in str(error):
                 raise
             way = f"`kinoml-data verify {source}` lists every row that cannot be read"
+            if isinstance(error, FeaturizationError) and failed is None:
+                way += ", and --failed FILE leaves such rows out"
             raise type(error)(f"{error}; {way}") from error
 
 
-def _convert(dataset: XyDataset, target: str, *, overwrite: bool, backend: str | None) -> None:
+def _convert(dataset: XyDataset, path: str, log: Path | None, **arguments: Any) -> None:
     from kinoml_data import conversion
     from kinoml_data.cli.terminal import progress, say
     from kinoml_data.dataset.description import format_size
 
     start = time.perf_counter()
-    to = target if backend is None else {"backend": backend, "path": target}
-    with progress("copying") as report:
-        spec = conversion.convert(
-            dataset, to, overwrite=overwrite, progress=lambda stage, done, total: report(done, total, stage)
-        )
+    with progress("copying", log) as report:
+        arguments["progress"] = lambda stage, done, total: report(done, total, stage)
+        spec = conversion.convert(dataset, **arguments)
     seconds = time.perf_counter() - start
-    size = f", {format_size(Path(target).stat().st_size)}" if Path(target).is_file() else ""
-    content = f"{target}: {len(dataset):,} rows, {len(spec.columns)} columns{size}"
+    size = f", {format_size(Path(path).stat().st_size)}" if Path(path).is_file() else ""
+    rows, omitted = len(dataset), ""
+    if failed := arguments["failed"]:
+        with failed.open(newline="", encoding="utf-8") as file:
+            count = sum(1 for _ in csv.reader(file)) - 1
+        rows, omitted = rows - count, f", without {count_of(count, 'row')} listed in {failed}" if count else ""
+    content = f"{path}: {rows:,} rows{omitted}, {len(spec.columns)} columns{size}"
     say(f"{content}; written by {spec.storage.backend} and compared with the source in {seconds:.1f} s")
 
 

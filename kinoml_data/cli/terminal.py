@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinoml_data.errors import SpecError, quoted, unknown
@@ -63,26 +64,37 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 
 @contextmanager
-def progress(task: str) -> Iterator[Callable[..., None]]:
+def progress(task: str, log: Path | None = None) -> Iterator[Callable[..., None]]:
     """Show the progress of a task: `report(done, total)` moves a bar.
 
-    If the output is not a terminal, it prints a line every `SECONDS_PER_LINE` instead.
-    `report(done, total, stage)` renames the task, if it has several stages.
+    If the output is not a terminal, it prints a line every `SECONDS_PER_LINE` instead; such lines are also appended to
+    the file `log`. `report(done, total, stage)` renames the task, if it has several stages.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = screen(stderr=True)
-    last_line = time.monotonic()
-    fields = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    started = last_line = time.monotonic()
+    rate = TextColumn("{task.fields[rate]}")
+    fields = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn()
     with Progress(*fields, console=console, transient=True, disable=not console.is_terminal) as bar:
-        bar_task = bar.add_task(task, total=None)
+        bar_task = bar.add_task(task, total=None, rate="")
+        begun = ""
 
         def report(done: int, total: int, stage: str = task) -> None:
-            nonlocal last_line
-            bar.update(bar_task, completed=done, total=total, description=stage)
-            if not console.is_terminal and time.monotonic() - last_line >= SECONDS_PER_LINE:
-                last_line = time.monotonic()
-                say(f"kinoml-data: {stage}, {done:,} of {total:,}", stderr=True)
+            nonlocal started, last_line, begun
+            now = time.monotonic()
+            if (name := stage.partition(",")[0]) != begun:
+                begun, started = name, now
+            rate = f"{done / (now - started):,.0f}/s" if now - started > 1 else ""
+            bar.update(bar_task, completed=done, total=total, description=stage, rate=rate)
+            if now - last_line >= SECONDS_PER_LINE or (log is not None and done == total):
+                last_line = now
+                line = f"{stage}, {done:,} of {total:,}" + (f", {rate}" if rate else "")
+                if log is not None:
+                    with log.open("a", encoding="utf-8") as file:
+                        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+                if not console.is_terminal:
+                    say(f"kinoml-data: {line}", stderr=True)
 
         yield report
 
@@ -122,6 +134,12 @@ class Opening:
 
     spec: DatasetSpec | str
     options: Mapping[str, Any]
+
+    def to_copy(self) -> Opening:
+        """The same dataset as `convert` opens it."""
+        from kinoml_data.conversion import to_copy
+
+        return self if self.options else Opening(to_copy(self.spec), {})
 
     @contextmanager
     def dataset(self, label: str, *, loads: bool) -> Iterator[XyDataset]:

@@ -463,6 +463,24 @@ def test_a_storage_shows_the_caches_of_its_source_too(plugin, tmp_path):
     assert all(text.startswith("1 input in ") for _, text in facts)
 
 
+def test_a_joined_dataset_shows_the_caches_of_its_tables(plugin, tmp_path):
+    (tmp_path / "smiles.csv").write_text("id,smiles\na,C\nb,N\n")
+    (tmp_path / "pairs.csv").write_text("ligand,y\nb,1\na,2\nb,3\n")
+    tables = {
+        "ligand": {
+            "key": "id",
+            "columns": {"codes": "codes"},
+            "source": spec(tmp_path, source={"backend": "csv", "path": str(tmp_path / "smiles.csv")})["storage"],
+        }
+    }
+    source = {"backend": "csv", "path": str(tmp_path / "pairs.csv")}
+    joined = {"X": "codes", "y": "y", "storage": {"backend": "joined", "source": source, "tables": tables}}
+    with kd.load_dataset(joined) as dataset:
+        assert [x.tolist() for x in dataset[:][0]] == [[78], [67], [78]]
+        ((label, text),) = dataset._session.binding.storage.facts()
+    assert label == "cache of codes" and text.startswith("2 inputs in ")
+
+
 def test_the_folder_of_the_cache_moves_with_the_spec(tmp_path):
     (tmp_path / "other").mkdir()
     here = kd.DatasetSpec.parse(spec(tmp_path, cache_path="cache"), tmp_path)

@@ -18,6 +18,7 @@ from kinoml_data import Array
 from kinoml_data.backends import feature_cache
 from kinoml_data.backends.feature_cache import FeatureCache, open_cache
 from kinoml_data.errors import StoreWriteError
+from tests.builders import Canary
 
 OUTPUTS = {
     "letters": Array("float32", (None, 2)),
@@ -376,6 +377,15 @@ def test_no_bit_that_is_flipped_while_the_part_is_in_use_gives_a_wrong_feature(n
         found_in(cache, range(4))
         part.write_bytes(data)
         os.utime(part, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_part_with_python_objects_runs_no_code_and_is_removed(new, tmp_path):
+    cache = new()
+    fill(cache, [1])
+    mark = tmp_path / "mark"
+    hostile = cache.folder / f"part-{16 * 'a'}.npz"
+    np.savez(hostile, digest=np.array([Canary(mark)]), output0=np.array([Canary(mark)]))
+    assert found_in(new(), [1, 2]) == {1} and not mark.exists() and not hostile.exists()
 
 
 def test_a_damaged_part_is_removed(new):

@@ -247,3 +247,13 @@ def test_keys_that_a_backend_keeps_change_nothing(tmp_path: Path, name: str, col
     same(kept, plain, collate, rows, True)
     same(kept.select(rows), plain.select(rows), collate, [5, 1, 1], True)
     same(pickle.loads(pickle.dumps(kept)), plain, collate, rows, True)
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_samples_that_need_no_change_are_the_same_with_keys(tmp_path: Path, name: str) -> None:
+    """A storage may have a shorter way to them."""
+    spec = {"X": ["ragged", "fixed"], "y": "y", "meta": [], "storage": {"backend": "keyed"}}
+    plain = kd.load_dataset(spec, backend=in_file(NpzLazy(path=tmp_path / "rows.npz")))
+    kept = kd.load_dataset(spec, backend=KEPT[name](tmp_path))
+    for row in range(len(ORDER)):
+        assert facts(kept[row]) == facts(plain[row])

@@ -123,6 +123,17 @@ class JoinedStorage(Storage):
             self._composed[place] = theirs, theirs.take(rows)
         return self._composed[place][1]
 
+    def computations(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Iterator[Any]:
+        """What has to be computed for some rows of some columns; see `FeaturizedStorage.computations`."""
+        own = [name for name in columns if name not in self._of]
+        asked = [(self._source, rows, own)]
+        for join in self._joins:
+            theirs = np.unique(self._rows[join.index].take(rows)).astype(np.int64)
+            asked.append((join.storage, theirs, [join.columns[name] for name in columns if name in join.columns]))
+        for storage, wanted, names in asked:
+            if names and hasattr(storage, "computations"):
+                yield from storage.computations(wanted, names)
+
     def row_arrays(self) -> Mapping[str, NDArray[Any]]:
         arrays = {f".{index}": rows for index, rows in self._rows.items()}
         for number, part in enumerate(self._parts):
@@ -147,6 +158,9 @@ class JoinedStorage(Storage):
         self._rows = {join.index: self._rows[join.index] for join in self._joins}
         self._describe()
         return self
+
+    def facts(self) -> Sequence[tuple[str, str]]:
+        return [fact for part in self._parts for fact in part.facts()]
 
     def close(self) -> None:
         for part in self._parts:

@@ -139,7 +139,32 @@ def facts() -> list[Target]:
     ]
 
 
-TARGETS = [*batches(), *single_rows(), *epochs(), *workers(), *facts()]
+def panel() -> list[Target]:
+    """Measurements that share ligands and kinases."""
+    dense, found = "dense `pad`", []
+    for batch_size in (256, 1024, 4096):
+        what, measure = f"shuffled epoch, batches of {batch_size:,}", f"loader_{batch_size}"
+        found.append(times(what, "pad", "panel", measure, 1, "before", words="`joined` without keys"))
+    for measure, what, goals in (
+        ("loader", "shuffled epoch", (1.1, 2, 6)),
+        ("training", "epoch of training", (1.2, 2.5, 8)),
+    ):
+        for batch_size, goal in zip((256, 1024, 4096), goals, strict=True):
+            title = f"{what}, batches of {batch_size:,}"
+            found.append(times(title, "unique", "panel", f"{measure}_{batch_size}", goal, "pad", words=dense))
+    for name, who in (("pad", "joined"), ("one-file", "npz-lazy")):
+        for measure, what in (("bytes", "size on disk"), ("memory_bytes", "size in memory")):
+            sizes = (name, measure), ("dense-float64", "bytes")
+            title, said = f"{what}, *panel*", "<= {}x dense float64"
+            found.append(Target(title, who, said, 1 / 500, lambda found, sizes=sizes: found.ratio("panel", *sizes)))
+        opening = Target(
+            "opening, *panel*", who, "<= {} s", 0.3, lambda found, name=name: found.one("panel", name, "opening_s")
+        )
+        found.append(opening)
+    return found
+
+
+TARGETS = [*batches(), *single_rows(), *epochs(), *workers(), *panel(), *facts()]
 
 
 def short(number: float) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from kinoml_data import registry
+from kinoml_data.backends.featurize_on_access import FeaturizeOnAccess
 from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.copied_rows import CopiedRows, Digests, digests_of
@@ -81,8 +82,12 @@ def convert(
         StoreWriteError: the operating system failed to write; an existing store is unchanged.
         CorruptStoreError: the copy differs from the source; an existing store is unchanged.
     """
+    reference, _ = _target(target)
     with ExitStack() as opened:
-        dataset = source if isinstance(source, XyDataset) else opened.enter_context(_opened(source))
+        if isinstance(source, XyDataset):
+            dataset = source
+        else:
+            dataset = opened.enter_context(_opened(source, once=registry.backend(reference.backend).keeps_keys))
         pool = opened.enter_context(executor_of(workers, executor))
         try:
             return _converted(dataset, target, pool, overwrite=overwrite, progress=progress, share=share, failed=failed)
@@ -134,8 +139,12 @@ def to_copy(spec: Any) -> Any:
     return described.with_storage(BackendRef.model_validate_json(plain_json(dict(storage.options["source"]))))
 
 
-def _opened(source: Any) -> XyDataset:
-    dataset = open_to_copy(to_copy(source))
+def _opened(source: Any, *, once: bool) -> XyDataset:
+    """The dataset to copy, whose features are not remembered if each distinct input is read once."""
+    spec = to_copy(source)
+    forgets = once and as_spec(spec).storage.backend == FeaturizeOnAccess.name
+    options: dict[str, Any] = {"memory_budget": 0} if forgets else {}
+    dataset = open_to_copy(spec, **options)
     unreadable = dataset._session.binding.storage.unreadable
     if unreadable and dataset.spec.X is None:  # all columns are copied
         dataset.close()

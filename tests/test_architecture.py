@@ -32,7 +32,7 @@ LAYERS = (
     ("dataset",),
     ("inference",),
     ("factory", "several"),
-    ("conversion", "verify"),
+    ("conversion", "copied_rows", "featurizing", "verify"),
     ("torch_datasets",),
     ("cli", "testing"),
     ("__init__", "__main__", "plugin"),

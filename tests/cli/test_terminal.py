@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -34,9 +36,18 @@ def test_progress_without_a_terminal_is_printed_as_lines(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [
-        "kinoml-data: copying, 1,500 of 3,000",
+        "kinoml-data: copying, 1,500 of 3,000, 150/s",
         "kinoml-data: comparing, 3,000 of 3,000",
     ]
+
+
+def test_progress_is_also_appended_to_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        with terminal.progress("copying", tmp_path / "log.txt") as report:
+            report(5, 10)
+            report(10, 10)
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line[20:] for line in lines] == ["copying, 10 of 10"] * 2
 
 
 @pytest.mark.parametrize(

@@ -426,7 +426,8 @@ def execute(seed: int, folder: Path, *, workers: bool = False) -> None:
             continue
         path = folder / f"{step}{suffix}"
         try:
-            kd.save_dataset(source, {"backend": backend, "path": str(path), **written})
+            share = [name for name in case.columns if case.rng.random() < 0.3]
+            kd.convert(source, {"backend": backend, "path": str(path), **written}, share=share)
         except UnsupportedStoreError:  # of a name or a dtype; whatever else is refused is a fault
             assert not path.exists(), backend
             continue

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import kinoml_data as kd
-from kinoml_data import conversion, files
+from kinoml_data import copied_rows, files
 from kinoml_data.errors import StoreExistsError, StoreReadError, StoreWriteError
 from kinoml_data.files import PositionedFile, replacing
 from tests.faults import power_loss, writers
@@ -226,7 +226,7 @@ def test_writing_npz_leaves_nothing_beside_it_that_has_a_name(tmp_path, monkeypa
         seen.append([path.name for path in tmp_path.iterdir()])
         return read(*args)
 
-    monkeypatch.setattr(conversion, "ROWS_PER_BATCH", 10)
+    monkeypatch.setattr(copied_rows, "ROWS_PER_BATCH", 10)
     monkeypatch.setattr(kd.XyDataset, "read_stored", look)
     target = {"backend": "npz-lazy", "path": str(tmp_path / "d.npz"), "compress": compress}
     kd.save_dataset(writers.dataset("new"), target)

@@ -32,7 +32,7 @@ import numpy as np
 import yaml
 
 import kinoml_data as kd
-from kinoml_data import conversion, files
+from kinoml_data import copied_rows, files
 from kinoml_data.backends.npz import backend as npz_lazy
 from kinoml_data.backends.npz import writer as npz_write
 from kinoml_data.backends.parquet import backend as parquet_awkward
@@ -56,7 +56,7 @@ VERSIONS = ("old", "new", "other")
 # Python code that Ctrl-C may interrupt before any line.
 LINES = {
     f"{ROOT}/kinoml_data/{name}.py"
-    for name in ("files", "conversion", "backends/npz/backend", "backends/npz/writer", "backends/parquet/layout")
+    for name in ("files", "conversion", "copied_rows", "backends/npz/backend", "backends/npz/writer", "backends/parquet/layout")
 }
 SYSTEM = ("kill", "ENOSPC", "ENOSPC from there on", "EIO", "Ctrl-C")  # what strace does at a call
 
@@ -543,7 +543,7 @@ def in_processes(report: Report, module: str, given: list[Any], jobs: int) -> Re
 def warm(place: Path, only: str = "") -> dict[str, Writer]:
     """The writers, ready: what is imported or opened only once is no boundary."""
     # Small parts, so that little data is read and written in many calls.
-    conversion.ROWS_PER_BATCH = ROWS // BATCHES
+    copied_rows.ROWS_PER_BATCH = ROWS // BATCHES
     npz_write.COPY_BYTES, npz_write.SEGMENT_BYTES, arrow_rows.TABLE_BYTES = 2048, 4096, 4096
     every = {name: writer for name, writer in writers().items() if name.startswith(only)}
     for writer in every.values():

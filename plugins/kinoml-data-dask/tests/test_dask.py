@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import kinoml_data as kd
+import numpy as np
 import pytest
 from distributed import LocalCluster
 from kinoml_data import registry
-from kinoml_data.errors import SpecError
+from kinoml_data.cli.main import main
+from kinoml_data.errors import FeaturizationError, SpecError
+from numpy.typing import NDArray
 
 from kinoml_data_dask import DaskExecutor
 
 TASKS = 60
+ROWS = 6_000  # of which two each have one text
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +113,74 @@ def test_a_shutdown_that_cancels_does_not_wait_and_the_scheduler_goes_on(cluster
     gate.touch()
     with DaskExecutor(cluster.scheduler_address) as another:
         assert another.submit(pow, 2, 10).result() == 1024
+
+
+# a conversion
+
+
+def codes(text: str) -> NDArray[np.uint32]:
+    """The codes of the letters; a text that says so cannot be featurized."""
+    if text.startswith("bad"):
+        raise ValueError("the text is bad")
+    return np.array([ord(letter) for letter in text], np.uint32)
+
+
+def texts(*, bad: int | None = None) -> kd.XyDataset:
+    data = {"text": [f"{'bad' if i == bad else 'text'} {i % (ROWS // 2):x}" for i in range(ROWS)], "y": np.arange(ROWS)}
+    column = {"codes": {"dtype": "uint32", "shape": ["*"]}}
+    featurizer = {"name": "codes", "inputs": ["text"], "outputs": column}
+    spec = {"X": "codes", "y": "y", "storage": {"backend": "featurize-on-access", "featurizer": featurizer}}
+    return kd.load_dataset(spec, data=data, featurizer={"codes": codes})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The file that one process writes."""
+    path = tmp_path_factory.mktemp("undisturbed") / "codes.npz"
+    kd.convert(texts(), path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_conversion_is_bit_identical_also_if_a_worker_is_killed(
+    cluster: Any, undisturbed: bytes, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    moment = chance.randrange(ROWS // 2) if seed else None  # a number of distinct texts; the first run is undisturbed
+    victims = [chance.choice([nanny.pid for nanny in cluster.workers.values()])] if seed else []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        assert not stage.startswith("featurizing") or total == ROWS // 2
+        if moment is not None and done > moment and victims:
+            os.kill(victims.pop(), signal.SIGKILL)
+
+    with DaskExecutor(cluster.scheduler_address) as executor:
+        kd.convert(texts(), tmp_path / "codes.npz", executor=executor, progress=progress)
+    assert not victims
+    assert (tmp_path / "codes.npz").read_bytes() == undisturbed
+    assert [path.name for path in tmp_path.iterdir()] == ["codes.npz"]
+
+
+def test_a_row_that_fails_on_a_worker_is_named(cluster: Any, tmp_path: Path) -> None:
+    with DaskExecutor(cluster.scheduler_address) as executor:
+        with pytest.raises(FeaturizationError, match="row 4321: ValueError: the text is bad"):
+            kd.convert(texts(bad=4321), tmp_path / "codes.npz", executor=executor)
+        assert not list(tmp_path.iterdir())
+        kd.convert(texts(bad=4321), tmp_path / "codes.npz", executor=executor, failed=tmp_path / "failed.csv")
+    with kd.load_dataset(tmp_path / "codes.npz") as dataset:
+        assert dataset.column("y").tolist() == [i for i in range(ROWS) if i != 4321]
+
+
+def test_the_command_converts_on_a_cluster(cluster: Any, tmp_path: Path) -> None:
+    pytest.importorskip("kinoml_data_rdkit")
+    (tmp_path / "a.csv").write_text("smiles,y\n" + "".join(f"{'C' * i}O,{i}\n" for i in range(9)))
+    (tmp_path / "a.yaml").write_text(
+        "{X: fingerprint, y: y, storage: {backend: featurize-on-access, source: {backend: csv, path: a.csv}, "
+        "featurizer: morgan-fingerprint}}"
+    )
+    source, alone, together = (str(tmp_path / name) for name in ("a.yaml", "alone.npz", "together.npz"))
+    for target, options in ((alone, []), (together, ["--executor", "dask", "--address", cluster.scheduler_address])):
+        with pytest.raises(SystemExit) as done:
+            main(["convert", source, target, *options])
+        assert not done.value.code
+    assert Path(together).read_bytes() == Path(alone).read_bytes()

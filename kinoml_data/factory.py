@@ -536,7 +536,7 @@ def _backend(options: Mapping[str, Any], context: SpecContext, where: str = "") 
     return _checked(cls, options, context, where)
 
 
-def _checked(cls: type[M], options: Mapping[str, Any], context: SpecContext | None, where: str) -> M:
+def _checked(cls: type[M], options: Mapping[str, Any], context: Any, where: str) -> M:
     """An object of a registered class, with its options validated."""
     try:
         return cls.model_validate_json(plain_json(options), context=context)
@@ -545,8 +545,11 @@ def _checked(cls: type[M], options: Mapping[str, Any], context: SpecContext | No
 
 
 def _observation_model(spec: DatasetSpec) -> ObservationModel | None:
+    def model(name: str, options: Mapping[str, Any], where: str) -> ObservationModel:
+        return _checked(registry.observation_model(name), options, model, where)
+
     ref = spec.observation_model
     if ref is None:
         return None
     name, options = (ref, {}) if isinstance(ref, str) else (ref.name, ref.options)
-    return _checked(registry.observation_model(name), options, None, "observation_model")
+    return model(name, options, "observation_model").bound_to(spec)

@@ -18,6 +18,7 @@ from kinoml_data.contracts.blocks import Blocks
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.contracts.hookspecs import hookimpl
 from kinoml_data.contracts.observation_model import ObservationModel
+from kinoml_data.contracts.y_columns import Condition
 
 # Files: reads at given positions, and writing to a temporary file that replaces the old one at the end.
 from kinoml_data.files import PositionedFile, replacing
@@ -83,7 +84,17 @@ _LAZY = {
 }
 
 __all__ = ["Column", "Columns", "Indexed", "Ragged", "gather", "keys_by_content"]
-__all__ += ["AnyBackend", "Backend", "BatchForm", "Blocks", "DataPath", "Featurizer", "ObservationModel", "Storage"]
+__all__ += [
+    "AnyBackend",
+    "Backend",
+    "BatchForm",
+    "Blocks",
+    "Condition",
+    "DataPath",
+    "Featurizer",
+    "ObservationModel",
+    "Storage",
+]
 __all__ += ["hookimpl"]
 __all__ += ["PositionedFile", "replacing"]
 __all__ += ["CheckedArrayStorage", "check_names", "own_arrays", "rows_of", "write_rows"]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 import kinoml_data as kd
 from kinoml_data.errors import SpecError, UnknownNameError
-from kinoml_data.observation import PIC50, Identity, PercentDisplacement, PKd, PKi
+from kinoml_data.observation import PIC50, Identity, Mixed, PercentDisplacement, PKd, PKi
 
 G = [-30.0, -12.5, -1.0, 0.0, 0.3, 7.0]
 
@@ -190,8 +190,10 @@ def test_displacement_falls_and_p_values_fall_with_the_free_energy():
 
 
 def test_the_defaults_of_the_models_are_those_of_kinoml():
-    assert PKd().model_dump() == PKi().model_dump() == {"standard_conc": 1.0}
-    assert PIC50().model_dump() == {"substrate_conc": 1e-6, "michaelis_constant": 1.0, "standard_conc": 1.0}
+    columns = {"value": None, "relation": None}
+    assert PKd().model_dump() == PKi().model_dump() == columns | {"standard_conc": 1.0}
+    conditions = {"substrate_conc": 1e-6, "michaelis_constant": 1.0, "standard_conc": 1.0}
+    assert PIC50().model_dump() == columns | conditions
     assert PercentDisplacement(inhibitor_conc=1e-6).standard_conc == 1.0
 
 
@@ -245,7 +247,7 @@ def test_a_spec_without_an_observation_model_has_the_identity():
     ("said", "expected"),
     [
         ({"name": "pIC50", "substrate_con": 1.0}, "substrate_con'; did you mean 'substrate_conc'"),
-        ({"name": "pKd", "substrate_conc": 1.0}, "unknown key 'substrate_conc'; known: standard_conc"),
+        ({"name": "pKd", "substrate_conc": 1.0}, "unknown key 'substrate_conc'; known: value, relation, standard_conc"),
         ({"name": "identity", "x": 1}, "unknown key 'x'"),
         ({"name": "pIC50", "substrate_conc": "1e-6"}, "observation_model.substrate_conc"),
         ({"name": "pIC50", "substrate_conc": True}, "observation_model.substrate_conc"),
@@ -306,7 +308,7 @@ def test_training_through_a_model_finds_the_free_energy():
     "model", [PIC50(), PKi(), PKd(), PercentDisplacement(inhibitor_conc=1e-6)], ids=lambda m: m.name
 )
 def test_a_condition_that_would_change_the_shape_is_an_error_over_every_broadcast(model):
-    name = next(iter(type(model).model_fields))
+    name = model.condition_names()[0]
     shapes = [(), (4,), (1,), (4, 1), (1, 4), (3, 4), (2, 3, 4), (2, 1, 1), (2, 3, 1)]
     for prediction, condition in itertools.product(shapes, shapes):
         dG, values = torch.zeros(prediction), torch.ones(condition)
@@ -354,3 +356,208 @@ def test_a_condition_may_be_a_numpy_array_and_keeps_the_dtype():
     found = PIC50()(torch.zeros(2), substrate_conc=conc)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, PIC50()(torch.zeros(2), substrate_conc=torch.tensor(conc, dtype=torch.float32)))
+
+
+# -- conditions in columns, and rows of several kinds
+
+KINDS = ["pIC50", "pKd", "percent-displacement"]
+MIXED = {
+    "name": "mixed",
+    "value": "value",
+    "kind": "kind",
+    "relation": "relation",
+    "models": {
+        "pIC50": {"substrate_conc": 1e-6, "michaelis_constant": 1e-6},
+        "pKd": {},
+        "percent-displacement": {"inhibitor_conc": {"column": "conc"}},
+    },
+    "scale": {"percent-displacement": 10},
+}
+ROWS = {
+    "value": [6.5, 7.0, 55.0, math.nan, 8.0, 5.0, 90.0, 40.0, 7.5],
+    "kind": [KINDS[i] for i in (0, 1, 2, 1, 1, 0, 2, 2, 0)],
+    "relation": ["=", "=", "=", "=", ">", "<", ">", "<", "<"],
+    "conc": [math.nan, math.nan, 1e-6, math.nan, math.nan, math.nan, 1e-5, 1e-6, math.nan],
+}
+COLUMNS = {
+    "value": {"dtype": "float64", "missing": "nan"},
+    "kind": {"dtype": "uint8", "values": KINDS},
+    "relation": {"dtype": "uint8", "values": ["=", "<", ">"]},
+    "conc": {"dtype": "float64", "missing": "nan"},
+}
+
+
+def measurements(observation_model, rows=ROWS, columns=COLUMNS):
+    """A dataset with these measurements as y, and the number of each row as X."""
+    return kd.load_dataset(
+        {
+            "columns": {"x": {}, **columns},
+            "X": "x",
+            "y": list(columns),
+            "storage": {"backend": "in-memory"},
+            "observation_model": observation_model,
+        },
+        data={"x": np.arange(len(rows["value"])), **rows},
+    )
+
+
+ENERGIES = [-14.5, -17.0, -13.0, -3.0, -20.0, -14.0, -16.0, -12.0, -10.0]
+
+
+def test_the_gradients_of_a_mixed_batch_are_the_sum_of_those_of_separate_loaders():
+    torch.manual_seed(0)
+    network = torch.nn.Linear(1, 1).double()
+    with torch.no_grad():
+        network.bias.fill_(-14.0)
+
+    def gradients(dataset, scale=1):
+        network.zero_grad()
+        for X, y in dataset.as_dataloader(batch_size=4):
+            residual = dataset.observation_model.residual(network(X[:, None].double()).squeeze(1), y) / scale
+            residual.square().sum().backward()
+        return torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+
+    separate = []
+    for kind, options in MIXED["models"].items():
+        here = [row for row, name in enumerate(ROWS["kind"]) if name == kind]
+        rows = {"x": here} | {name: [values[row] for row in here] for name, values in ROWS.items()}
+        dataset = measurements({"name": kind, "value": "value", "relation": "relation", **options}, rows)
+        separate.append(gradients(dataset, MIXED["scale"].get(kind, 1)))
+    assert all(gradient.abs().min() > 0 for gradient in separate)
+    torch.testing.assert_close(gradients(measurements(MIXED)), sum(separate), rtol=1e-6, atol=1e-6)
+
+
+def test_a_mixed_residual_is_that_of_the_formula_of_each_row_written_out_by_hand():
+    dataset = measurements(MIXED)
+    _, y = dataset[:]
+    g = ENERGIES
+    expected = [
+        pic50(g[0], 1e-6, 1e-6) - 6.5,
+        pkd(g[1]) - 7,
+        (displacement(g[2], 1e-6) - 55) / 10,
+        0,  # NaN
+        0,  # pKd is 8.7, as `> 8` says
+        pic50(g[5], 1e-6, 1e-6) - 5,  # 5.8, but `< 5`
+        0,  # 99 percent, as `> 90` says
+        0,  # 14 percent, as `< 40` says
+        0,  # pIC50 is 4, as `< 7.5` says
+    ]
+    dG = torch.tensor(g, dtype=torch.float64)
+    torch.testing.assert_close(dataset.observation_model.residual(dG, y), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_a_mixed_residual_has_the_gradient_of_its_formula():
+    dataset = measurements(MIXED)
+    y = dataset[:][1]
+    dG = torch.tensor(ENERGIES, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda g: dataset.observation_model.residual(g, y), (dG,))
+    assert torch.autograd.gradgradcheck(lambda g: dataset.observation_model.residual(g, y) ** 2, (dG,))
+
+
+def test_a_mixed_model_is_the_same_after_a_conversion_and_in_another_process(tmp_path):
+    import pickle
+
+    dataset = measurements(MIXED)
+    kd.save_dataset(dataset, tmp_path / "m.npz")
+    dG = torch.tensor(ENERGIES)
+    expected = dataset.observation_model.residual(dG, dataset[:][1])
+    with kd.load_dataset(tmp_path / "m.npz") as copy:
+        assert torch.equal(copy.observation_model.residual(dG, copy[:][1]), expected)
+    model = pickle.loads(pickle.dumps(dataset.observation_model))
+    assert torch.equal(model.residual(dG, dataset[:][1]), expected)
+
+
+def test_the_kinds_of_a_mixed_model_may_come_from_plugins(monkeypatch):
+    from kinoml_data.registry import BUILT_IN
+
+    class Twice(kd.ObservationModel):
+        name = "twice"
+        factor: float = 2.0
+
+        def predict(self, dG_over_kT, **conditions):
+            return conditions["factor"] * dG_over_kT
+
+    monkeypatch.setitem(BUILT_IN["observation model"], "twice", Twice)
+    columns = {"value": {}, "kind": {"dtype": "uint8", "values": ["pKd", "twice"]}}
+    rows = {"value": [0.0, 0.0], "kind": ["twice", "pKd"]}
+    spec = {"name": "mixed", "value": "value", "kind": "kind", "models": {"twice": {"factor": 3.0}, "pKd": {}}}
+    dataset = measurements(spec, rows, columns)
+    found = dataset.observation_model.residual(torch.tensor([-1.0, -1.0]), dataset[:][1])
+    assert found.tolist() == pytest.approx([-3, 1 / math.log(10)])
+
+
+def changed(**options):
+    return {**MIXED, **options}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            changed(models={"pKd": {}, "pIC50": {}}, scale={}),
+            "observation_model.models: no model for kind 'percent-displacement'",
+        ),
+        (
+            changed(models={**MIXED["models"], "pKi": {}}),
+            "observation_model.models.pKi: the column 'kind' has no such kind",
+        ),
+        (
+            changed(models={**MIXED["models"], "pKd": {"standard_con": 1.0}}),
+            "observation_model.models.pKd: .*did you mean 'standard_conc'",
+        ),
+        (
+            changed(models={**MIXED["models"], "percent-displacement": {}}),
+            "observation_model.models.percent-displacement: inhibitor_conc: this key is missing",
+        ),
+        (
+            changed(models={**MIXED["models"], "percent-displacement": {"inhibitor_conc": {"column": "con"}}}),
+            "observation_model.models.percent-displacement.inhibitor_conc: unknown column of y 'con'; did you mean",
+        ),
+        (changed(models={**MIXED["models"], "pKd": {"relation": "relation"}}), "next to `models`, for all kinds"),
+        (changed(models={"mixed": {"kind": "kind", "models": {"pKd": {}}}}), "next to `models`, for all kinds"),
+        (changed(models={}), "observation_model.models: "),
+        (changed(models=3), "observation_model.models: must be a mapping"),
+        (changed(models={"pKd": 3}), "observation_model.models.pKd: give the options of the model"),
+        (changed(scale={"pKa": 10}), "scale: no kind in `models` is called 'pKa'"),
+        (changed(scale={"pKd": 0}), "observation_model.scale.pKd: "),
+        (changed(kind="conc"), "observation_model.kind: the column 'conc' needs `values`"),
+        (changed(kind=None), "observation_model.kind: "),
+    ],
+    ids=str,
+)
+def test_a_mixed_model_that_does_not_fit_its_columns_is_a_spec_error(said, expected):
+    with pytest.raises(SpecError, match=expected):
+        measurements(said)
+
+
+def test_an_unknown_model_of_a_kind_is_an_error_that_suggests_one():
+    with pytest.raises(UnknownNameError, match="unknown observation model 'pKD'; did you mean 'pK"):
+        measurements(changed(models={**MIXED["models"], "pKD": {}}))
+
+
+def test_a_mixed_model_has_no_formula_without_the_kinds_of_rows():
+    with pytest.raises(SpecError, match=r"call `measured\(dG, y\)` or `residual\(dG, y\)`"):
+        measurements(MIXED).observation_model(torch.zeros(2))
+
+
+def test_the_models_of_a_mixed_model_may_be_objects_but_not_names_in_python():
+    model = Mixed(value="value", kind="kind", models={"pKd": PKd()})
+    with pytest.raises(SpecError, match=r"the texts of the column 'kind' are not known.*bound_to"):
+        model.residual(torch.zeros(1), {"value": torch.zeros(1), "kind": torch.zeros(1)})
+    columns = {"value": {}, "kind": {"dtype": "uint8", "values": ["pKd"]}}
+    dataset = measurements(None, {"value": [7.0], "kind": ["pKd"]}, columns)
+    found = model.bound_to(dataset.spec).residual(torch.zeros(1), dataset[:][1])
+    assert found.tolist() == [-7]
+    with pytest.raises(ValidationError, match="names are looked up only in a spec"):
+        Mixed(value="value", kind="kind", models={"pKd": {}})
+
+
+def test_a_kind_outside_its_list_has_no_residual_that_could_pass_for_one():
+    dataset = measurements(changed(relation=None, scale={}))
+    y = dataset[:][1]
+    y["kind"][0] = 9
+    with pytest.raises(IndexError):
+        dataset.observation_model.residual(torch.tensor(ENERGIES), y)
+    assert (
+        dataset.observation_model.measured(torch.tensor(ENERGIES[:1]), {n: c[:1] for n, c in y.items()}).isnan().all()
+    )

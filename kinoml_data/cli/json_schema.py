@@ -113,9 +113,9 @@ def _variant(name: str, cls: Any, key: str) -> type[BaseModel]:
 
 def _add_docs(schema: Schema, cls: type) -> None:
     """Describe a class by the first paragraph of its docstring, and its fields by the section `Attributes`."""
-    docstring = inspect.cleandoc(cls.__doc__ or "")
-    schema["description"] = docstring.partition("\n\n")[0]
-    attributes = docstring.partition("\nAttributes:\n")[2]
+    schema["description"] = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0]
+    docstrings = [inspect.cleandoc(base.__doc__ or "") for base in cls.__mro__]  # fields may be those of a base class
+    attributes = "\n".join(text.partition("\nAttributes:\n")[2] for text in docstrings)
     for names, text in re.findall(r"^    ([\w, ]+): (.*(?:\n {5,}.*)*)", attributes, re.MULTILINE):
         for name in names.split(", "):
             if name in schema["properties"]:

@@ -76,6 +76,8 @@ GOOD: dict[str, Any] = {
         {"columns": None, "X": "a"},
         {"observation_model": "pKd", "collate": "packed"},
         {"observation_model": None, "splits": None, "collate": None},
+        {"observation_model": {"name": "percent-displacement", "inhibitor_conc": {"column": "conc"}, "value": "p"}},
+        {"observation_model": {"name": "mixed", "kind": "k", "models": {"pIC50": {"substrate_conc": 1}, "pKd": {}}}},
         {"splits": {"ratios": {"train": 0.5, "test": 0.5}, "seed": 3}},
         {"storage": {"backend": "in-memory", "source": {"backend": "csv", "path": "x.csv", "delimiter": ";"}}},
         {"storage": {"backend": "in-memory", "source": {"backend": "in-memory", "source": None}}},
@@ -106,6 +108,8 @@ def test_the_schema_accepts_what_a_spec_accepts(change: dict[str, Any]) -> None:
         {"observation_model": "pIC5O"},
         {"observation_model": "percent-displacement"},
         {"observation_model": {"name": "pIC50", "substrate": 1}},
+        {"observation_model": {"name": "pIC50", "substrate_conc": {"colum": "conc"}}},
+        {"observation_model": {"name": "mixed", "kind": "k", "models": {"pIC50": 1}}},
         {"collate": "stack"},
         {"collate": {"atoms": {"form": "pad", "fill": 0}}},
     ],
@@ -195,6 +199,8 @@ def valid(root: dict[str, Any], schema: dict[str, Any], value: Any) -> bool:
             ok = all(valid(root, said, item) for item in items)
         elif keyword in ("minItems", "minLength"):
             ok = not isinstance(value, (list, str)) or len(value) >= said
+        elif keyword == "minProperties":
+            ok = not isinstance(value, dict) or len(value) >= said
         elif keyword in ("maxItems", "maxLength"):
             ok = not isinstance(value, (list, str)) or len(value) <= said
         elif keyword in ("minimum", "exclusiveMinimum"):

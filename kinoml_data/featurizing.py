@@ -11,7 +11,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -29,7 +29,7 @@ from kinoml_data.backends.featurizer_call import FeaturizerCall
 from kinoml_data.contracts.backend import Storage
 from kinoml_data.copied_rows import ROWS_PER_BATCH, groups
 from kinoml_data.dataset.dataset import XyDataset
-from kinoml_data.errors import FeaturizationError, SpecError, one_line, quoted
+from kinoml_data.errors import FeaturizationError, KinomlDataError, SpecError, format_error, one_line, quoted
 from kinoml_data.files import replacing
 
 CHUNK = 256  # distinct inputs that a task featurizes
@@ -169,9 +169,12 @@ def _result(future: Future[Any]) -> Any:
             f"a featurizer or its inputs cannot be sent to another process: {one_line(error)}; a function must be "
             "defined at the top level of a module"
         ) from error
-    except BrokenExecutor as error:
+    except KinomlDataError:
+        raise
+    except Exception as error:  # such as `BrokenProcessPool`, or Dask's `KilledWorker`; `_featurized` raises none
         raise FeaturizationError(
-            "a process ended while it featurized; it crashed, or was killed because memory was short"
+            "a process ended while it featurized; it crashed, or was killed because memory was short: "
+            f"{format_error(error)}"
         ) from error
 
 

@@ -267,9 +267,8 @@ def test_the_documentation_says_how_many_atom_features_there_are() -> None:
 # all of them
 
 
-PEPTIDE = (
-    "NCC(=O)N[C@@H](Cc1c[nH]c2ccccc12)C(=O)" + "N[C@@H](CCCNC(=N)N)C(=O)N[C@@H](CS)C(=O)" * 14 + "O"
-)  # large enough for products of matrices in several threads
+# Large enough for products of matrices in several threads.
+PEPTIDE = "NCC(=O)N[C@@H](Cc1c[nH]c2ccccc12)C(=O)" + "N[C@@H](CCCNC(=N)N)C(=O)N[C@@H](CS)C(=O)" * 14 + "O"
 
 
 class TestFeaturizers(FeaturizerTests):

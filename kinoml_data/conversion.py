@@ -131,12 +131,19 @@ def save_dataset(
 
 
 def to_copy(spec: Any) -> Any:
-    """What to open in place of a spec to copy it: the source of `in-memory`, which would first load all rows."""
+    """What to open in place of a spec to copy it: the sources of `in-memory`, which would first load all rows."""
     described = as_spec(spec)
-    storage = described.storage
-    if storage.backend != InMemory.name or "source" not in storage.options or storage.options.get("device") is not None:
-        return spec
-    return described.with_storage(BackendRef.model_validate_json(plain_json(dict(storage.options["source"]))))
+    storage: Any = described.storage.model_dump(mode="json")
+    sources = _sources(storage)
+    return spec if sources == storage else described.with_storage(BackendRef.model_validate_json(plain_json(sources)))
+
+
+def _sources(options: Any) -> Any:
+    """Options of a backend in which the source of each `in-memory` stands in its place, at any depth."""
+    if not isinstance(options, Mapping):
+        return options
+    is_wrapper = options.get("backend") == InMemory.name and "source" in options and options.get("device") is None
+    return _sources(options["source"]) if is_wrapper else {key: _sources(value) for key, value in options.items()}
 
 
 def _opened(source: Any, *, once: bool) -> XyDataset:

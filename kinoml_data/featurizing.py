@@ -12,8 +12,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
+from multiprocessing.connection import Connection
 from pathlib import Path
 from pickle import PicklingError
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from kinoml_data.backends.featurizer_call import FeaturizerCall
 from kinoml_data.contracts.backend import Storage
 from kinoml_data.copied_rows import ROWS_PER_BATCH, groups
 from kinoml_data.dataset.dataset import XyDataset
-from kinoml_data.errors import FeaturizationError, SpecError, one_line, quoted
+from kinoml_data.errors import FeaturizationError, KinomlDataError, SpecError, format_error, one_line, quoted
 from kinoml_data.files import replacing
 
 CHUNK = 256  # distinct inputs that a task featurizes
@@ -67,23 +68,26 @@ def executor_of(workers: int, executor: Executor | None) -> Iterator[Executor | 
         return
     # A forked process would share threads, locks and open files with this one.
     context = multiprocessing.get_context("spawn")
-    own = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    theirs, ours = context.Pipe(duplex=False)  # theirs ends when `ours` is closed, or when this process ends
+    own = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(theirs,))
     try:
         yield own
+        own.shutdown()
     finally:
-        own.shutdown(wait=True, cancel_futures=True)
+        ours.close()  # after a failure, the workers end in the middle of their tasks
+        own.shutdown(cancel_futures=True)
+        theirs.close()
 
 
-def _begin_worker() -> None:
+def _begin_worker(lifeline: Connection) -> None:
     """Let a worker process end with the process that started it, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that started this one ends it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+def _end_with(lifeline: Connection) -> None:
+    with suppress(EOFError, OSError):
+        lifeline.recv()
     os._exit(1)
 
 
@@ -91,11 +95,11 @@ def _end_with_parent() -> None:
 def cached(dataset: XyDataset, folder: Path) -> Iterator[None]:
     """Give every featurizer of a dataset that has no cache a temporary one in a folder, which is removed at the end."""
     with ExitStack() as undone:
+        undone.callback(shutil.rmtree, folder, ignore_errors=True)  # at last, when every cache has been closed
         for each in _computations(dataset):
             call = each.part.call
             if isinstance(call, CachedCall):
                 continue
-            undone.callback(shutil.rmtree, folder, ignore_errors=True)
             identity = {"featurizer": call.label, "temporary": secrets.token_hex(8)}
             cache = open_cache(folder, 1 << 62, identity, call.outputs)
             each.part.call = CachedCall(call.featurizer, call.outputs, call.label, cache)
@@ -117,7 +121,7 @@ def featurize_ahead(dataset: XyDataset, executor: Executor, progress: Progress |
         keeps_going: False to raise the first failure.
 
     Raises:
-        FeaturizationError: a row cannot be featurized, and `keeps_going` is False.
+        FeaturizationError: a row cannot be featurized, and `keeps_going` is False; or a process of the executor ended.
         SpecError: a featurizer or its inputs cannot be sent to another process.
     """
     parts = list(_computations(dataset))
@@ -164,6 +168,13 @@ def _result(future: Future[Any]) -> Any:
         raise SpecError(
             f"a featurizer or its inputs cannot be sent to another process: {one_line(error)}; a function must be "
             "defined at the top level of a module"
+        ) from error
+    except KinomlDataError:
+        raise
+    except Exception as error:  # such as `BrokenProcessPool`, or Dask's `KilledWorker`; `_featurized` raises none
+        raise FeaturizationError(
+            "a process ended while it featurized; it crashed, or was killed because memory was short: "
+            f"{format_error(error)}"
         ) from error
 
 

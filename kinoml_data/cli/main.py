@@ -162,6 +162,9 @@ def splits(
             "--column", metavar="NAME", help='A column to compare, or "X" for all inputs together; repeatable.'
         ),
     ] = None,
+    fold: Annotated[
+        int | None, typer.Option(metavar="N", help="Show the parts of the cross-validation on fold N instead.")
+    ] = None,
     settings: Settings = None,
     name: DatasetName = None,
 ) -> None:
@@ -176,7 +179,11 @@ def splits(
         if label:
             say(f"\n{label}")
         with opening.dataset(label or path, loads=True) as dataset:
-            say(str(dataset.check_splits(columns)))
+            if fold is None:
+                say(str(dataset.check_splits(columns)))
+            else:
+                parts = dataset.fold(fold)
+                say(", ".join(f"{part} {len(rows):,}" for part, rows in parts.items()))
 
 
 @app.command()

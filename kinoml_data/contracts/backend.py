@@ -223,7 +223,7 @@ class Backend(Model, ABC):
             columns: the columns to store.
             batches: the rows; each batch contains every column. If `keeps_keys` is True, a column may be `Indexed` in
                 every batch: its `values` are then the distinct values that no earlier batch had, and its `index`
-                counts the values of all batches so far.
+                counts the values of all batches so far; each of these values is that of a row of the batch.
             arrays: named arrays that are not per row.
             spec: JSON to embed, which `Storage.spec` returns.
             overwrite: True replaces an existing store.

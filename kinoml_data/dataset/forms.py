@@ -102,10 +102,9 @@ def formed(form: CollateForm, column: Any, array: Array) -> Form:
             column = _indexed(column)
         # Columns that share values in the same way have one index here, but not in a batch, which may be changed.
         return _unpickled_unique(formed(of_distinct(form), column.values, array), column.index.copy())
-    if isinstance(column, Indexed) and (form.form in ("pad", "pad-mask") or not isinstance(column.values, Ragged)):
-        shared: Any = formed(form, column.values, array)  # shared rows are padded once, and copied whole
-        parts = [as_tensor(taken(part, column.index)) for part in (shared if type(shared) is PadMask else (shared,))]
-        return PadMask(*parts) if type(shared) is PadMask else parts[0]
+    rows = None
+    if isinstance(column, Indexed) and isinstance(column.values, Ragged) and form.form in ("pad", "pad-mask"):
+        column, rows = column.values, column.index  # each row is copied once, to its place in the padded tensor
     column = expanded(column)
     if not isinstance(column, Ragged):
         return as_tensor(column)
@@ -118,11 +117,11 @@ def formed(form: CollateForm, column: Any, array: Array) -> Form:
             return _nested(column, array)
         case "list":
             return built_list(_rows, column)
-    padded = _padded(column, array, 0 if form.value is None else form.value)
+    padded = _padded(column, array, 0 if form.value is None else form.value, rows)
     if form.form == "pad":
         return padded
     ones = torch.ones_like(values, dtype=torch.bool)
-    return PadMask(padded, _padded(column.with_values(ones), array, False))
+    return PadMask(padded, _padded(column.with_values(ones), array, False, rows))
 
 
 def of_distinct(form: CollateForm) -> CollateForm:
@@ -225,30 +224,35 @@ def _slices(column: Ragged) -> Iterator[tuple[int, int, list[int]]]:
     return zip(ends[:-1], ends[1:], column.shapes.tolist(), strict=True)
 
 
-def _padded(column: Ragged, array: Array, value: float) -> Tensor:
+def _padded(column: Ragged, array: Array, value: float, rows: NDArray[np.int64] | None = None) -> Tensor:
+    """The rows of a column, or those whose numbers are in `rows`, padded to the longest row of the column."""
     values: Any = column.values
     shapes = column.shapes
     longest = shapes.max(axis=0).tolist() if len(shapes) else array.row_shape
     if values.is_floating_point() or values.is_complex():
         value = float(value)  # torch does not accept ints beyond int64
     if values.device.type != "cpu":
-        return scattered(values, shapes, longest, value)
-    source = values.numpy()
+        padded = scattered(values, shapes, longest, value)
+        return padded if rows is None else as_tensor(taken(padded, rows))
+    source, count = values.numpy(), len(column) if rows is None else len(rows)
     axis = array.shape.index(None)
     runs = math.prod(length or 1 for length in array.shape[:axis])  # a row consists of so many runs, each padded alone
     if runs <= FEW_RUNS and array.shape.count(None) == 1:
-        sizes = np.repeat(np.diff(column.offsets) // runs, runs)
-        ends = np.cumsum(sizes).tolist()
+        starts, sizes = column.offsets[:-1], np.diff(column.offsets) // runs
+        if rows is not None:
+            starts, sizes = starts.take(rows), sizes.take(rows)
+        ends = (starts[:, None] + sizes[:, None] * np.arange(1, runs + 1)).reshape(-1).tolist()
         data, padding = source.data, np.full(math.prod(longest) // runs, value, source.dtype).data
         parts = [
             part
-            for end, size in zip(ends, sizes.tolist(), strict=True)
+            for end, size in zip(ends, np.repeat(sizes, runs).tolist(), strict=True)
             for part in (data[end - size : end], padding[size:])
         ]
-        return torch.from_numpy(np.frombuffer(bytearray().join(parts), source.dtype).reshape(len(shapes), *longest))
+        return torch.from_numpy(np.frombuffer(bytearray().join(parts), source.dtype).reshape(count, *longest))
     # numpy's indexing takes a third of the time of torch's, and starts no threads that wait for each other.
-    target: Any = np.full((len(shapes), *longest), value, source.dtype)
-    for row, (start, stop, shape) in enumerate(_slices(column)):
+    target: Any = np.full((count, *longest), value, source.dtype)
+    slices = list(_slices(column))
+    for row, (start, stop, shape) in enumerate(slices if rows is None else map(slices.__getitem__, rows.tolist())):
         target[(row, *map(slice, shape))] = source[start:stop].reshape(shape)
     return torch.from_numpy(target)
 

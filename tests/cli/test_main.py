@@ -16,6 +16,7 @@ import kinoml_data as kd
 from kinoml_data.cli import main as cli
 from kinoml_data.cli.json_schema import json_schema
 from tests.cli.conftest import Outcome, Run, install
+from tests.slow_features import install_plugin
 
 
 @pytest.fixture
@@ -122,6 +123,25 @@ def test_convert_overwrites_only_with_its_option(run: Run, folder: Path) -> None
     assert lines[0] == "kinoml-data: StoreExistsError" and "--overwrite on the command line" in lines[1]
     assert run("convert", folder / "ligands.npz", folder / "bare.npz", "--overwrite").code == 0
     assert kd.load_dataset(folder / "bare.npz").spec.name == "ligands"
+
+
+def test_convert_leaves_out_rows_that_fail_and_logs_its_progress(run: Run, folder: Path, site: Path) -> None:
+    install_plugin(site)
+    (folder / "t.csv").write_text("id,v,y\na,C,1\nb,N!,2\nc,O,3\nd,N!,4\n")
+    featurizer = "{name: letters, inputs: [v]}"
+    spec = f"{{backend: featurize-on-access, source: {{backend: csv, path: t.csv}}, featurizer: {featurizer}}}"
+    (folder / "t.yaml").write_text(f"storage: {spec}\nX: letters\ny: y\nmeta: [id]\n")
+    message = " ".join(block(run("convert", folder / "t.yaml", folder / "t.npz")))
+    assert "failed for row 1: ValueError: N! is not a molecule (id 'b')" in message and "--failed FILE" in message
+    assert not (folder / "t.npz").exists()
+    options = ["--failed", folder / "failed.csv", "--log", folder / "log.txt", "--share", "y", "--workers", "1"]
+    done = run("convert", folder / "t.yaml", folder / "t.npz", *options)
+    assert done.code == 0 and "t.npz: 2 rows, without 2 rows listed in" in done.out
+    lines = (folder / "failed.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in lines[1:]] == [["1", "b"], ["3", "d"]]
+    log = (folder / "log.txt").read_text()
+    assert "featurizing, 1 failed, 3 of 3" in log and "copying, 2 of 2" in log
+    assert not list(folder.glob(".*"))
 
 
 def test_convert_writes_with_a_named_backend(run: Run, folder: Path) -> None:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from pydantic import PrivateAttr
 
 import kinoml_data as kd
-from kinoml_data.columns import Column, Ragged
+from kinoml_data.columns import Column, Indexed, Ragged
 from kinoml_data.contracts.backend import Backend, Storage
-from kinoml_data.dataset.forms import Unique
+from kinoml_data.dataset.forms import Unique, formed
 from kinoml_data.errors import SpecError, StoreReadError
 from kinoml_data.spec.array import Array
+from kinoml_data.spec.parts import CollateForm
 
 KEYS = np.array([2, 0, 2, 1, 0, 2, 1, 3], np.uint8)
 GRAPHS = [np.arange(2.0 * n, dtype=np.float32).reshape(n, 2) for n in (3, 1, 2, 0)]
@@ -163,3 +164,17 @@ def test_forms_that_cannot_be_combined(collate: Any, message: str) -> None:
 def test_one_name_for_all_columns_leaves_fixed_ones_stacked() -> None:
     X, y = load(collate="unique")[[0, 2]]
     assert isinstance(X["graph"], Unique) and X["bits"].shape == (2, 8) and y.shape == (2,)
+
+
+@pytest.mark.parametrize("form", ["pad", "pad-mask"])
+@pytest.mark.parametrize("shape", [(None,), (None, 3), (2, None), (9, None), (None, None), (2, None, 3)], ids=str)
+@pytest.mark.parametrize("index", [[0, 1, 0, 2, 2, 1, 0], [0], []], ids=str)
+def test_rows_that_share_values_are_padded_as_if_each_had_its_own(form: str, shape: Any, index: list[int]) -> None:
+    array = Array("float32", shape)
+    lengths = [[2 + i if axis is None else axis for axis in shape] for i in (0, 3, 1)]
+    rows = [np.random.default_rng(i).random(each, np.float32) for i, each in enumerate(lengths)]
+    distinct = Ragged.from_rows(rows[: len(set(index))], np.float32, len(shape))
+    indexed = Indexed(distinct, np.array(index, np.int64))
+    padded = CollateForm(form=form, value=-1)
+    found, expected = formed(padded, indexed, array), formed(padded, indexed.expanded, array)
+    assert equal(found, expected)

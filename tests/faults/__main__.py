@@ -13,6 +13,7 @@ PROOFS = {
     "bits": "tests.faults.bits",
     "changing": "tests.faults.changing",
     "differential": "tests.faults.differential",
+    "killed_convert": "tests.faults.killed_convert",
     "npz": "tests.faults.npz_mutants",
     "parquet": "tests.faults.parquet_mutants",
     "power_loss": "tests.faults.power_loss",

@@ -39,7 +39,7 @@ PLANTED = {
         "is_source = self._storage.is_source",
     ),
     # reading
-    "a row that is a view of memory": ("layouts/memory_storage.py", "[row, ...].copy()", "[row, ...]"),
+    "a row that is a view of memory": ("layouts/memory_storage.py", "[at, ...].copy()", "[at, ...]"),
     "a ragged row that is a view": ("layouts/memory_storage.py", ".reshape(shape).copy()", ".reshape(shape)"),
     "offsets without the first": (
         "columns.py",
@@ -88,7 +88,11 @@ PLANTED = {
         "column.values, column.offsets, column.shapes",
         "column.values, column.offsets, column.shapes[::-1].copy()",
     ),
-    "samples that torch collates": ("dataset/collate.py", "rows[name].append(part if", "rows[name].insert(0, part if"),
+    "samples that torch collates": (
+        "dataset/collate.py",
+        "parts_of[name].append(part if",
+        "parts_of[name].insert(0, part if",
+    ),
     "a batch that is lost": (
         "loading/prefetch.py",
         "        for batch in batches:\n",
@@ -159,9 +163,9 @@ PLANTED = {
         'arrays = {f"idx_{name}": positions[::-1] for',
     ),
     "rows of a copy": (
-        "conversion.py",
-        "dataset.read_stored(np.arange(start, stop), list(columns))",
-        "dataset.read_stored(np.arange(start, stop)[::-1], list(columns))",
+        "copied_rows.py",
+        "return self._dataset.read_stored(positions, self._group.names)",
+        "return self._dataset.read_stored(positions[::-1], self._group.names)",
     ),
 }
 
@@ -229,8 +233,8 @@ FOUND_BY_A_TEST = {
     ),
     "a copy that is not bound to its spec": (
         "conversion.py",
-        "        Binding(spec, copy)\n",
-        "",
+        "binding, all_rows = Binding(spec, copy),",
+        "binding, all_rows = None,",
         "test_conversion.py::test_a_copy_that_lacks_a_column_replaces_nothing",
     ),
     "stacked columns that share values in different ways": (

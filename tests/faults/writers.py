@@ -56,7 +56,14 @@ VERSIONS = ("old", "new", "other")
 # Python code that Ctrl-C may interrupt before any line.
 LINES = {
     f"{ROOT}/kinoml_data/{name}.py"
-    for name in ("files", "conversion", "copied_rows", "backends/npz/backend", "backends/npz/writer", "backends/parquet/layout")
+    for name in (
+        "files",
+        "conversion",
+        "copied_rows",
+        "backends/npz/backend",
+        "backends/npz/writer",
+        "backends/parquet/layout",
+    )
 }
 SYSTEM = ("kill", "ENOSPC", "ENOSPC from there on", "EIO", "Ctrl-C")  # what strace does at a call
 

@@ -171,8 +171,9 @@ class RdkitDescriptors(Featurizer):
     """The two-dimensional descriptors of RDKit, such as the molecular weight and the logP.
 
     The output is `descriptors`, float64 `(n,)`, in the order of `descriptor_names`. By default these are all in RDKit's
-    `Descriptors.descList` but Ipc, which is not bounded; AvgIpc is. The list differs between versions of RDKit: name
-    the descriptors if the features have to stay the same.
+    `Descriptors.descList` but Ipc, which is not bounded, and AvgIpc, which for large molecules depends on the number of
+    threads that numpy uses. The list differs between versions of RDKit: name the descriptors if the features have to
+    stay the same.
 
     Attributes:
         names: the descriptors to compute, by RDKit's names.
@@ -188,7 +189,11 @@ class RdkitDescriptors(Featurizer):
     @property
     def descriptor_names(self) -> tuple[str, ...]:
         """The names of the descriptors, in the order of the output."""
-        return tuple(name for name in _descriptors() if name != "Ipc") if self.names is None else self.names
+        return (
+            tuple(name for name in _descriptors() if name not in ("Ipc", "AvgIpc"))
+            if self.names is None
+            else self.names
+        )
 
     @property
     def outputs(self) -> Mapping[str, Array]:

@@ -39,8 +39,9 @@ class MurckoScaffold(Featurizer):
             ValueError: RDKit cannot read the SMILES.
         """
         from rdkit import Chem
-        from rdkit.Chem.Scaffolds import MurckoScaffold as murcko
+        from rdkit.Chem.Scaffolds import MurckoScaffold as module
 
+        murcko: Any = module  # RDKit does not declare its types
         (smiles,) = raw
         molecule = _molecule(smiles)
         Chem.RemoveStereochemistry(molecule)
@@ -81,8 +82,9 @@ class InchiKey(Featurizer):
 
         (smiles,) = raw
         molecule = _molecule(smiles)
+        chem: Any = Chem
         with rdBase.BlockLogs():
-            key = Chem.MolToInchiKey(molecule)
+            key = chem.MolToInchiKey(molecule)
         if not key:
             raise ValueError(f"the molecule {smiles!r} has no InChI")
         return (key[:14] if self.connectivity else key,)

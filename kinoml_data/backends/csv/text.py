@@ -6,7 +6,10 @@ import csv
 import io
 import itertools
 import zlib
+from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +118,16 @@ class TextTable:
 
     def line(self, row: int) -> int | None:
         """The line on which a row begins, counted from 1; None if it cannot be told."""
-        try:
-            return next(itertools.islice(self._rows(), row + self._skip_rows, None))[0]
-        except (csv.Error, StopIteration):
-            return None
+        place = row + self._skip_rows
+        return self._lines[place] if place < len(self._lines) else None
+
+    @cached_property
+    def _lines(self) -> Sequence[int]:
+        """The line of each row, up to the first that cannot be told. Many rows may have errors, so it is kept."""
+        lines = array("q")
+        with suppress(csv.Error):
+            lines.extend(line for line, _ in self._rows())
+        return lines
 
     def other_delimiter(self) -> str | None:
         """What to write if the only column seems to be several, with another delimiter in between."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from kinoml_data.errors import SpecError, UnsupportedStoreError, quoted, unknown
+from kinoml_data.errors import SpecError, StoreChangedError, UnsupportedStoreError, quoted, unknown
 from kinoml_data.plugin import SHAPES, STRING, UTF8, AnyBackend, Array, ArrayStorage, Backend, Ragged, Storage
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -39,8 +40,10 @@ class Measurements(Backend):
 
     Attributes:
         source: the raw table.
-        by: the columns, one or several, whose values together say what was measured, such as a ligand and a protein. If
-            the list is empty, each row is a measurement of its own.
+        by: the columns, one or several, whose values together say what was measured, such as a ligand and a protein. A
+            row without one of the values is rejected. If the list is empty, each row is a measurement of its own.
+        conditions: further columns whose values tell the measurements of `by` apart, such as a concentration. A missing
+            value is a condition of its own.
         value: the column of the values: numbers, or texts with numbers.
         unit: the column of the units, or the unit of all rows: M, mM, uM, nM, pM, %, or -log10(M), -log10(nM) and so on
             for values that are logarithms already.
@@ -64,6 +67,7 @@ class Measurements(Backend):
     name = "measurements"
     source: AnyBackend
     by: Names
+    conditions: Names = ()
     value: str = "value"
     unit: str = "unit"
     kind: str = "kind"
@@ -110,38 +114,43 @@ class Measurements(Backend):
             SpecError: the source lacks a column, or a column does not contain numbers or texts; or several rows are one
                 measurement, and `replicates` is "error".
             UnsupportedStoreError: the source does not read one of the columns.
+            StoreChangedError: the source was changed meanwhile.
         """
-        passed, requested = None, None
+        passed = None
         if columns is not None:
             passed = {name: array for name, array in columns.items() if name not in self._outputs.values()}
-            texts = {name: Array(STRING) for option, name in self._raw_columns.items() if option != "value"}
-            requested = texts | dict.fromkeys((self.value, *self.by)) | passed
-        source = self.source.open(requested)
-        try:
-            self._check(source)
-            raw = self._raw(source)
-            result = measured(
-                raw,
-                kinds=self.kinds,
-                relations=self.relations,
-                ranges={
-                    kind: self.ranges.get(kind, PERCENT_RANGE if is_percent(kind) else P_RANGE)
-                    for kind in self.kinds.values()
-                },
-                replicates=self.replicates,
-            )
+        # The raw columns are opened on their own, so that which rows are kept does not depend on what is asked for.
+        texts = {name: Array(STRING) for option, name in self._raw_columns.items() if option != "value"}
+        with ExitStack() as opened:
+            table = opened.enter_context(self.source.open(texts | dict.fromkeys((self.value, *self._key_columns))))
+            self._check(table)
+            raw = self._raw(table)
+            result = self._measured(raw)
             if self.rows == "rejected":
-                return self._rejected(source, raw, result)
+                return self._rejected(table, raw, result)
+            source = table
+            if passed != {}:
+                source = opened.enter_context(self._opened_again(passed, table))
             hidden = {*self._outputs.values(), *(self._raw_columns.values() if passed is None else ())}
             names = [n for n in (source.columns if passed is None else passed) if n not in hidden]
-            return MeasurementStorage(source, names, result, self._outputs)
-        except BaseException:
+            storage = MeasurementStorage(source, names, result, self._outputs)
+            opened.pop_all()
+            if source is not table:
+                table.close()
+            return storage
+
+    def _opened_again(self, columns: Mapping[str, Array | None] | None, first: Storage) -> Storage:
+        """The source, opened once more for other columns."""
+        source = self.source.open(columns)
+        if (len(source), source.identity) != (len(first), first.identity):
             source.close()
-            raise
+            raise StoreChangedError(f"{self.name}: the source was changed while it was opened; open it again")
+        return source
 
     def _check(self, source: Storage) -> None:
         """Raise a `SpecError` or an `UnsupportedStoreError` if a raw column cannot be read."""
-        for option, name in (*self._raw_columns.items(), *(("by", name) for name in self.by)):
+        options = [*self._raw_columns.items(), *(("by", name) for name in self.by)]
+        for option, name in (*options, *(("conditions", name) for name in self.conditions)):
             if name in source.unreadable:
                 raise UnsupportedStoreError(source.unreadable[name])
             if name not in source.columns:
@@ -150,9 +159,20 @@ class Measurements(Backend):
                 raise SpecError(f"{self.name}.{option}: {unknown(name, known, 'column of the source')}")
             array = source.columns[name]
             is_number = not array.is_string and array.numpy.kind in "iuf"
-            if array.shape or not (array.is_string or option == "by" or (option == "value" and is_number)):
-                needed = {"by": "one value", "value": "one number or text"}.get(option, "one text")
-                raise SpecError(f"{self.name}.{option}: column {quoted(name)} contains {array}, not {needed} per row")
+            fits = array.is_string or option in ("by", "conditions") or (option == "value" and is_number)
+            if array.shape or not fits:
+                needed = {"value": "one number or text", "by": "one value", "conditions": "one value"}
+                what = f"contains {array}, not {needed.get(option, 'one text')} per row"
+                raise SpecError(f"{self.name}.{option}: column {quoted(name)} {what}")
+
+    @property
+    def _key_columns(self) -> tuple[str, ...]:
+        """The columns whose values tell measurements apart."""
+        return (*self.by, *self.conditions)
+
+    def _measured(self, raw: RawTable) -> Measured:
+        ranges = {kind: PERCENT_RANGE if is_percent(kind) else P_RANGE for kind in self.kinds.values()} | self.ranges
+        return measured(raw, kinds=self.kinds, relations=self.relations, ranges=ranges, replicates=self.replicates)
 
     def _raw(self, source: Storage) -> RawTable:
         columns, count = self._raw_columns, len(source)
@@ -172,21 +192,21 @@ class Measurements(Backend):
                 relations = Texts([relation or self.relation for relation, _ in numbers], value.places)
             values = np.array([number for _, number in numbers])[value.places]
         else:
-            values = reading.numbers_of(source, self.value)
+            with self._opened_again({self.value: Array("float64", missing="nan")}, source) as numeric:
+                values = reading.numbers_of(numeric, self.value)
         unidentified: dict[int, str] = {}
         ids = []
-        for name in self.by:
+        for name in self._key_columns if self.by else ():
             failed: dict[int, str] = {}
             ids.append(reading.ids_of(source, name, failed))
-            unidentified = {row: f"{name}: {problem}" for row, problem in failed.items()} | unidentified
+            if name in self.by:
+                unidentified = {row: f"{name}: {problem}" for row, problem in failed.items()} | unidentified
         return RawTable(values, value, texts("unit"), texts("kind"), relations, ids, unidentified)
 
     def _rejected(self, source: Storage, raw: RawTable, result: Measured) -> Storage:
-        """The rejected rows as a dataset of their own. The source is closed."""
+        """The rejected rows as a dataset of their own."""
         rows = list(result.reasons)
-        ids = [[f"{name}={text}" for text in reading.shown(source, name, rows)] for name in self.by]
-        identity = source.identity
-        source.close()
+        ids = [[f"{name}={text}" for text in reading.shown(source, name, rows)] for name in self._key_columns]
         texts = {
             "ids": [", ".join(parts) for parts in zip(*ids, strict=True)] if ids else [""] * len(rows),
             "value": [raw.value_text(row) for row in rows],
@@ -199,4 +219,4 @@ class Measurements(Backend):
         for name, column in texts.items():
             ragged = Ragged.from_strings(column)
             flat |= {name + UTF8: ragged.values, name + SHAPES: ragged.shapes}
-        return ArrayStorage(flat, identity=identity)
+        return ArrayStorage(flat, identity=source.identity)

@@ -43,7 +43,8 @@ class RawTable(NamedTuple):
         values: float64 `(rows,)`; NaN if there is no number.
         texts: the texts that the values come from; None if they are stored as numbers.
         units, kinds, relations: the other columns.
-        ids: for each column of `by`, the number of each row's distinct value.
+        ids: for each column that tells measurements apart, the number of each row's distinct value; -1 if it is
+            missing. If there are no such columns, each row is a measurement of its own.
         unidentified: the rows that lack a value in a column of `by`, with the reason.
     """
 
@@ -206,7 +207,7 @@ def _merge(
         if replicates == "error":
             raise SpecError(
                 f"rows {group[0]} and {group[1]} of the source are one measurement: they have one kind, and equal "
-                "values in the columns `by`; add a column to `by`, or specify `replicates`: median, mean or first"
+                "values in the columns `by`; add `conditions`, or specify `replicates`: median, mean or first"
             )
         exact, below, above = ([row for row in group if relation[row] == place] for place in range(len(RELATIONS)))
         if exact:

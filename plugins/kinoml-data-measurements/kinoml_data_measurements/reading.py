@@ -70,17 +70,18 @@ def numbers_of(storage: Storage, name: str) -> NDArray[np.float64]:
 def ids_of(storage: Storage, name: str, failed: dict[int, str]) -> Rows:
     """For each row the number of its distinct value in a column; -1 for a row that is added to `failed`.
 
-    Zeros of both signs are one value, and so are all NaN. An empty text is a missing value.
+    NaN and an empty text are missing values. Zeros of both signs are one value.
     """
     numbers: dict[Any, int] = {}
     result = np.full(len(storage), -1, np.int64)
     for rows, column in valid_rows(storage, name, all_rows(storage), failed):
+        missing = np.zeros(len(rows), bool)
         if isinstance(column, Ragged):
-            failed |= dict.fromkeys(rows[column.shapes[:, 0] == 0].tolist(), "the text is empty")
+            missing = column.shapes[:, 0] == 0
         elif column.dtype.kind == "f":
-            column = np.where(np.isnan(column), np.nan, column + 0.0)
-        result[rows] = keys_by_content(column, numbers)
-    result[list(failed)] = -1
+            missing, column = np.isnan(column), column + 0.0
+        failed |= dict.fromkeys(rows[missing].tolist(), "missing")
+        result[rows] = np.where(missing, -1, keys_by_content(column, numbers))
     return result
 
 

@@ -24,8 +24,8 @@ def rejected(spec: kd.DatasetSpec | Mapping[str, Any] | str | os.PathLike[str], 
 
     Returns:
         One dictionary per row: `row`, its number in the source, counted from 0; `ids`, its values in the columns of
-        `by`; its raw `value`, `unit`, `kind` and `relation` as texts, which are empty if they are missing; and the
-        `reason`.
+        `by` and `conditions`; its raw `value`, `unit`, `kind` and `relation` as texts, which are empty if they are
+        missing; and the `reason`.
 
     Raises:
         SpecError: the spec is not valid, or does not contain the backend once.

@@ -22,6 +22,9 @@ class TestMeasurements(BackendTests):
     def can(self, backend: Backend, capability: str) -> bool:
         return capability not in ("keeps_arrays", "keeps_spec") and super().can(backend, capability)
 
+    def supports(self, backend: Any, array: kd.Array) -> bool:
+        return array.dtype not in type(backend.source).unsupported_dtypes
+
     def make_backend(self, folder: Path) -> Backend:
         source = kd.list_backends()["npz-lazy"](path=folder / "raw.npz")  # type: ignore[call-arg]
         return Measurements(source=source, by=(), value=RAW, unit="nM", kind="Ki", relation="=")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinoml_data.errors import SpecError
+from kinoml_data.errors import SpecError, StoreChangedError
 
 from kinoml_data_measurements import rejected, write_rejected
 
@@ -146,7 +146,7 @@ BAD: Mapping[str, tuple[Row, str]] = {
         "range: percent-displacement 104 is not in 0 to 100",
     ),
     "no relation": (one(3, "nM", relation=""), "relation: missing"),
-    "an empty id": (("", 3, "nM", "Ki", "="), "id: the text is empty"),
+    "an empty id": (("", 3, "nM", "Ki", "="), "id: missing"),
 }
 
 
@@ -278,19 +278,93 @@ def test_bounds_that_contradict_each_other_are_all_rejected() -> None:
     assert reasons(rows, replicates="mean") == {0: reason, 1: reason, 2: reason}
 
 
-def test_a_number_in_by_may_be_missing_if_the_spec_says_so(tmp_path: Path) -> None:
-    (tmp_path / "raw.csv").write_text("id,conc,value\na,1e-6,10\na,,20\na,0.0,30\na,-0.0,30\na,,20\n")
-    options = {"by": ["id", "conc"], "unit": "%", "kind": "Inhibition", "relation": "=", "replicates": "mean"}
+def test_a_missing_condition_is_a_condition_of_its_own(tmp_path: Path) -> None:
+    lines = ["id,conc,assay,value", "a,1e-6,x,10", "a,,x,20", "a,0.0,x,30", "a,-0.0,x,30", "a,,x,20", "a,nan,x,20"]
+    (tmp_path / "raw.csv").write_text("\n".join([*lines, "a,,,20", 'a,,"",20', "a,,y,20"]) + "\n")
+    options = {"unit": "%", "kind": "Inhibition", "relation": "=", "replicates": "mean"}
     spec = spec_of(source={"backend": "csv", "path": str(tmp_path / "raw.csv")}, **options)
-    columns: dict[str, Any] = {"value": {"dtype": "float64"}, "conc": {"dtype": "float64"}}
-    spec = {"X": "value", "columns": columns, "storage": spec["storage"]}
-    with kd.load_dataset(spec) as dataset:
-        assert dataset.column("value").tolist() == [10.0, 30.0]
-        assert [row["row"] for row in rejected(spec)] == [1, 4]
-    columns["conc"]["missing"] = "nan"
-    with kd.load_dataset(spec) as dataset:
-        assert dataset.column("value").tolist() == [10.0, 20.0, 30.0]
-        np.testing.assert_array_equal(dataset.column("conc"), [1e-6, np.nan, 0.0])
+    expected = {(): [1e-6], ("conc",): [1e-6, math.nan, 0.0], ("conc", "assay"): [1e-6, math.nan, 0.0] + [math.nan] * 2}
+    columns: dict[str, Any] = {"value": {"dtype": "float64"}, "conc": {"dtype": "float64", "missing": "nan"}}
+    for conditions, conc in expected.items():
+        storage = spec["storage"] | {"conditions": list(conditions)}
+        with kd.load_dataset({"X": "value", "columns": columns, "storage": storage}) as dataset:
+            np.testing.assert_array_equal(dataset.column("conc"), conc)
+        assert rejected({"X": "value", "storage": storage}) == []
+    storage = spec["storage"] | {"by": ["id", "conc"]}
+    assert [row["reason"] for row in rejected({"X": "value", "storage": storage})] == [
+        "conc: missing or not a valid value",
+        "conc: missing or not a valid value",
+        "conc: missing",
+        *["conc: missing or not a valid value"] * 3,
+    ]
+
+
+def test_which_rows_are_kept_does_not_depend_on_the_columns_of_the_spec(tmp_path: Path) -> None:
+    (tmp_path / "raw.csv").write_text("id,value,unit\n7,1,nM\n,2,nM\n8,,nM\n9,4,nM\n")
+    options = {"kind": "Ki", "relation": "=", "outputs": {"value": "pActivity"}}
+    spec = {
+        "X": "pActivity",
+        "storage": spec_of(source={"backend": "csv", "path": str(tmp_path / "raw.csv")}, **options)["storage"],
+    }
+    declared: dict[str, Any] = {"pActivity": {"dtype": "float32"}, "id": {"dtype": "float64", "missing": "nan"}}
+    declared["value"] = {"dtype": "float32", "missing": "nan"}
+    for columns in (None, {"pActivity": {"dtype": "float64"}}, declared, {**declared, "id": {"dtype": "str"}}):
+        with kd.load_dataset(spec | ({"columns": columns} if columns else {})) as dataset:
+            np.testing.assert_allclose(dataset.column("pActivity"), [9, 9 - math.log10(4)], rtol=1e-6)
+            if columns == declared:
+                assert dataset.column("id").tolist() == [7, 9] and dataset.column("value").tolist() == [1, 4]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_source_that_changes_while_it_is_opened_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = tmp_path / "raw.csv"
+    path.write_text("id,value\na,1\n")
+    csv_backend, opened = kd.list_backends()["csv"], []
+    open_csv = csv_backend.open
+
+    def changing(self: Any, columns: Any) -> Any:
+        opened.append(open_csv(self, columns))
+        if len(opened) == number:
+            path.write_text("id,value\na,2\n")
+        return opened[-1]
+
+    monkeypatch.setattr(csv_backend, "open", changing)
+    spec = spec_of(source={"backend": "csv", "path": str(path)}, unit="nM", kind="Ki", relation="=")
+    with pytest.raises(StoreChangedError, match="was changed while it was opened"):
+        kd.load_dataset(spec)
+    assert len(opened) == number + 1
+
+
+def test_a_dataset_is_the_same_after_it_was_converted(tmp_path: Path) -> None:
+    table = table_of(REPEATED)
+    (tmp_path / "raw.csv").write_text(
+        "\n".join([",".join(table), *(",".join(map(str, row)) for row in REPEATED)]) + "\n"
+    )
+    spec = spec_of(source={"backend": "csv", "path": str(tmp_path / "raw.csv")}, replicates="mean")
+    kd.convert(kd.DatasetSpec.parse(spec), tmp_path / "copy.npz")
+    with kd.load_dataset(spec) as dataset, kd.load_dataset(tmp_path / "copy.npz") as copy:
+        for name in ("value", "kind", "relation", "id"):
+            assert list(dataset.column(name)) == list(copy.column(name))
+        assert len(copy) == 2
+
+
+def length(text: str) -> np.ndarray[Any, Any]:
+    if text == "?":
+        raise ValueError("not a molecule")
+    return np.array(len(text))
+
+
+def test_ids_may_be_computed_and_a_row_without_one_is_rejected() -> None:
+    computed = {"backend": "featurize-on-access", "source": {"backend": "in-memory"}}
+    computed["featurizer"] = {"name": "length", "inputs": ["id"], "outputs": {"size": {"dtype": "int64"}}}
+    spec = spec_of(source=computed, by=["size"], replicates="mean")
+    rows = [("aa", 1, "nM", "Ki", "="), ("?", 1, "nM", "Ki", "="), ("bb", 100, "nM", "Ki", "=")]
+    with kd.load_dataset(spec, data=table_of(rows), featurizer={"length": length}) as dataset:
+        assert dataset.column("value").tolist() == [8.0] and dataset.column("id") == ["aa"]
+    (row,) = rejected(spec, data=table_of(rows), featurizer={"length": length})
+    assert row["row"] == 1 and row["reason"].startswith("size: ") and "not a molecule" in row["reason"]
 
 
 # -- properties of all tables

@@ -63,3 +63,12 @@ def test_a_header_of_another_length_is_refused() -> None:
 def test_a_header_of_one_name_may_show_another_delimiter(text: str, found: str | None) -> None:
     way = table(text).other_delimiter()
     assert way is None if found is None else way is not None and f"`delimiter: {found}`" in way
+
+
+def test_the_text_is_searched_once_for_the_lines_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table may have as many errors as rows."""
+    text, searched = table('x\n1\n"a\nb"\n2\n'), []
+    rows = TextTable._rows
+    monkeypatch.setattr(TextTable, "_rows", lambda self: searched.append(self) or rows(self))
+    assert [text.line(row) for row in range(4)] == [2, 3, 5, None]
+    assert len(searched) == 1

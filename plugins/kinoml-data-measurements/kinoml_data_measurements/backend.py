@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from kinoml_data.errors import SpecError, StoreChangedError, UnsupportedStoreError, quoted, unknown
+from kinoml_data.errors import SpecError, StoreChangedError, quoted, unknown
 from kinoml_data.plugin import SHAPES, STRING, UTF8, AnyBackend, Array, ArrayStorage, Backend, Ragged, Storage
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -111,8 +111,9 @@ class Measurements(Backend):
         """Read the raw columns of all rows; see `Backend.open`.
 
         Raises:
-            SpecError: the source lacks a column, or a column does not contain numbers or texts; or several rows are one
-                measurement, and `replicates` is "error".
+            SpecError: the source lacks a column, a column does not contain numbers or texts, or a column of `by`
+                cannot be read; or several rows are one measurement, and `replicates` is "error".
+            FeaturizationError: a featurizer of the source fails for all rows of a column of `by`.
             UnsupportedStoreError: the source does not read one of the columns.
             StoreChangedError: the source was changed meanwhile.
         """
@@ -148,11 +149,9 @@ class Measurements(Backend):
         return source
 
     def _check(self, source: Storage) -> None:
-        """Raise a `SpecError` or an `UnsupportedStoreError` if a raw column cannot be read."""
+        """Raise a `SpecError` if a raw column is not in the source, or is of another kind."""
         options = [*self._raw_columns.items(), *(("by", name) for name in self.by)]
         for option, name in (*options, *(("conditions", name) for name in self.conditions)):
-            if name in source.unreadable:
-                raise UnsupportedStoreError(source.unreadable[name])
             if name not in source.columns:
                 with self.source.open(None) as everything:
                     known = list(everything.columns)
@@ -200,6 +199,8 @@ class Measurements(Backend):
             failed: dict[int, str] = {}
             ids.append(reading.ids_of(source, name, failed))
             if name in self.by:
+                if len(failed) == count:  # an error that is not about one row, which reading one row raises again
+                    source.read(np.arange(min(count, 1)), [name])
                 unidentified = {row: f"{name}: {problem}" for row, problem in failed.items()} | unidentified
         return RawTable(values, value, texts("unit"), texts("kind"), relations, ids, unidentified)
 

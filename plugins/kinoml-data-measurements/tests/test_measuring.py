@@ -367,6 +367,29 @@ def test_ids_may_be_computed_and_a_row_without_one_is_rejected() -> None:
     assert row["row"] == 1 and row["reason"].startswith("size: ") and "not a molecule" in row["reason"]
 
 
+def test_rows_are_not_rejected_for_an_error_that_is_about_all_of_them(tmp_path: Path) -> None:
+    """`featurize-on-access` compares all inputs, so one that is missing fails every row."""
+    (tmp_path / "raw.csv").write_text("id,value\naa,1\n,1\nbbb,100\n")
+    computed: dict[str, Any] = {"backend": "featurize-on-access", "source": {"backend": "csv", "path": "raw.csv"}}
+    computed["featurizer"] = {"name": "length", "inputs": ["id"], "outputs": {"size": {"dtype": "int64"}}}
+    storage = spec_of(source=computed, by=["size"], unit="nM", kind="Ki", relation="=")["storage"]
+    spec = kd.DatasetSpec.parse({"X": "value", "storage": storage}, tmp_path)
+    with pytest.raises(SpecError, match="a text is missing"):
+        kd.load_dataset(spec, featurizer={"length": length})
+    (tmp_path / "raw.csv").write_text('id,value\naa,1\n"?",1\nbbb,100\n')
+    with kd.load_dataset(spec, featurizer={"length": length}) as dataset:
+        assert dataset.column("value").tolist() == [9.0, 7.0]
+    assert [row["row"] for row in rejected(spec, featurizer={"length": length})] == [1]
+
+
+def test_a_table_without_rows_has_no_measurements() -> None:
+    data = {"id": np.empty(0, "U1"), "value": np.empty(0)}
+    spec = spec_of(unit="nM", kind="Ki", relation="=")
+    with kd.load_dataset(spec, data=data) as dataset:
+        assert len(dataset) == 0
+    assert rejected(spec, data=data) == []
+
+
 # -- properties of all tables
 
 VALUES = st.one_of(st.none(), st.sampled_from([0.0, -1.0, 1.0, 10.0, 50.0, 1e5, 1e30]), st.floats(1e-3, 1e6))

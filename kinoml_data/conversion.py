@@ -187,6 +187,10 @@ def _copy(
     spec = CompleteSpec.parse(spec_dict | {"storage": reference.model_dump(mode="json")}, base)
     backend = make_backend(spec)
     _refuse(backend, columns, overwrite=overwrite, has_splits=bool(indices))
+    if share and not backend.keeps_keys:
+        raise UnsupportedStoreError(
+            f"share: the backend {backend.name!r} cannot store once what rows share; .npz, Zarr and HDF5 files can"
+        )
     rows = CopiedRows(dataset, columns, share, keeps_keys=backend.keeps_keys)
     if not backend.keeps_keys:
         _warn_of_size(backend, rows)

@@ -343,3 +343,10 @@ def test_a_file_that_is_replaced_keeps_its_mode(tmp_path):
         (tmp_path / name).chmod(0o600)
         kd.save_dataset(dataset, tmp_path / name, overwrite=True)
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_backend_that_keeps_no_keys_refuses_to_share(tmp_path):
+    dataset = kd.from_arrays(np.zeros((4, 2)))
+    with pytest.raises(UnsupportedStoreError, match=r"share: the backend 'parquet-awkward' cannot store once"):
+        kd.convert(dataset, tmp_path / "a.parquet", share=["X"])
+    assert list(tmp_path.iterdir()) == []

@@ -157,12 +157,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 FOREVER = """
-import sys, time, os
+import os, signal, sys, time
 from kinoml_data.featurizing import executor_of
 def forever(folder):
     open(os.path.join(folder, str(os.getpid())), "w").close()
     time.sleep(3600)
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background may have to ignore it
     with executor_of(2, None) as pool:
         tasks = [pool.submit(forever, sys.argv[1]) for _ in range(2)]
         tasks[0].result()

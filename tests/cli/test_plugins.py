@@ -98,7 +98,7 @@ def python(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     ("options", "example", "passed"),
     [
         pytest.param((), "npy.?folder", r"\b\d{3} passed", marks=pytest.mark.slow, id="backend"),
-        pytest.param(("--featurizer",), "letter.?counts", r"\b\d{2} passed", id="featurizer"),
+        pytest.param(("--featurizer",), "letter.?counts", r"\b\d{2} passed", marks=pytest.mark.slow, id="featurizer"),
     ],
 )
 def test_a_new_plugin_passes_lint_types_and_the_contract_as_it_is_written(

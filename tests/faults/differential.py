@@ -427,6 +427,7 @@ def execute(seed: int, folder: Path, *, workers: bool = False) -> None:
         path = folder / f"{step}{suffix}"
         try:
             share = [name for name in case.columns if case.rng.random() < 0.3]
+            share = share if kd.list_backends()[backend].keeps_keys else []
             kd.convert(source, {"backend": backend, "path": str(path), **written}, share=share)
         except UnsupportedStoreError:  # of a name or a dtype; whatever else is refused is a fault
             assert not path.exists(), backend

@@ -64,8 +64,10 @@ def test_a_file_without_keys_is_the_one_that_earlier_versions_wrote(tmp_path):
     lists = Ragged.from_rows([np.ones((n, 2), np.int8) for n in (1, 0, 2)], "int8", 2)
     data = {"X": np.arange(6, dtype="f4").reshape(3, 2), "s": Ragged.from_strings(["a", "", "é"]), "r": lists}
     NpzReopen(path=tmp_path / "a.npz").write(columns, [data], arrays={"idx": np.arange(2)}, spec="{}")
-    digest = hashlib.sha256((tmp_path / "a.npz").read_bytes()).hexdigest()
-    assert digest == "315ba78bcba9f2e50cc4a19c8746d2a2b51c97361f3476eff0c8bfdb59bf0e89"
+    with zipfile.ZipFile(tmp_path / "a.npz") as file:  # what is around the members depends on the version of Python
+        members = b"".join(name.encode() + b"\0" + file.read(name) for name in file.namelist())
+    digest = hashlib.sha256(members).hexdigest()
+    assert digest == "25fd32fb23752c175a12795c5a28e92c3176e1149ff2795389f15799d0b0fd55"
 
 
 @pytest.mark.parametrize("compress", [False, True])

@@ -171,7 +171,14 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_processes_end_in_the_middle_of_a_task_with_the_one_that_started_them(tmp_path: Path, number: int) -> None:
     (tmp_path / "main.py").write_text(FOREVER)
     (tmp_path / "pids").mkdir()

@@ -10,7 +10,7 @@ from tests.faults import killed_convert
 
 
 def test_a_convert_that_was_killed_continues_where_it_was(request: pytest.FixtureRequest) -> None:
-    killed_convert.run(cases=30 if request.config.getoption("--all") else 2, seed=1).check()
+    killed_convert.run(cases=3 if request.config.getoption("--all") else 1, seed=1).check()
 
 
 @pytest.mark.slow

@@ -61,14 +61,19 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("example", [EXAMPLE, SHARING], ids=lambda example: example.name)
-def test_a_lost_file_is_an_error(tmp_path, example):
+def test_a_lost_file_is_an_error_or_makes_no_difference(tmp_path, example):
     backend = stored(tmp_path / "data.zarr", example)
+    harmless = []  # a chunk of zeros: Zarr reads a lost chunk as zeros
     for path in files(backend.path):
         held = path.read_bytes()
         path.unlink()
-        with pytest.raises(KinomlDataError):
+        try:
             same_everything(backend, example)
+            harmless.append(path.name)
+        except KinomlDataError:
+            pass
         path.write_bytes(held)
+    assert len(harmless) <= (example is SHARING), harmless
     same_everything(backend, example)
 
 

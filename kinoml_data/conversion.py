@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
@@ -27,6 +27,7 @@ from kinoml_data.dataset.session import open_storage
 from kinoml_data.errors import CorruptStoreError, FeaturizationError, SpecError, UnsupportedStoreError, quoted, unknown
 from kinoml_data.factory import BACKEND_OF, as_spec, make_backend, open_to_copy
 from kinoml_data.featurizing import cached, executor_of, failures, featurize_ahead, with_id, write_failures
+from kinoml_data.files import check_target
 from kinoml_data.spec import config
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
@@ -82,45 +83,27 @@ def convert(
         StoreWriteError: the operating system failed to write; an existing store is unchanged.
         CorruptStoreError: the copy differs from the source; an existing store is unchanged.
     """
-    reference, _ = _target(target)
+    reference, base = _target(target)
     with ExitStack() as opened:
         if isinstance(source, XyDataset):
             dataset = source
         else:
             dataset = opened.enter_context(_opened(source, once=registry.backend(reference.backend).keeps_keys))
+        plan = _plan(dataset, reference, base, overwrite=overwrite, share=share)
         pool = opened.enter_context(executor_of(workers, executor))
         try:
-            return _converted(dataset, target, pool, overwrite=overwrite, progress=progress, share=share, failed=failed)
+            if pool is not None or failed is not None:
+                path = getattr(plan.backend, "path", None)
+                if isinstance(path, Path):  # what can be refused is refused before hours of work
+                    check_target(path, overwrite=overwrite)
+                opened.enter_context(cached(dataset, _folder_beside(path)))
+            if pool is not None:
+                featurize_ahead(dataset, pool, progress, keeps_going=failed is not None)
+            if failed is not None:
+                dataset = _without_failures(dataset, Path(failed))
+            return _copy(dataset, plan, progress)
         except FeaturizationError as error:
             raise with_id(dataset, error) from error
-
-
-def _converted(
-    dataset: XyDataset,
-    target: Any,
-    pool: Executor | None,
-    *,
-    overwrite: bool,
-    progress: Progress | None,
-    share: Sequence[str],
-    failed: Any,
-) -> CompleteSpec:
-    with ExitStack() as opened:
-        if pool is not None or failed is not None:
-            opened.enter_context(cached(dataset, _folder_beside(target)))
-        if pool is not None:
-            featurize_ahead(dataset, pool, progress, keeps_going=failed is not None)
-        if failed is not None:
-            found = failures(dataset, list(dataset.spec.columns))
-            write_failures(Path(failed), dataset, found)
-            if found and len(found) == len(dataset):
-                first = f"such as row {found[0].row}: {found[0].reason}"
-                raise FeaturizationError(f"all {len(dataset):,} rows failed, {first}")
-            if found:
-                kept = np.ones(len(dataset), bool)
-                kept[[failure.position for failure in found]] = False
-                dataset = dataset.select(kept)
-        return _copy(dataset, target, overwrite, progress, share)
 
 
 def save_dataset(
@@ -162,36 +145,75 @@ def _opened(source: Any, *, once: bool) -> XyDataset:
     return dataset
 
 
-def _folder_beside(target: Any) -> Path:
-    """A folder that does not exist, beside a target that has a path."""
-    reference, base = _target(target)
-    path = reference.options.get("path")
-    parent = Path(tempfile.gettempdir()) if path is None else (base / config.expanded(path, base)).parent
-    return parent / f".{Path(str(path or 'features')).name}.{secrets.token_hex(4)}.features"
+def _folder_beside(path: Path | None) -> Path:
+    """A folder that does not exist, beside the target if it has a path."""
+    name = f"{'kinoml-data' if path is None else path.name}.{secrets.token_hex(4)}.features"
+    return (Path(tempfile.gettempdir()) if path is None else path.parent) / f".{name}"
 
 
-def _copy(
-    dataset: XyDataset, target: Any, overwrite: bool, progress: Progress | None, share: Sequence[str]
-) -> CompleteSpec:
-    reference, base = _target(target)
+def _without_failures(dataset: XyDataset, file: Path) -> XyDataset:
+    """The rows that can be featurized; the others are listed in a CSV file.
+
+    Raises:
+        FeaturizationError: no row can be featurized.
+    """
+    found = failures(dataset, list(dataset.spec.columns))
+    write_failures(file, dataset, found)
+    if not found:
+        return dataset
+    if len(found) == len(dataset):
+        raise FeaturizationError(f"all {len(dataset):,} rows failed, such as row {found[0].row}: {found[0].reason}")
+    kept = np.ones(len(dataset), bool)
+    kept[[failure.position for failure in found]] = False
+    return dataset.select(kept)
+
+
+class _Plan(NamedTuple):
+    """What is written, and where to.
+
+    Attributes:
+        spec: the spec of the copy.
+        embedded: the spec to embed in the copy, as JSON.
+        backend: writes the copy.
+        columns: how each column is stored.
+        share: see `convert`.
+        overwrite: see `convert`.
+    """
+
+    spec: CompleteSpec
+    embedded: str
+    backend: Backend
+    columns: Mapping[str, Array]
+    share: Sequence[str]
+    overwrite: bool
+
+
+def _plan(dataset: XyDataset, reference: BackendRef, base: Path, *, overwrite: bool, share: Sequence[str]) -> _Plan:
+    """Plan a copy, and refuse what the backend cannot do.
+
+    Raises:
+        SpecError: the target or `share` is not valid.
+        UnsupportedStoreError: see `_refuse`.
+    """
     columns = dataset.stored_columns()
     if strangers := [name for name in share if name not in columns]:
         raise SpecError(f"share: {unknown(strangers[0], columns, 'column')}")
-    indices = dataset.indices
     spec_dict = dataset.spec.to_mapping()
     for column in spec_dict["columns"].values():
         column.pop("stored_as", None)
-    spec_dict["splits"] = _stored_splits(dataset.spec, indices)
+    splits_of_copy = _stored_splits(dataset.spec, dataset.indices)
+    spec_dict["splits"] = splits_of_copy
     for key in ("storage", "fingerprint"):  # a fingerprint is that of the source, of which this may be a view
         spec_dict.pop(key, None)
     spec = CompleteSpec.parse(spec_dict | {"storage": reference.model_dump(mode="json")}, base)
     backend = make_backend(spec)
-    _refuse(backend, columns, overwrite=overwrite, has_splits=bool(indices))
-    if share and not backend.keeps_keys:
-        raise UnsupportedStoreError(
-            f"share: the backend {backend.name!r} cannot store once what rows share; .npz, Zarr and HDF5 files can"
-        )
-    rows = CopiedRows(dataset, columns, share, keeps_keys=backend.keeps_keys)
+    _refuse(backend, columns, overwrite=overwrite, has_splits=bool(splits_of_copy), shares=bool(share))
+    return _Plan(spec, plain_json(spec_dict).decode(), backend, columns, share, overwrite)
+
+
+def _copy(dataset: XyDataset, plan: _Plan, progress: Progress | None) -> CompleteSpec:
+    spec, backend, columns, indices = plan.spec, plan.backend, plan.columns, dataset.indices
+    rows = CopiedRows(dataset, columns, plan.share, keeps_keys=backend.keeps_keys)
     if not backend.keeps_keys:
         _warn_of_size(backend, rows)
     source, compared = Digests(columns), False
@@ -224,8 +246,7 @@ def _copy(
         compared = True
 
     arrays = {f"idx_{name}": positions for name, positions in indices.items()}
-    text = plain_json(spec_dict).decode()
-    backend.write(columns, batches(), arrays=arrays, spec=text, overwrite=overwrite, check=compare)
+    backend.write(columns, batches(), arrays=arrays, spec=plan.embedded, overwrite=plan.overwrite, check=compare)
     if not compared:  # the backend does not call `check`
         with open_storage(backend, spec.requested_columns) as copy:
             compare(copy)
@@ -270,11 +291,12 @@ def _target(target: Any) -> tuple[BackendRef, Path]:
     return BackendRef(backend=name, path=path.name), path.absolute().parent
 
 
-def _refuse(backend: Backend, columns: Mapping[str, Array], *, overwrite: bool, has_splits: bool) -> None:
+def _refuse(backend: Backend, columns: Mapping[str, Array], *, overwrite: bool, has_splits: bool, shares: bool) -> None:
     """Refuse what the backend declares that it cannot do, before any row is read.
 
     Raises:
-        UnsupportedStoreError: the backend cannot write, cannot overwrite, or cannot store the splits or a column.
+        UnsupportedStoreError: the backend cannot write, cannot overwrite, or cannot store the splits, a column, or once
+            what rows share.
     """
     name = backend.name
     if not backend.can_write:
@@ -286,3 +308,7 @@ def _refuse(backend: Backend, columns: Mapping[str, Array], *, overwrite: bool, 
     for column, array in columns.items():
         if array.dtype in backend.unsupported_dtypes:
             raise UnsupportedStoreError(f"the backend {name!r} cannot store column {quoted(column)} of {array.dtype}")
+    if shares and not backend.keeps_keys:
+        raise UnsupportedStoreError(
+            f"share: the backend {name!r} cannot store once what rows share; .npz, Zarr and HDF5 files can"
+        )

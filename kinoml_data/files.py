@@ -507,6 +507,20 @@ def _fingerprint(status: os.stat_result) -> Fingerprint:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Check that a file or a folder can be written to a path, before the work that makes its content.
+
+    Raises:
+        StoreExistsError: the target exists and `overwrite` is False.
+        StoreWriteError: the folder that the target would be in does not exist.
+    """
+    if not overwrite and os.path.lexists(target):
+        how = "pass overwrite=True (--overwrite on the command line) to replace it"
+        raise StoreExistsError(f"{quoted(str(target))} already exists; {how}")
+    if not target.parent.is_dir():
+        raise StoreWriteError(f"there is no folder {quoted(str(target.parent))}; create it first")
+
+
 @contextmanager
 def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Write a file or a folder completely or not at all: yields a temporary path next to `target`, renamed at the end.
@@ -519,14 +533,10 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
         StoreExistsError: the target exists and `overwrite` is False, or it appeared while the block ran.
         StoreWriteError: the operating system failed to write. If the disk is full, the error specifies the free space.
     """
-    if not overwrite and os.path.lexists(target):
-        how = "pass overwrite=True (--overwrite on the command line) to replace it"
-        raise StoreExistsError(f"{quoted(str(target))} already exists; {how}")
+    check_target(target, overwrite=overwrite)
     temporary: Path | None = None
     try:
         try:
-            if not target.parent.is_dir():
-                raise StoreWriteError(f"there is no folder {quoted(str(target.parent))}; create it first")
             # A symbolic link stays a link: what it points to is replaced.
             final = Path(os.path.realpath(target)) if target.is_symlink() else target
             # 40 characters are at most 160 bytes: with the rest, less than the 255 that a name may have.

@@ -350,3 +350,20 @@ def test_a_backend_that_keeps_no_keys_refuses_to_share(tmp_path):
     with pytest.raises(UnsupportedStoreError, match=r"share: the backend 'parquet-awkward' cannot store once"):
         kd.convert(dataset, tmp_path / "a.parquet", share=["X"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["old.npz", "no-folder/new.npz"])
+def test_a_target_that_cannot_be_written_is_refused_before_anything_is_featurized(tmp_path, place):
+    calls = []
+
+    def length(text):
+        calls.append(text)
+        return np.float32(len(text))
+
+    featurizer = {"name": "length", "inputs": ["text"], "outputs": {"n": {"dtype": "float32"}}}
+    spec = {"X": "n", "storage": {"backend": "featurize-on-access", "featurizer": featurizer}}
+    dataset = kd.load_dataset(spec, data={"text": ["a", "bb"]}, featurizer={"length": length})
+    (tmp_path / "old.npz").write_bytes(b"old")
+    with pytest.raises(errors.StoreWriteError):
+        kd.convert(dataset, tmp_path / place, failed=tmp_path / "failed.csv")
+    assert calls == [] and [path.name for path in tmp_path.iterdir()] == ["old.npz"]

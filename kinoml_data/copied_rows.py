@@ -90,14 +90,9 @@ class Group:
 
 def groups(dataset: XyDataset, names: Sequence[str]) -> Iterator[Group]:
     """The columns `names` of a dataset, in groups whose rows share values in the same way."""
-    binding, rows = dataset._session.binding, dataset.rows
-    keys = {name: binding.keys(name) for name in names}
-    by_keys: dict[int, list[str]] = {}
-    for name in names:
-        by_keys.setdefault(id(keys[name]), []).append(name)
-    for some in by_keys.values():
-        own = keys[some[0]]
-        yield Group(some, None if own is None else own.take(rows))
+    rows = dataset.rows
+    for group in dataset._session.binding.grouped(tuple(names)):
+        yield Group(list(group.names), None if group.keys is None else group.keys.take(rows))
 
 
 class _Plain:

@@ -119,7 +119,7 @@ class Binding:
         if self._device is not None:
             batch = self._device.read(rows, [name for name in names if name in self._device])
             names = [name for name in names if name not in batch]
-        for group in self._grouped(tuple(names)):
+        for group in self.grouped(tuple(names)):
             if group.keys is None:
                 batch |= self._adapted(rows, group.names)
                 continue
@@ -135,7 +135,7 @@ class Binding:
         columns = self._read(rows, _stored_names(plans))
         return {plan.name: _adapt(columns, plan, rows) for plan in plans}
 
-    def _grouped(self, names: tuple[str, ...]) -> list[_Group]:
+    def grouped(self, names: tuple[str, ...]) -> list[_Group]:
         """The columns `names`, in groups of columns whose rows share values in the same way."""
         if (groups := self._groups.get(names)) is None:
             by_keys: dict[int, list[str]] = {}

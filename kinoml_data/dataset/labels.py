@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def computed(
     """
     if splits.is_random:
         return divided_by_chance(splits.shares, np.arange(length), splits.seed)
+    read = cache(read)  # a column may be an order or a side, and checked as well
     names, of_row = _labelled(splits, length, read, labels)
     if splits.shares:
         rows = np.flatnonzero((of_row == NONE) | (of_row == _number(names, "train")))

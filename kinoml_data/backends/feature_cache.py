@@ -3,8 +3,8 @@
 A cache is a folder with one sub-folder for each featurizer: for its name, options, outputs and version. The sub-folder
 contains parts, which are NPZ files of this library with the features of some inputs and the digest of each input. Each
 part appears complete, by a rename, and never changes. Any number of processes, also on several machines, can therefore
-use one cache without locks, and a process that is killed leaves nothing that is used. A part can be deleted at any
-time; its features are then computed again.
+use one cache without locks, and a part that a killed process did not complete is not used. A part can be deleted at
+any time; its features are then computed again.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class FeatureCache:
         return found
 
     def put(self, digest: bytes, arrays: Arrays) -> None:
-        """Remember the features of one input, and write those that wait if they are many or have waited for long."""
+        """Remember the features of one input, and write all features that wait if they are many or have waited long."""
         with self._locked():
             if not self._writes:
                 return

@@ -75,7 +75,7 @@ class FeaturizedStorage(Storage):
         return result
 
     def _features(self, number: int, rows: NDArray[np.int64]) -> list[Arrays]:
-        """The features that a featurizer computes of each row. What is not remembered is computed, and remembered."""
+        """The features that a featurizer computes from each row. Features not yet in memory are computed and kept."""
         part = self.computed[number]
         keys = part.keys(self._source)
         own = rows if keys is None else keys.take(rows).astype(np.int64)
@@ -120,7 +120,7 @@ class FeaturizedStorage(Storage):
                 yield Computation(part, self._source, rows if keys is None else rows[first])
 
     def row_arrays(self) -> Mapping[str, NDArray[Any]]:
-        """Those of the source, and the keys that have been computed, which no other process has to compute again."""
+        """The arrays of the source, and the keys that are known, so that no other process has to compute them."""
         arrays = {} if self._source is None else self._source.row_arrays()
         keys = {f"keys.{number}": part.known_keys for number, part in enumerate(self.computed)}
         return {f"source.{name}": array for name, array in arrays.items()} | {

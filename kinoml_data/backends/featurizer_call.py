@@ -43,8 +43,8 @@ class FeaturizerCall:
             rows: n row numbers, for errors.
 
         Returns:
-            For each row, one array for each of `outputs`, in memory of its own; text is UTF-8 in uint8. Or the error
-            that names the row, if the featurizer failed for it or returned something else.
+            For each row, one array for each of `outputs`, in memory of its own; text is UTF-8 in uint8. If the
+            featurizer failed for a row or returned something else, the entry of the row is an error that names it.
 
         Raises:
             FeaturizationError: `featurize_many` failed for all rows at once, but for none of them alone.

@@ -17,9 +17,10 @@ __all__ = ["DaskExecutor", "register_executors"]
 class DaskExecutor(Executor):
     """Runs tasks on the workers of a Dask cluster, in any order.
 
-    A task whose worker is lost is run again on another worker, so a task may run more than once. A task that more
-    workers are lost with than Dask's setting `distributed.scheduler.allowed-failures` allows, which is 3 by default,
-    fails with Dask's `KilledWorker`. All workers need the packages, in the versions, of the process that submits.
+    A task whose worker is lost is run again on another worker, so a task may run more than once. If more workers are
+    lost during a task than Dask's setting `distributed.scheduler.allowed-failures` allows (3 by default), the task
+    fails with Dask's `KilledWorker`. All workers need the same packages, in the same versions, as the process that
+    submits tasks.
 
     Args:
         address: the scheduler: an address such as `tcp://10.0.0.5:8786`, or the path of the `.json` file that

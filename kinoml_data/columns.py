@@ -180,18 +180,19 @@ def sizes_of(shapes: NDArray[np.int64]) -> NDArray[np.int64]:
     return reduce(np.multiply, shapes.T) if shapes.shape[1] else np.ones(len(shapes), np.int64)
 
 
-def distinct_keys(keys: NDArray[Any], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def distinct_keys(keys: NDArray[Any], count: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where each distinct key occurs first, and which of these each key is.
 
     Args:
-        keys: integers `(rows,)` in `[0, count)`.
-        count: an upper bound of the keys.
+        keys: integers `(rows,)` of at least 0.
+        count: a number that is larger than all keys; if it is not given, the keys are searched for the largest.
 
     Returns:
         int64 `(distinct,)`: the positions of the first occurrences, in ascending order; and int64 `(rows,)`: for each
         position, the number of its first occurrence.
     """
     positions = np.arange(len(keys))
+    count = int(keys.max(initial=0)) + 1 if count is None else count
     first_of = np.empty(count, np.int64)  # memory is touched only where there is a key
     first_of[keys[::-1]] = positions[::-1]  # of several values for one entry, numpy keeps the last
     first_of_row = first_of[keys]

@@ -83,7 +83,7 @@ class Group:
     def __init__(self, names: list[str], keys: NDArray[Any] | None) -> None:
         self.names, self.keys = names, None
         if keys is not None:
-            self.first, self.keys = distinct_keys(keys, int(keys.max(initial=0)) + 1)
+            self.first, self.keys = distinct_keys(keys)
             if len(self.first) == len(keys):
                 self.keys = None
 
@@ -209,7 +209,7 @@ def digests_of(
         keys = keys_of(storage, name)
         if keys is None:
             continue  # its digest is that of no rows, and differs
-        first, index = distinct_keys(keys, int(keys.max(initial=0)) + 1)
+        first, index = distinct_keys(keys)
         digests._indices[name].update(index.astype("<i8").tobytes())
         for start in range(0, len(first), ROWS_PER_BATCH):
             values = storage.read(first[start : start + ROWS_PER_BATCH], [name])[name]

@@ -26,7 +26,6 @@ from kinoml_data.backends.cached_call import CachedCall
 from kinoml_data.backends.feature_cache import open_cache
 from kinoml_data.backends.featurized_storage import Computation, FeaturizedStorage
 from kinoml_data.backends.featurizer_call import FeaturizerCall
-from kinoml_data.contracts.backend import Storage
 from kinoml_data.copied_rows import ROWS_PER_BATCH, groups
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.errors import FeaturizationError, KinomlDataError, SpecError, format_error, one_line, quoted
@@ -185,13 +184,7 @@ def _chunks(rows: NDArray[np.int64], size: int) -> Iterator[list[int]]:
 
 def _computations(dataset: XyDataset) -> Iterator[Computation]:
     storage = dataset._session.binding.storage
-    return computations(storage, dataset.rows, dataset.spec.stored_names)
-
-
-def computations(storage: Storage, rows: NDArray[np.int64], columns: Sequence[str]) -> Iterator[Computation]:
-    """What has to be computed for some rows of some columns; nothing for a storage that computes nothing."""
-    found = getattr(storage, "computations", None)
-    return iter(()) if found is None else found(rows, columns)
+    return storage.computations(dataset.rows, dataset.spec.stored_names)
 
 
 def failures(dataset: XyDataset, names: Sequence[str]) -> list[Failure]:
@@ -204,7 +197,7 @@ def failures(dataset: XyDataset, names: Sequence[str]) -> list[Failure]:
     storage = dataset._session.binding.storage
     reasons: dict[int, str] = {}
     stored = {name: dataset.spec.columns[name].stored_names(name) for name in names}
-    computed = [name for name in names if any(computations(storage, dataset.rows, stored[name]))]
+    computed = [name for name in names if any(storage.computations(dataset.rows, stored[name]))]
     for group in groups(dataset, computed):
         positions = np.arange(len(dataset)) if group.keys is None else group.first
         reason_of = dict(_failing(dataset, group.names, positions))

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from kinoml_data.contracts.observation_model import ObservationModel
-from kinoml_data.contracts.y_columns import Columns, Condition, entries_of
+from kinoml_data.contracts.y_columns import Condition, YColumns, entries_of
 from kinoml_data.errors import SpecError, quoted
 from kinoml_data.spec.array import frozen
 from kinoml_data.spec.dataset_spec import DatasetSpec
@@ -196,7 +196,7 @@ class Mixed(ObservationModel):
         of_kinds = {f"models.{k}.{option}": name for k, m in self.models.items() for option, name in m._named().items()}
         return super()._named() | {"kind": self.kind} | of_kinds
 
-    def _predicted(self, dG: Tensor, columns: Columns) -> Tensor:
+    def _predicted(self, dG: Tensor, columns: YColumns) -> Tensor:
         import torch
 
         result = torch.full_like(dG, torch.nan)
@@ -206,7 +206,7 @@ class Mixed(ObservationModel):
             result = result.masked_scatter(rows, predicted)
         return result
 
-    def _scale(self, columns: Columns) -> Tensor | float:
+    def _scale(self, columns: YColumns) -> Tensor | float:
         import torch
 
         scales = torch.tensor([self.scale.get(kind, 1.0) for kind in self._texts_of(self.kind)])

@@ -192,7 +192,7 @@ class _Reader:
         """Marks the rows whose key no earlier row has."""
         assert self.keys is not None
         marks = np.zeros(len(self.keys), bool)
-        marks[distinct_keys(self.keys, int(self.keys.max(initial=0)) + 1)[0]] = True
+        marks[distinct_keys(self.keys)[0]] = True
         return marks
 
     def distinct(self, start: int, stop: int) -> NDArray[np.int64]:

@@ -106,10 +106,10 @@ def input_digests(inputs: Sequence[Sequence[Any]]) -> list[bytes]:
         SpecError: an input is neither text nor a number nor an array, nor a list of them.
     """
     rows = zip(*inputs, strict=True)
-    return [blake2b(b"".join(map(_content, row)), digest_size=DIGEST).digest() for row in rows]
+    return [blake2b(b"".join(map(_encoded, row)), digest_size=DIGEST).digest() for row in rows]
 
 
-def _content(value: Any) -> bytes:
+def _encoded(value: Any) -> bytes:
     """The type and the bytes of a value, so that no two sequences of values have the same contents end to end."""
     kind = type(value)
     content: bytes
@@ -122,7 +122,7 @@ def _content(value: Any) -> bytes:
     elif kind in (float, complex):
         content = np.array(value).tobytes()
     elif kind in (list, tuple):
-        content = b"".join(map(_content, value))
+        content = b"".join(map(_encoded, value))
     elif (kind in (np.ndarray, np.memmap) or isinstance(value, np.generic)) and value.dtype.kind not in "OV":
         kind = np.generic if isinstance(value, np.generic) else np.ndarray
         content = f"{value.dtype.str}{value.shape}\n".encode() + value.tobytes()
@@ -167,7 +167,7 @@ def _facts(value: Any, depth: int) -> Any:
     Global variables and compiled code are not looked into.
     """
     with suppress(SpecError):
-        return blake2b(_content(value), digest_size=DIGEST).hexdigest()
+        return blake2b(_encoded(value), digest_size=DIGEST).hexdigest()
     kind = type(value)
     name = getattr(value, "__qualname__", getattr(value, "__name__", ""))
     facts: list[Any] = [kind.__qualname__, getattr(value, "__module__", ""), name]

@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.backends.featurizer_call import Arrays
+from kinoml_data.backends.featurizer_call import Arrays, column_of_rows
 from kinoml_data.backends.npz import writer
 from kinoml_data.backends.npz.storage import NpzStorage
-from kinoml_data.columns import Column, Columns, Ragged
+from kinoml_data.columns import Column, Columns
 from kinoml_data.errors import CorruptStoreError, KinomlDataError, StoreWriteError, one_line, quoted
 from kinoml_data.files import replacing
 from kinoml_data.layouts.flat_writing import other_arrays
@@ -279,9 +279,7 @@ class FeatureCache:
         """The features that wait, as columns."""
         batch: dict[str, Column] = {"digest": _stacked(list(self._waiting))}
         for name, rows in zip(list(self._columns)[1:], zip(*self._waiting.values(), strict=True), strict=True):
-            array = self._columns[name]
-            ragged = array.rows_differ
-            batch[name] = Ragged.from_rows(rows, array.numpy, len(array.axes)) if ragged else np.stack(rows)
+            batch[name] = column_of_rows(rows, self._columns[name])
         return batch
 
     def _write(self, name: str, batch: Columns) -> None:

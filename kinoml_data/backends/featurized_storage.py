@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.backends.featurizer_call import Arrays, FeaturizerCall
+from kinoml_data.backends.featurizer_call import Arrays, FeaturizerCall, column_of_rows
 from kinoml_data.columns import Column, Columns, Ragged, distinct_keys, keys_by_content
 from kinoml_data.contracts.backend import Storage
 from kinoml_data.errors import FeaturizationError, SpecError
@@ -71,7 +71,7 @@ class FeaturizedStorage(Storage):
             features = self._features(number, rows)
             for place, (name, array) in enumerate(part.columns.items()):
                 if name in columns:
-                    result[name] = _column([row[place] for row in features], array)
+                    result[name] = column_of_rows([row[place] for row in features], array)
         return result
 
     def _features(self, number: int, rows: NDArray[np.int64]) -> list[Arrays]:
@@ -116,7 +116,7 @@ class FeaturizedStorage(Storage):
             if not part.columns.keys().isdisjoint(columns):
                 keys = part.keys(self._source)
                 if keys is not None:
-                    first, _ = distinct_keys(keys.take(rows), int(keys.max(initial=0)) + 1)
+                    first, _ = distinct_keys(keys.take(rows))
                 yield Computation(part, self._source, rows if keys is None else rows[first])
 
     def row_arrays(self) -> Mapping[str, NDArray[Any]]:
@@ -145,12 +145,6 @@ class FeaturizedStorage(Storage):
             part.call.close()
         if self._source is not None:
             self._source.close()
-
-
-def _column(rows: list[NDArray[Any]], array: Array) -> Column:
-    if not rows:
-        return array.empty()
-    return Ragged.from_rows(rows, array.numpy, len(array.axes)) if array.rows_differ else np.stack(rows)
 
 
 class Computation(NamedTuple):
@@ -258,7 +252,7 @@ def _keys_of_column(source: Storage | None, name: str) -> NDArray[np.int64]:
     keys = keys_of(source, name)
     if keys is None:
         return _keys_of_rows(source, name, np.arange(len(source)))
-    first, number = distinct_keys(keys, int(keys.max(initial=0)) + 1)
+    first, number = distinct_keys(keys)
     return _keys_of_rows(source, name, first)[number]
 
 
@@ -278,7 +272,7 @@ def _keys_of_objects(values: Any) -> NDArray[np.int64] | None:
     if type(values) not in (list, tuple, np.ndarray) or not all(map(_is_plain, values)):
         return None
     numbers: dict[Any, int] = {}
-    contents = ((type(value), _content(value)) for value in values)
+    contents = ((type(value), _comparable(value)) for value in values)
     return np.fromiter((numbers.setdefault(content, len(numbers)) for content in contents), np.int64, len(values))
 
 
@@ -287,7 +281,7 @@ def _is_plain(value: Any) -> bool:
     return is_scalar or type(value) in (str, bytes, int, float, bool)
 
 
-def _content(value: Any) -> Any:
+def _comparable(value: Any) -> Any:
     """What equal values share: text, whole numbers and bytes are themselves, other numbers their bits."""
     if isinstance(value, np.generic):
         return value.dtype.str, value.tobytes()

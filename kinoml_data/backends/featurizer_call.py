@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.columns import cast
+from kinoml_data.columns import Column, Ragged, cast
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.errors import FeaturizationError, format_error, quoted
 from kinoml_data.spec.array import Array
@@ -58,7 +59,7 @@ class FeaturizerCall:
             results = [*self._batch(inputs, len(rows))]
         except KeyboardInterrupt:
             raise
-        except BaseException as error:
+        except BaseException as error:  # as in `_attempt`
             results = list(singles)  # which row is it?
             if not any(isinstance(result, FeaturizationError) for result in results):
                 raise FeaturizationError(
@@ -97,7 +98,7 @@ class FeaturizerCall:
         except BaseException as error:
             return self.failure(row, error)
 
-    @property
+    @cached_property
     def _has_batches(self) -> bool:
         of_class = getattr(type(self.featurizer), "featurize_many", None)
         return isinstance(self.featurizer, Featurizer) and of_class is not Featurizer.featurize_many
@@ -150,3 +151,10 @@ def _array(name: str, value: Any, declared: Array) -> NDArray[Any]:
         value = array.reshape(-1)[lost]
         raise _WrongResultError(f"column {quoted(name)} contains {value}, which does not fit {declared.dtype}")
     return result.reshape(array.shape)
+
+
+def column_of_rows(rows: Sequence[NDArray[Any]], array: Array) -> Column:
+    """The column that consists of some rows, which are arrays as `FeaturizerCall` makes them."""
+    if not rows:
+        return array.empty()
+    return Ragged.from_rows(rows, array.numpy, len(array.axes)) if array.rows_differ else np.stack(rows)

@@ -103,7 +103,7 @@ class _Source(Storage):
         for keys, names in groups.values():
             rows = np.arange(len(source))
             if keys is not None:
-                rows, index = distinct_keys(keys, int(keys.max(initial=0)) + 1)
+                rows, index = distinct_keys(keys)
                 indexes |= dict.fromkeys(names, index)
             reads += [(names, rows[start : start + ROWS_PER_READ]) for start in range(0, len(rows), ROWS_PER_READ)]
         parts = {name: [array.empty()] for name, array in arrays.items()}

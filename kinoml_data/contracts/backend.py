@@ -120,6 +120,13 @@ class Storage(ABC):
         """
         return None
 
+    def computations(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Iterator[Any]:
+        """What featurizers have to compute for some rows of some columns, which `convert` distributes to workers.
+
+        A storage that wraps another one returns that of the other, for the rows and columns that it would read there.
+        """
+        return iter(())
+
     def row_arrays(self) -> Mapping[str, NDArray[Any]]:
         """The large arrays that were computed for all rows, such as offsets, by any names; they are read-only.
 

@@ -25,27 +25,27 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def register_backends() -> Iterable[type[Backend]]:  # type: ignore[empty-body]
+def register_backends() -> Iterable[type[Backend]]:  # type: ignore[empty-body]  # a hook has no body
     """Return the storage backends that the plugin adds."""
 
 
 @hookspec
-def register_featurizers() -> Iterable[type[Featurizer]]:  # type: ignore[empty-body]
+def register_featurizers() -> Iterable[type[Featurizer]]:  # type: ignore[empty-body]  # a hook has no body
     """Return the featurizers that the plugin adds, for the backend `featurize-on-access`."""
 
 
 @hookspec
-def register_observation_models() -> Iterable[type[ObservationModel]]:  # type: ignore[empty-body]
+def register_observation_models() -> Iterable[type[ObservationModel]]:  # type: ignore[empty-body]  # a hook has no body
     """Return the observation models that the plugin adds."""
 
 
 @hookspec
-def register_collate_forms() -> Iterable[type[BatchForm]]:  # type: ignore[empty-body]
+def register_collate_forms() -> Iterable[type[BatchForm]]:  # type: ignore[empty-body]  # a hook has no body
     """Return the collate forms that the plugin adds."""
 
 
 @hookspec
-def register_executors() -> Iterable[type[Executor]]:  # type: ignore[empty-body]
+def register_executors() -> Iterable[type[Executor]]:  # type: ignore[empty-body]  # a hook has no body
     """Return the executors that the plugin adds, for `kinoml-data convert --executor NAME --address ADDRESS`.
 
     Each has a `name` and is created with one argument, `address`, a str or None. At the end of `with executor:`, it

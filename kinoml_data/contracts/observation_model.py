@@ -13,8 +13,8 @@ from kinoml_data.contracts.y_columns import (
     BELOW,
     EQUAL,
     OF_TEXTS,
-    Columns,
     FromColumn,
+    YColumns,
     entries_of,
     expanded,
     inverse,
@@ -278,7 +278,7 @@ class ObservationModel(Model, ABC):
         named |= {option: value.column for option, value in self._conditions().items()}
         return {option: column for option, column in named.items() if column is not None}
 
-    def _predicted(self, dG: Tensor, columns: Columns) -> Tensor:
+    def _predicted(self, dG: Tensor, columns: YColumns) -> Tensor:
         """The measured values of the shape of `dG`, with conditions from columns of the same shape."""
         import torch
 
@@ -289,7 +289,7 @@ class ObservationModel(Model, ABC):
                     self._check_numbers({name: extreme})
         return self(dG, **conditions)
 
-    def _scale(self, columns: Columns) -> Tensor | float:
+    def _scale(self, columns: YColumns) -> Tensor | float:
         """What residuals are divided by."""
         return 1.0
 
@@ -323,7 +323,7 @@ class ObservationModel(Model, ABC):
             raise SpecError(f"{self.name}.value: {unknown(name, y, 'column of y')}")
         return tensor_of(name, y[name])
 
-    def _columns(self, y: Any, shape: tuple[int, ...], device: Any) -> Columns:
+    def _columns(self, y: Any, shape: tuple[int, ...], device: Any) -> YColumns:
         """The columns of y that the model names, except that of the values, each expanded to a shape."""
         columns = {}
         for option, name in self._named().items():
@@ -343,7 +343,7 @@ class ObservationModel(Model, ABC):
             )
         return self._texts[column]
 
-    def _is(self, relation: str, columns: Columns) -> Tensor:
+    def _is(self, relation: str, columns: YColumns) -> Tensor:
         """Where the relation is this one."""
         assert self.relation is not None
         texts = self._texts_of(self.relation)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EQUAL, BELOW, ABOVE = RELATIONS = ("=", "<", ">")
 OF_TEXTS = ("relation", "kind")  # the options that name a column with `values`
 NUMBER = TAG_MARK + "number"
-Columns = Mapping[str, "Tensor"]  # each expanded to the shape of the energies
+YColumns = Mapping[str, "Tensor"]  # each expanded to the shape of the energies
 
 
 class FromColumn(Model):
@@ -79,7 +79,7 @@ def expanded(where: str, values: Any, shape: tuple[int, ...], device: Any) -> Te
     return column.reshape((*column.shape, *[1] * (len(shape) - column.ndim))).expand(shape)
 
 
-def entries_of(columns: Columns, mask: Tensor) -> Columns:
+def entries_of(columns: YColumns, mask: Tensor) -> YColumns:
     """Some entries of each column, on one axis."""
     return {name: column[mask] for name, column in columns.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
@@ -42,7 +43,7 @@ class FlatBatches:
         arrays = [entry for name, array in columns.items() for entry in self._arrays_of(name, array)]
         self.layout = {key: (np.dtype(dtype), shape) for key, dtype, shape in arrays}
         names = [key for key, _, _ in arrays] + [name + KEYS for name in self._keys]
-        if clash := {key for key in names if names.count(key) > 1}:
+        if clash := [key for key, count in Counter(names).items() if count > 1]:
             raise UnsupportedStoreError(f"two arrays would have the name {quoted(min(clash))}; rename a column")
 
     def _arrays_of(self, name: str, array: Array) -> Iterator[tuple[str, Any, tuple[int, ...]]]:

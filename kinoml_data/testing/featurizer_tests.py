@@ -159,9 +159,9 @@ class FeaturizerTests:
             for _ in range(2):
                 try:
                     result = featurizer.featurize(*raw)
-                except Exception as error:
+                except Exception as error:  # a featurizer may raise any
                     outcomes.append([type(error).__name__])
-                except BaseException as error:
+                except BaseException as error:  # such as SystemExit
                     pytest.fail(f"{type(error).__name__} would end the process; raise a ValueError for {raw!r:.200}")
                 else:
                     _check(result, featurizer)

@@ -124,14 +124,14 @@ class JoinedStorage(Storage):
         return self._composed[place][1]
 
     def computations(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Iterator[Any]:
-        """What has to be computed for some rows of some columns; see `FeaturizedStorage.computations`."""
+        """What has to be computed for some rows of some columns; see `Storage.computations`."""
         own = [name for name in columns if name not in self._of]
         asked = [(self._source, rows, own)]
         for join in self._joins:
             theirs = np.unique(self._rows[join.index].take(rows)).astype(np.int64)
             asked.append((join.storage, theirs, [join.columns[name] for name in columns if name in join.columns]))
         for storage, wanted, names in asked:
-            if names and hasattr(storage, "computations"):
+            if names:
                 yield from storage.computations(wanted, names)
 
     def row_arrays(self) -> Mapping[str, NDArray[Any]]:
@@ -176,9 +176,8 @@ def _rows_of_table(source: Storage, join: Join) -> NDArray[Any]:
     """
     index, key, table = join.index, join.key, join.storage
     row_of: dict[int | bytes, int] = {}
-    if key is None:
-        row_of = {row: row for row in range(len(table))}
-    else:
+    numbers = range(len(table))
+    if key is not None:
         for row, value in enumerate(chain.from_iterable(_ids(table, key))):
             if (first := row_of.setdefault(value, row)) != row:
                 raise SpecError(f"rows {first} and {row} of the table have the same id, {_shown(value)}")
@@ -192,7 +191,10 @@ def _rows_of_table(source: Storage, join: Join) -> NDArray[Any]:
                 f"the column {quoted(index)} of the source contains {row_0}, but {what} are {expected}; in the backend "
                 "csv, `dtypes` sets how ids are read"
             )
-        rows = list(map(row_of.get, ids))
+        if key is None:
+            rows: list[Any] = [number if number in numbers else None for number in ids]
+        else:
+            rows = list(map(row_of.get, ids))
         if None in rows:
             place = rows.index(None)
             shown, row = _shown(ids[place]), start + place

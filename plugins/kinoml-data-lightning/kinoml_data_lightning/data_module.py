@@ -134,8 +134,10 @@ class DataModule(LightningDataModule):
         if name is None:
             raise SplitError(f"there is no split for {role}, because {role}=None")
         fold = self.hparams["fold"]
+        if fold is not None and role in FOLDED:
+            return self.dataset.fold(fold)[role]
         try:
-            return self.dataset.split(name) if fold is None or role not in FOLDED else self.dataset.fold(fold)[role]
+            return self.dataset.split(name)
         except SplitError as error:
             raise SplitError(f"{role}: {error}; set {role} to another split, or to None") from None
 

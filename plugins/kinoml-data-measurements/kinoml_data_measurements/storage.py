@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -115,6 +115,10 @@ class MeasurementStorage(Storage):
         if id(theirs) not in self._keys:
             self._keys[id(theirs)] = theirs, theirs.take(self._arrays[""])
         return self._keys[id(theirs)][1]
+
+    def computations(self, rows: NDArray[np.int64], columns: Sequence[str]) -> Iterator[Any]:
+        passed = [name for name in columns if name not in self._arrays]
+        return self._source.computations(self._arrays[""].take(rows), passed) if passed else iter(())
 
     def row_arrays(self) -> Mapping[str, NDArray[Any]]:
         theirs = {f"source.{name}": array for name, array in self._source.row_arrays().items()}

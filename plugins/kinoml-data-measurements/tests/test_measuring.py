@@ -367,6 +367,17 @@ def test_ids_may_be_computed_and_a_row_without_one_is_rejected() -> None:
     assert row["row"] == 1 and row["reason"].startswith("size: ") and "not a molecule" in row["reason"]
 
 
+def test_a_copy_leaves_out_measurements_whose_features_cannot_be_computed(tmp_path: Path) -> None:
+    computed = {"backend": "featurize-on-access", "source": {"backend": "in-memory"}}
+    computed["featurizer"] = {"name": "length", "inputs": ["id"], "outputs": {"size": {"dtype": "int64"}}}
+    spec = spec_of(source=computed, by=["id"], replicates="mean") | {"meta": ["id", "size"]}
+    rows = [("aa", 1, "nM", "Ki", "="), ("?", 1, "nM", "Ki", "="), ("bb", 100, "nM", "Ki", "=")]
+    with kd.load_dataset(spec, data=table_of(rows), featurizer={"length": length}) as dataset:
+        kd.convert(dataset, tmp_path / "copy.npz", failed=tmp_path / "failed.csv")
+    assert kd.load_dataset(tmp_path / "copy.npz").column("id") == ["aa", "bb"]
+    assert "not a molecule" in (tmp_path / "failed.csv").read_text()
+
+
 def test_rows_are_not_rejected_for_an_error_that_is_about_all_of_them(tmp_path: Path) -> None:
     """`featurize-on-access` compares all inputs, so one that is missing fails every row."""
     (tmp_path / "raw.csv").write_text("id,value\naa,1\n,1\nbbb,100\n")
@@ -480,8 +491,8 @@ def test_facts_count_all_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path
     (tmp_path / "raw.csv").write_text("\n".join(lines) + "\n")
     spec = spec_of(source={"backend": "csv", "path": str(tmp_path / "raw.csv")}, replicates="mean")
     backends = kd.list_backends()
-    source = backends["csv"](path=tmp_path / "raw.csv")  # type: ignore[call-arg]
-    backend = backends["measurements"](source=source, by=("id",), replicates="mean")  # type: ignore[call-arg]
+    source = backends["csv"](path=tmp_path / "raw.csv")  # type: ignore[call-arg]  # its option
+    backend = backends["measurements"](source=source, by=("id",), replicates="mean")  # type: ignore[call-arg]  # its options
     with backend.open(None) as storage:
         assert dict(storage.facts()) == {
             "measurements": "1 of 5 rows kept, 3 rejected, 1 merged",

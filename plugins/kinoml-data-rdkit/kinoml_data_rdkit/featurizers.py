@@ -105,7 +105,7 @@ class MorganFingerprint(Featurizer):
             ValueError: RDKit cannot read the SMILES.
         """
         (smiles,) = raw
-        bits = _generator(self.radius, self.nbits).GetFingerprintAsNumPy(_molecule(smiles))
+        bits = _generator(self.radius, self.nbits).GetFingerprintAsNumPy(molecule_of(smiles))
         return (np.packbits(bits) if self.packbits else bits,)
 
 
@@ -152,7 +152,7 @@ class OneHotSmiles(Featurizer):
             ValueError: RDKit cannot read the SMILES, or a symbol is not in the alphabet.
         """
         (smiles,) = raw
-        molecule = _molecule(smiles)
+        molecule = molecule_of(smiles)
         if self.canonical:
             from rdkit import Chem
 
@@ -216,7 +216,7 @@ class RdkitDescriptors(Featurizer):
             ValueError: RDKit cannot read the SMILES, or a descriptor is not a finite number.
         """
         (smiles,) = raw
-        molecule = _molecule(smiles)
+        molecule = molecule_of(smiles)
         values = np.array([_descriptors()[name](molecule) for name in self.descriptor_names], np.float64)
         wrong = ~np.isfinite(values)
         if wrong.any() and self.missing is None:
@@ -273,7 +273,7 @@ class MolecularGraph(Featurizer):
             ValueError: RDKit cannot read the SMILES.
         """
         (smiles,) = raw
-        molecule = _molecule(smiles)
+        molecule = molecule_of(smiles)
         if self.hydrogens:
             from rdkit import Chem
 
@@ -329,7 +329,7 @@ def _generator(radius: int, nbits: int) -> Any:
     return rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=nbits)
 
 
-def _molecule(smiles: str) -> Any:
+def molecule_of(smiles: str) -> Any:
     """The molecule of a SMILES.
 
     Raises:

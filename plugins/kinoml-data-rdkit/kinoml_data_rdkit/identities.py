@@ -7,7 +7,7 @@ from typing import Any
 
 from kinoml_data.plugin import STRING, Array, Featurizer
 
-from kinoml_data_rdkit.featurizers import _molecule
+from kinoml_data_rdkit.featurizers import molecule_of
 
 
 class MurckoScaffold(Featurizer):
@@ -43,7 +43,7 @@ class MurckoScaffold(Featurizer):
 
         murcko: Any = module  # RDKit does not declare its types
         (smiles,) = raw
-        molecule = _molecule(smiles)
+        molecule = molecule_of(smiles)
         Chem.RemoveStereochemistry(molecule)
         scaffold = murcko.GetScaffoldForMol(molecule)
         if self.generic:
@@ -81,7 +81,7 @@ class InchiKey(Featurizer):
         from rdkit import Chem, rdBase
 
         (smiles,) = raw
-        molecule = _molecule(smiles)
+        molecule = molecule_of(smiles)
         chem: Any = Chem
         with rdBase.BlockLogs():
             key = chem.MolToInchiKey(molecule)

@@ -25,7 +25,7 @@ from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.dataset.session import open_storage
 from kinoml_data.errors import CorruptStoreError, FeaturizationError, SpecError, UnsupportedStoreError, quoted, unknown
-from kinoml_data.factory import BACKEND_OF, as_spec, make_backend, open_to_copy
+from kinoml_data.factory import open_to_copy
 from kinoml_data.featurizing import cached, executor_of, failures, featurize_ahead, with_id, write_failures
 from kinoml_data.files import check_target
 from kinoml_data.spec import config
@@ -34,6 +34,8 @@ from kinoml_data.spec.dataset_spec import CompleteSpec
 from kinoml_data.spec.parts import BackendRef, ComputedSplits
 from kinoml_data.spec.roles import names_of
 from kinoml_data.spec.validation import plain_json, spec_error
+from kinoml_data.spec_objects import make_backend
+from kinoml_data.spec_sources import BACKEND_OF, as_spec
 
 LARGE = 1 << 20  # bytes; a smaller copy needs no warning
 Progress = Callable[[str, int, int], None]

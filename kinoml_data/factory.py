@@ -5,19 +5,15 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
-from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from kinoml_data import registry
-from kinoml_data.contracts.backend import Backend, SpecContext, Storage
-from kinoml_data.contracts.featurizer import Featurizer
-from kinoml_data.contracts.observation_model import ObservationModel
+from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.dataset.collate import Collater
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.dataset.session import Session, open_storage
@@ -25,25 +21,19 @@ from kinoml_data.errors import (
     SpecError,
     StoreChangedError,
     StoreNotFoundError,
-    error_prefix,
-    one_line,
     quoted,
-    unknown,
 )
-from kinoml_data.files import os_errors
 from kinoml_data.inference import complete
 from kinoml_data.layouts.foreign import table_of
 from kinoml_data.spec import config
-from kinoml_data.spec.array import Model
 from kinoml_data.spec.dataset_spec import CompleteSpec, DatasetSpec
-from kinoml_data.spec.parts import BackendRef, FeaturizerRef
+from kinoml_data.spec.parts import BackendRef
 from kinoml_data.spec.roles import names_of
-from kinoml_data.spec.validation import plain_json, spec_error
+from kinoml_data.spec.validation import plain_json
+from kinoml_data.spec_objects import PythonFeaturizers, made_observation_model, make_backend
+from kinoml_data.spec_sources import as_spec
 
 IN_MEMORY = "in-memory"
-M = TypeVar("M", bound=Model)
-PythonFeaturizer: TypeAlias = Featurizer | Callable[..., Any]
-PythonFeaturizers: TypeAlias = PythonFeaturizer | Mapping[str, PythonFeaturizer]
 
 
 def load_dataset(
@@ -120,7 +110,7 @@ def load_dataset(
         if data is not None or featurizer is not None or given is not None:
             complete_spec = complete_spec.over_objects()
         session, collater = Session(complete_spec, opener, storage), Collater(complete_spec, collate)
-        model = _observation_model(complete_spec)
+        model = made_observation_model(complete_spec)
         if complete_spec.fingerprint is not None:
             _compare_fingerprint(XyDataset(session, collater), complete_spec.fingerprint)
         dataset = XyDataset(session, collater, model, () if split is None else (split,))
@@ -158,7 +148,7 @@ def open_to_copy(
         if loads:
             complete_spec, storage = _loaded(described, complete_spec, storage, None, opened, needs_X=False)
         session, collater = Session(complete_spec, opener, storage), Collater(complete_spec)
-        dataset = XyDataset(session, collater, _observation_model(complete_spec))
+        dataset = XyDataset(session, collater, made_observation_model(complete_spec))
         opened.pop_all()
         return dataset
 
@@ -278,134 +268,6 @@ def _row_list(rows: Any) -> Any:
     return list(rows) if isinstance(rows, Iterable) else rows
 
 
-# -- the spec
-
-
-def as_spec(spec: Any, base: Path | None = None, backend: str | Backend | None = None) -> DatasetSpec:
-    """The spec that `load_dataset` opens for its argument `spec`, before anything is filled in.
-
-    A `backend` that is named opens a data file of any suffix.
-
-    Raises:
-        SpecError: `spec` is not valid, or no backend opens the data file.
-        StoreNotFoundError: the file does not exist.
-        StoreReadError: the operating system could not read the file.
-    """
-    if isinstance(spec, Backend):
-        return DatasetSpec.parse({"storage": {"backend": spec.name}}, base)
-    if isinstance(spec, DatasetSpec):
-        return spec if base is None else spec.located(base, spec.root)
-    if isinstance(spec, Mapping) or _is_omegaconf(spec):
-        spec = plain(spec)
-        if isinstance(spec, Mapping):
-            return DatasetSpec.parse(spec, base)
-    if not isinstance(spec, (str, os.PathLike)):
-        raise SpecError(f"{quoted(spec)} is not a spec; give a DatasetSpec, a mapping or a path")
-    path = config.expanded(spec, base)
-    if path.suffix.lower() in config.SUFFIXES:
-        from_file = DatasetSpec.from_file(path)
-        return from_file if base is None else from_file.located(base)
-    full = path if path.is_absolute() else (base or Path.cwd()) / path
-    named = backend if isinstance(backend, str) else None
-    return DatasetSpec.parse({"storage": {"backend": backend_for_file(full, named), "path": full.name}}, full.parent)
-
-
-# How to come from a file that no backend opens by its suffix. "{backend}" is a package to install if it is missing.
-CSV = """write `load_dataset({path}, backend="csv", delimiter="\\t")`, with the delimiter of the file"""
-HDF5, ZARR, LANCE, PARQUET = "hdf5", "zarr", "lance", "parquet-awkward"
-BACKEND_OF = {".h5": HDF5, ".hdf5": HDF5, ".h5ad": HDF5, ".nc": HDF5, ".zarr": ZARR, ".lance": LANCE, ".parq": PARQUET}
-WAYS = {
-    **dict.fromkeys((".txt", ".smi", ".dat"), CSV),
-    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip"), "decompress it first"),
-    **dict.fromkeys((".xlsx", ".xls"), "convert it with `pandas.read_excel({path}).to_parquet('data.parquet')`"),
-    **dict.fromkeys(
-        (".jsonl", ".ndjson"), "convert it with `pandas.read_json({path}, lines=True).to_parquet('data.parquet')`"
-    ),
-    **dict.fromkeys((".feather", ".arrow"), "read it with `pyarrow.feather.read_table`, and give the table as `data=`"),
-    **dict.fromkeys(
-        (".pkl", ".pickle", ".pt", ".pth"), "load it in Python if you trust it, and give the arrays to `from_arrays`"
-    ),
-    ".npy": "load it with `numpy.load({path})`, and give the array to `from_arrays`",
-    ".sdf": "read its molecules with RDKit's `Chem.SDMolSupplier`, and write their SMILES and values to a .csv file",
-}
-
-
-def backend_for_file(path: Path, named: str | None = None) -> str:
-    """The name of the backend that opens a data file.
-
-    Args:
-        path: the file.
-        named: the backend that the caller names, which opens a file of any suffix.
-
-    Raises:
-        SpecError: no backend opens files of this suffix, or the path is a folder without Parquet files.
-        StoreNotFoundError: the file does not exist.
-        StoreReadError: the operating system failed to read the folder.
-    """
-    suffix = path.suffix.lower()
-    if name := registry.backend_for(path.name):
-        return name
-    if named is not None and "path" in registry.backend(named).model_fields:
-        return named
-    shown = quoted(str(path))
-    if not os.path.lexists(path):
-        raise StoreNotFoundError(f"there is no file {shown}")
-    with os_errors(path):
-        is_folder = path.is_dir()
-        names = {inside.name for inside in path.iterdir()} if is_folder else set()
-    if not names.isdisjoint({"state.json", "dataset_dict.json"}):
-        way = (
-            f"write `datasets.load_from_disk({shown}).to_parquet('data.parquet')`, for each split if there are several"
-        )
-        raise SpecError(f"{shown} is a folder that the package 'datasets' saved; {way}")
-    if any(name.endswith(".parquet") for name in names):
-        return PARQUET
-    way = WAYS.get(suffix, "").format(path=shown)
-    if backend := BACKEND_OF.get(suffix):
-        installed = backend in registry.list_backends()
-        way = (
-            f"write `load_dataset({shown}, backend={backend!r})`" if installed else f"pip install kinoml-data-{backend}"
-        )
-    opened = {s for cls in registry.list_backends().values() for s in cls.suffixes}
-    suffixes = ", ".join(sorted(opened | set(config.SUFFIXES)))
-    if is_folder and not way:
-        raise SpecError(
-            f"{shown} is a folder; name a file in it, or the backend that opens folders, such as backend='zarr', or "
-            f"backend='lance'; known suffixes: {suffixes}"
-        )
-    way = way or 'to open it with a certain backend, name it, such as `backend="csv"`'
-    raise SpecError(f"no backend opens files that end in {quoted(path.suffix)}; {way}; known suffixes: {suffixes}")
-
-
-def _is_omegaconf(spec: Any) -> bool:
-    omegaconf = sys.modules.get("omegaconf")
-    return omegaconf is not None and bool(omegaconf.OmegaConf.is_config(spec))
-
-
-def plain(spec: Any) -> Any:
-    """A spec of mappings, sequences or an OmegaConf config as dicts and lists.
-
-    Raises:
-        SpecError: an interpolation of OmegaConf cannot be resolved, a mandatory value is missing, or the spec is nested
-            too deep, for example because it contains itself.
-    """
-    if _is_omegaconf(spec):
-        omegaconf: Any = sys.modules["omegaconf"]
-        try:
-            return omegaconf.OmegaConf.to_container(spec, resolve=True, throw_on_missing=True)
-        except omegaconf.errors.OmegaConfBaseException as error:
-            raise SpecError(f"the config cannot be resolved: {one_line(error)}") from None
-    try:
-        if isinstance(spec, Mapping):
-            return {key: plain(value) for key, value in spec.items()}
-        return [plain(value) for value in spec] if isinstance(spec, (list, tuple)) else spec
-    except RecursionError:
-        raise SpecError("the spec is nested too deep; does a mapping contain itself?") from None
-
-
-# -- the backend
-
-
 def _with_storage(spec: DatasetSpec, backend: str | Backend | None, options: Mapping[str, Any]) -> DatasetSpec:
     """`spec` with the backend and the options that the caller of `load_dataset` gave."""
     if isinstance(backend, Backend):
@@ -458,98 +320,3 @@ def backend_ref(backend: str, options: Mapping[str, Any]) -> BackendRef:
         SpecError: an option cannot be written to a file.
     """
     return BackendRef.model_validate_json(plain_json({**options, "backend": backend}))
-
-
-def make_backend(
-    spec: DatasetSpec,
-    data: Mapping[str, Any] | None = None,
-    featurizer: PythonFeaturizers | None = None,
-    given: Backend | None = None,
-) -> Backend:
-    """The backend that a spec names, with its options checked. It is not opened.
-
-    Args:
-        spec: names the backend.
-        data, featurizer: Python objects for the backend; see `load_dataset`.
-        given: the backend itself, if the caller has one.
-
-    Raises:
-        SpecError: an option is not valid, or the backend does not take the objects.
-        UnknownNameError: no backend or featurizer of that name is installed.
-        PluginLoadError, PluginConflictError: the plugin of such a name is broken, or two plugins register the name.
-    """
-    functions: dict[Any, Any] = {} if featurizer is None else {None: featurizer}
-    if isinstance(featurizer, Mapping):
-        functions = dict(featurizer)
-    names: list[str | None] = []  # of the featurizers of the spec
-
-    def featurizer_of(ref: FeaturizerRef) -> Any:
-        names.append(ref.name)
-        if ref.name in functions:
-            return _function_of(ref, functions[ref.name])
-        if ref.name is None:
-            raise SpecError(
-                "the backend 'featurize-on-access' needs a featurizer: by name in the spec, or featurizer=function in "
-                "Python"
-            )
-        return _checked(registry.featurizer(ref.name), ref.options, context, f"featurizer {ref.name}")
-
-    context = SpecContext(
-        base=spec.base,
-        root=spec.root,
-        backend=lambda options: _backend(options, context),
-        featurizer=featurizer_of,
-        distribution=lambda ref: None if ref.name in functions else registry.distribution("featurizer", str(ref.name)),
-    )
-    backend = given or _backend(spec.storage.model_dump(mode="json"), context, "storage")
-    if None in functions and None not in names:
-        if not names:
-            raise SpecError("featurizer= needs the backend 'featurize-on-access'")
-        raise SpecError(
-            f"featurizer=: every featurizer of the spec has a name; to replace {names[0]!r}, give "
-            f"`featurizer={{{names[0]!r}: function}}`"
-        )
-    if unused := [name for name in functions if name not in names]:
-        known = [name for name in names if name is not None]
-        raise SpecError(f"featurizer=: {unknown(unused[0], known, 'featurizer of the spec')}")
-    return backend if data is None else backend.with_objects(data=data)
-
-
-def _function_of(ref: FeaturizerRef, featurizer: Any) -> Any:
-    """The caller's featurizer for a reference.
-
-    Raises:
-        SpecError: it is not a featurizer, or the spec has options for it.
-    """
-    if not isinstance(featurizer, Featurizer) and not callable(featurizer):
-        raise SpecError(f"featurizer=: {quoted(featurizer)} is neither a function nor a Featurizer object")
-    if ref.options:
-        problem = unknown(next(iter(ref.options)), ["name", "inputs", "outputs"])
-        raise SpecError(f"featurizer {ref.name}: {problem}; a Python object takes no options from a spec")
-    return featurizer
-
-
-def _backend(options: Mapping[str, Any], context: SpecContext, where: str = "") -> Backend:
-    options = dict(options)
-    with error_prefix("storage: "):
-        cls = registry.backend(options.pop("backend"))
-    return _checked(cls, options, context, where)
-
-
-def _checked(cls: type[M], options: Mapping[str, Any], context: Any, where: str) -> M:
-    """An object of a registered class, with its options validated."""
-    try:
-        return cls.model_validate_json(plain_json(options), context=context)
-    except ValidationError as error:
-        raise spec_error(error, cls, where) from None
-
-
-def _observation_model(spec: DatasetSpec) -> ObservationModel | None:
-    def model(name: str, options: Mapping[str, Any], where: str) -> ObservationModel:
-        return _checked(registry.observation_model(name), options, model, where)
-
-    ref = spec.observation_model
-    if ref is None:
-        return None
-    name, options = (ref, {}) if isinstance(ref, str) else (ref.name, ref.options)
-    return model(name, options, "observation_model").bound_to(spec)

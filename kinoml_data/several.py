@@ -10,10 +10,11 @@ from typing import Any
 
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.errors import SpecError, StoreNotFoundError, error_prefix, quoted
-from kinoml_data.factory import backend_for_file, load_dataset, plain
+from kinoml_data.factory import load_dataset
 from kinoml_data.files import matches
 from kinoml_data.spec import config
 from kinoml_data.spec.dataset_spec import DatasetSpec
+from kinoml_data.spec_sources import backend_for_file, plain
 
 
 def load_datasets(

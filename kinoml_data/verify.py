@@ -26,11 +26,12 @@ from kinoml_data.errors import (
     UnsafeStoreError,
     format_error,
 )
-from kinoml_data.factory import as_spec, make_backend
 from kinoml_data.inference import complete
 from kinoml_data.layouts.keys import keys_of
 from kinoml_data.spec.array import Model
 from kinoml_data.spec.dataset_spec import DatasetSpec
+from kinoml_data.spec_objects import make_backend
+from kinoml_data.spec_sources import as_spec
 
 ROWS_PER_READ = 1024
 MAX_PLACES = 1000  # places, damaged or not read, after which reading stops

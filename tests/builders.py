@@ -20,6 +20,11 @@ from kinoml_data.spec.array import Array
 FORK_OR_SPAWN = pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 FORMS = ("list", "pad", "pad-mask", "packed", "nested")
 """The built-in collate forms."""
+# Four rows of a ragged column, of strings and of a fixed column.
+ROWS = [np.arange(n * 3.0).reshape(n, 3) for n in (2, 0, 4, 1)]
+ATOMS = Ragged.from_rows(ROWS, "float64", 2)
+NAMES = Ragged.from_strings(["a", "", "bc", "é"])
+FIXED = np.arange(8, dtype=">i4").reshape(4, 2)
 
 
 def random_bits(shape: tuple[int, ...], dtype: str, seed: int) -> NDArray[Any]:

@@ -41,3 +41,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow; run with --all"))
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`convert` copies and featurizes a few rows at a time, and finds the plugin of `slow_features`."""
+    from kinoml_data import copied_rows, featurizing, registry
+    from tests import slow_features
+
+    for module in (copied_rows, featurizing):
+        monkeypatch.setattr(module, "ROWS_PER_BATCH", 7)
+    monkeypatch.setattr(registry, "_registry", slow_features.registered())

@@ -16,6 +16,8 @@ from kinoml_data import Array, registry
 from kinoml_data.plugin import Featurizer
 from tests.keyed import Keyed
 
+ROWS = 60
+SMILES = [text * (i % 3 + 1) for i, text in zip(range(ROWS), ["C", "N", "O", "CC", "F"] * 12, strict=True)]
 called: list[str] = []  # in this process
 
 

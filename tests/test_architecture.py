@@ -30,7 +30,7 @@ LAYERS = (
     ("observation", "registry"),
     ("loading",),
     ("dataset",),
-    ("inference",),
+    ("inference", "spec_objects", "spec_sources"),
     ("factory", "several"),
     ("conversion", "copied_rows", "featurizing", "verify"),
     ("torch_datasets",),
@@ -40,13 +40,17 @@ LAYERS = (
 PUBLIC = {"kinoml_data", *(f"kinoml_data.{name}" for name in ("plugin", "testing", "errors", "torch_datasets"))}
 
 # The rules of the conformance suite are tested together: each one must fail a backend that breaks it.
-TESTED_TOGETHER = {
-    f"kinoml_data.testing.{kind}_tests": "tests/testing/test_suite.py"
-    for kind in ("backend", "dataset", "featurizer", "key", "reading", "storage", "writing")
-} | {
-    f"kinoml_data.backends.joined.{name}": "tests/backends/test_joined.py"
-    for name in ("backend", "embedded_spec", "storage")
-}
+TESTED_TOGETHER = (
+    {
+        f"kinoml_data.testing.{kind}_tests": "tests/testing/test_suite.py"
+        for kind in ("backend", "dataset", "featurizer", "key", "reading", "storage", "writing")
+    }
+    | {
+        f"kinoml_data.backends.joined.{name}": "tests/backends/test_joined.py"
+        for name in ("backend", "embedded_spec", "storage")
+    }
+    | {f"kinoml_data.spec_{what}": "tests/test_factory.py" for what in ("objects", "sources")}
+)
 
 
 def files_of(folder: Path) -> list[Path]:

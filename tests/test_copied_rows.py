@@ -9,21 +9,13 @@ import numpy as np
 import pytest
 
 import kinoml_data as kd
-from kinoml_data import Backend, conversion, copied_rows, featurizing, registry
+from kinoml_data import Backend, conversion, registry
 from kinoml_data.contracts.backend import Storage
 from kinoml_data.errors import SpecError
 from tests import slow_features
-from tests.slow_features import stored_once, table, values
+from tests.slow_features import ROWS, SMILES, stored_once, table, values
 
-ROWS = 60
-SMILES = [text * (i % 3 + 1) for i, text in zip(range(ROWS), ["C", "N", "O", "CC", "F"] * 12, strict=True)]
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (copied_rows, featurizing):
-        monkeypatch.setattr(module, "ROWS_PER_BATCH", 7)
-    monkeypatch.setattr(registry, "_registry", slow_features.registered())
+pytestmark = pytest.mark.usefixtures("small_batches")
 
 
 def test_what_rows_share_is_featurized_once_and_stored_once(tmp_path: Path) -> None:

@@ -17,20 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kinoml_data as kd
-from kinoml_data import copied_rows, featurizing, registry
 from kinoml_data.errors import FeaturizationError, SpecError, StoreWriteError
 from tests import slow_features
-from tests.slow_features import table, values
+from tests.slow_features import ROWS, SMILES, table, values
 
-ROWS = 60
-SMILES = [text * (i % 3 + 1) for i, text in zip(range(ROWS), ["C", "N", "O", "CC", "F"] * 12, strict=True)]
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (copied_rows, featurizing):
-        monkeypatch.setattr(module, "ROWS_PER_BATCH", 7)
-    monkeypatch.setattr(registry, "_registry", slow_features.registered())
+pytestmark = pytest.mark.usefixtures("small_batches")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
@@ -183,9 +174,10 @@ def test_processes_end_in_the_middle_of_a_task_with_the_one_that_started_them(tm
     (tmp_path / "main.py").write_text(FOREVER)
     (tmp_path / "pids").mkdir()
     run = [sys.executable, str(tmp_path / "main.py"), str(tmp_path / "pids")]
-    with subprocess.Popen(run, stderr=subprocess.DEVNULL) as process:
+    with (tmp_path / "stderr").open("wb") as stderr, subprocess.Popen(run, stderr=stderr) as process:
         try:
-            wait_until(lambda: len(list((tmp_path / "pids").iterdir())) == 2)
+            wait_until(lambda: process.poll() is not None or len(list((tmp_path / "pids").iterdir())) == 2)
+            assert process.poll() is None, (tmp_path / "stderr").read_text()
             process.send_signal(number)
             process.wait(120)
         finally:

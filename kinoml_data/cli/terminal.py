@@ -168,8 +168,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def _with_settings(path: str, settings: Mapping[str, Any]) -> Opening:
-    from kinoml_data.factory import as_spec
     from kinoml_data.spec.dataset_spec import DatasetSpec
+    from kinoml_data.spec_sources import as_spec
 
     spec = as_spec(path, None, settings.get("storage.backend"))
     spec_dict = spec.to_mapping()

@@ -15,9 +15,9 @@ import pytest
 
 from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.errors import SpecError
-from kinoml_data.factory import make_backend
 from kinoml_data.spec.array import DTYPES, NAME_PATTERN
 from kinoml_data.spec.dataset_spec import DatasetSpec
+from kinoml_data.spec_objects import make_backend
 from kinoml_data.testing import examples
 from kinoml_data.testing.comparing import contents, same_array, same_keys, same_rows, same_shapes, same_store
 from kinoml_data.testing.example import Example

@@ -19,6 +19,7 @@ from kinoml_data.backends.cached_call import CachedCall, input_digests
 from kinoml_data.backends.featurizer_call import FeaturizerCall
 from kinoml_data.cli.main import main
 from kinoml_data.errors import FeaturizationError, SpecError
+from tests.builders import FORK_OR_SPAWN
 
 SMILES = ["C", "CC", "", "CCO", "CC", "N"]
 OUTPUTS = {"codes": Array("float32", (None,)), "size": Array("int64")}
@@ -147,10 +148,14 @@ def test_errors_are_not_remembered_and_what_was_computed_before_is(plugin, tmp_p
 
 def test_a_dataset_that_is_not_closed_writes_when_its_process_ends(plugin, tmp_path):
     if (child := os.fork()) == 0:
-        dataset = kd.load_dataset(spec(tmp_path), data={"smiles": SMILES})
-        dataset[:]
-        feature_cache.multiprocessing.util._exit_function()
-        os._exit(0)
+        code = 1
+        try:
+            dataset = kd.load_dataset(spec(tmp_path), data={"smiles": SMILES})
+            dataset[:]
+            feature_cache.multiprocessing.util._exit_function()
+            code = 0
+        finally:
+            os._exit(code)  # the child never goes on with the tests of its parent
     assert os.waitpid(child, 0)[1] == 0
     assert read(tmp_path) == []
 
@@ -347,7 +352,7 @@ def test_the_order_of_an_array_in_memory_does_not_matter():
 
 
 class Molecule:
-    pass
+    """An object of another library."""
 
 
 WITHOUT_DIGEST = [Molecule(), np.array([Molecule()]), {"a": 1}, [Molecule()], np.zeros(2, "i4,f4"), np.ma.zeros(2)]
@@ -416,7 +421,7 @@ def test_a_call_with_a_cache_can_be_sent_to_another_process(tmp_path):
 # -- where it is used
 
 
-@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+@FORK_OR_SPAWN
 def test_workers_share_a_cache(tmp_path, method):
     options = {"featurizer": FUNCTION, "cache_version": "1"}
     smiles = [f"{'C' * number}O" for number in range(40)]

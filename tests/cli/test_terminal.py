@@ -22,11 +22,17 @@ def test_tables_wrap_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert out.count("word") + out.count("wor") >= 10 and "…" not in out
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The only entry is the time, which the test sets."""
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    return now
+
+
 def test_progress_without_a_terminal_is_printed_as_lines(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: clock[0])
     with terminal.progress("copying") as report:
         for seconds, done in ((1.0, 10), (11.0, 1_500), (12.0, 2_000)):
             clock[0] = seconds
@@ -41,7 +47,8 @@ def test_progress_without_a_terminal_is_printed_as_lines(
     ]
 
 
-def test_progress_is_also_appended_to_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("clock", "capsys")
+def test_progress_is_also_appended_to_a_log(tmp_path: Path) -> None:
     for _ in range(2):
         with terminal.progress("copying", tmp_path / "log.txt") as report:
             report(5, 10)

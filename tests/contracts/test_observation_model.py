@@ -134,7 +134,9 @@ def test_a_batch_without_measured_values_has_a_gradient_of_zero():
     PIC50().residual(dG, torch.full((3,), math.nan)).square().mean().backward()
     assert dG.grad.tolist() == [0, 0, 0]
     empty = torch.zeros(0, requires_grad=True)
-    PIC50(substrate_conc={"column": "s"}, value="v").residual(empty, {"v": torch.zeros(0), "s": torch.zeros(0)}).sum()
+    model = PIC50(substrate_conc={"column": "s"}, value="v")
+    model.residual(empty, {"v": torch.zeros(0), "s": torch.zeros(0)}).sum().backward()
+    assert empty.grad.shape == (0,)
 
 
 def test_several_tasks_in_one_column_have_residuals_of_its_shape():

@@ -32,8 +32,9 @@ def test_a_column_that_does_not_begin_with_the_axes_of_the_energies_is_an_error(
 def test_the_inverse_of_a_rising_and_of_a_falling_function_is_found(exponent, sign):
     x = sign * torch.tensor([0.1, 1.0, 3.7], dtype=torch.float64) * 10.0**exponent
     for slope in (2.0, -0.5):
-        torch.testing.assert_close(inverse(lambda z, m=slope: m * z + 1, m_x := slope * x + 1), x, rtol=1e-9, atol=1e-9)
-        assert m_x.dtype == torch.float64
+        found = inverse(lambda z, m=slope: m * z + 1, slope * x + 1)
+        assert found.dtype == torch.float64
+        torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
 
 
 def test_values_that_a_function_does_not_take_have_no_inverse():

@@ -86,7 +86,7 @@ def test_every_form_gives_the_same_batch_as_without_keys(collate: Any, rows: lis
 
 def test_a_value_that_rows_share_is_read_once_per_batch() -> None:
     dataset = load(collate=PACKED)
-    reads = dataset._session.binding.storage.reads  # type: ignore[attr-defined]
+    reads = dataset._session.binding.storage.reads  # type: ignore[attr-defined]  # of SharedStorage
     dataset[[0, 2, 5, 1, 4]]
     assert reads == [2]
 

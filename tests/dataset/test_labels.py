@@ -161,7 +161,7 @@ def test_tables_of_labels_that_cannot_be_used(tmp_path: Path, text: str, error: 
         load({"labels": {"file": "splits.csv", "id": "id"}}, base=tmp_path)
 
 
-def test_a_table_of_labels_that_is_missing_or_outside_the_folder(tmp_path: Path) -> None:
+def test_a_table_of_labels_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(StoreNotFoundError):
         load({"labels": {"file": "none.csv", "id": "id"}}, base=tmp_path)
 
@@ -179,7 +179,7 @@ def test_a_copy_keeps_the_splits_and_the_promise(tmp_path: Path) -> None:
     copy = kd.load_dataset(tmp_path / "copy.npz")
     assert copy.indices.keys() == dataset.indices.keys()
     assert all(np.array_equal(copy.indices[name], rows) for name, rows in dataset.indices.items())
-    assert copy.spec.splits.apart == ("ligand",)  # type: ignore[union-attr]
+    assert copy.spec.splits.apart == ("ligand",)  # type: ignore[union-attr]  # they are computed splits
     assert copy.column("ligand") == table()["ligand"]
 
 
@@ -233,5 +233,5 @@ def test_computed_splits_survive_a_file(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "folder").mkdir()
     spec.to_file(tmp_path / "folder" / f"spec{suffix}")
     again = kd.DatasetSpec.from_file(tmp_path / "folder" / f"spec{suffix}").splits
-    assert again.labels.file == "../splits.csv" and again.by == ("id", "kinase") and again.folds == 3  # type: ignore
+    assert again.labels.file == "../splits.csv" and again.by == ("id", "kinase") and again.folds == 3  # type: ignore[union-attr]  # computed
     assert len({spec, spec.located(tmp_path)}) == 1

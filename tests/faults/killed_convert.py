@@ -54,7 +54,8 @@ def _expected(folder: Path) -> bytes:
     place = folder / "expected"
     place.mkdir()
     with _convert(folder, place) as process:
-        process.wait()
+        code = process.wait()
+    assert code == 0, (place / "out").read_text()[-500:]
     return (place / "x.npz").read_bytes()
 
 

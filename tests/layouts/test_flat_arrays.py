@@ -10,12 +10,9 @@ from kinoml_data.columns import Indexed
 from kinoml_data.errors import CorruptStoreError
 from kinoml_data.layouts.flat_arrays import flatten, is_reserved, ragged_array
 from kinoml_data.layouts.memory_storage import MemoryStorage
+from tests.builders import ATOMS, FIXED, NAMES
 
-ROWS = [np.arange(n * 3.0).reshape(n, 3) for n in (2, 0, 4, 1)]
-ATOMS = Ragged.from_rows(ROWS, "float64", 2)
 SAME = Ragged.from_rows([np.arange(4.0).reshape(2, 2) + i for i in range(4)], "float64", 2)
-NAMES = Ragged.from_strings(["a", "", "bc", "é"])
-FIXED = np.arange(8, dtype=">i4").reshape(4, 2)
 FLAT = {
     **{"atoms.values": ATOMS.values, "atoms.shapes": ATOMS.shapes, "same.values": SAME.values},
     **{"same.shapes": SAME.shapes, "names.utf8": NAMES.values, "names.shapes": NAMES.shapes, "fixed": FIXED},

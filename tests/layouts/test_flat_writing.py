@@ -11,13 +11,7 @@ from kinoml_data.errors import SpecError, UnsupportedStoreError
 from kinoml_data.layouts.checksums import row_checksums
 from kinoml_data.layouts.flat_arrays import mismatch
 from kinoml_data.layouts.flat_writing import FlatBatches, flat_arrays
-from tests.builders import keyed_batches
-
-ROWS = [np.arange(n * 3.0).reshape(n, 3) for n in (2, 0, 4, 1)]
-ATOMS = Ragged.from_rows(ROWS, "float64", 2)
-NAMES = Ragged.from_strings(["a", "", "bc", "é"])
-FIXED = np.arange(8, dtype=">i4").reshape(4, 2)
-
+from tests.builders import ATOMS, FIXED, NAMES, keyed_batches
 
 WRONG = {
     "a fixed column": (Array("float64", (None, 3)), FIXED, r"rows of one shape instead of float64 \(\*, 3\)"),

@@ -8,14 +8,10 @@ from multiprocessing.reduction import ForkingPickler
 import numpy as np
 import pytest
 
-from kinoml_data import Ragged
 from kinoml_data.errors import StoreReadError
 from kinoml_data.layouts.memory_storage import MemoryStorage
+from tests.builders import ATOMS, FIXED, NAMES, ROWS
 
-ROWS = [np.arange(n * 3.0).reshape(n, 3) for n in (2, 0, 4, 1)]
-ATOMS = Ragged.from_rows(ROWS, "float64", 2)
-NAMES = Ragged.from_strings(["a", "", "bc", "é"])
-FIXED = np.arange(8, dtype=">i4").reshape(4, 2)
 FLAT = {
     **{"atoms.values": ATOMS.values, "atoms.shapes": ATOMS.shapes, "fixed": FIXED},
     **{"names.utf8": NAMES.values, "names.shapes": NAMES.shapes},

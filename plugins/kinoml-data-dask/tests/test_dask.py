@@ -33,6 +33,17 @@ def cluster() -> Iterator[Any]:
         yield cluster
 
 
+def living(cluster: Any) -> list[int]:
+    """The processes of the workers, once all live and are known to the scheduler: one that was killed is replaced."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = [(nanny.pid, nanny.worker_address) for nanny in cluster.workers.values()]
+        if all(pid and address in cluster.scheduler.workers for pid, address in found):
+            return [pid for pid, _ in found]
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+
+
 def squared(number: int) -> tuple[int, int]:
     time.sleep(0.02)
     return number * number, os.getpid()
@@ -66,7 +77,7 @@ def test_keywords_reach_the_task_and_an_exception_comes_back(cluster: Any) -> No
 def test_a_worker_that_is_killed_leaves_no_trace_in_the_results(cluster: Any, seed: int) -> None:
     chance = random.Random(seed)
     with DaskExecutor(cluster.scheduler_address) as executor:
-        victim = chance.choice([nanny.pid for nanny in cluster.workers.values()])
+        victim = chance.choice(living(cluster))
         futures = {executor.submit(squared, number): number for number in range(TASKS)}
         moment, results = chance.randrange(TASKS // 2), {}
         for done, future in enumerate(as_completed(futures)):
@@ -107,10 +118,12 @@ def test_a_shutdown_that_cancels_does_not_wait_and_the_scheduler_goes_on(cluster
             time.sleep(0.01)
 
     executor = DaskExecutor(cluster.scheduler_address)
-    futures = [executor.submit(wait, number) for number in range(TASKS)]
-    executor.shutdown(cancel_futures=True)
-    assert not [future for future in futures if future.done() and not future.cancelled()]
-    gate.touch()
+    try:
+        futures = [executor.submit(wait, number) for number in range(TASKS)]
+        executor.shutdown(cancel_futures=True)
+        assert not [future for future in futures if future.done() and not future.cancelled()]
+    finally:
+        gate.touch()  # otherwise the workers, which other tests use too, would wait for ever
     with DaskExecutor(cluster.scheduler_address) as another:
         assert another.submit(pow, 2, 10).result() == 1024
 
@@ -147,7 +160,7 @@ def test_a_conversion_is_bit_identical_also_if_a_worker_is_killed(
 ) -> None:
     chance = random.Random(seed)
     moment = chance.randrange(ROWS // 2) if seed else None  # a number of distinct texts; the first run is undisturbed
-    victims = [chance.choice([nanny.pid for nanny in cluster.workers.values()])] if seed else []
+    victims = [chance.choice(living(cluster))] if seed else []
 
     def progress(stage: str, done: int, total: int) -> None:
         assert not stage.startswith("featurizing") or total == ROWS // 2
@@ -172,7 +185,7 @@ def test_a_row_that_fails_on_a_worker_is_named(cluster: Any, tmp_path: Path) -> 
 
 
 def test_the_command_converts_on_a_cluster(cluster: Any, tmp_path: Path) -> None:
-    pytest.importorskip("kinoml_data_rdkit")
+    pytest.importorskip("kinoml_data_rdkit", reason="the featurizer is one of kinoml-data-rdkit")
     (tmp_path / "a.csv").write_text("smiles,y\n" + "".join(f"{'C' * i}O,{i}\n" for i in range(9)))
     (tmp_path / "a.yaml").write_text(
         "{X: fingerprint, y: y, storage: {backend: featurize-on-access, source: {backend: csv, path: a.csv}, "

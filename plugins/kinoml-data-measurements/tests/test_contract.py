@@ -26,7 +26,7 @@ class TestMeasurements(BackendTests):
         return array.dtype not in type(backend.source).unsupported_dtypes
 
     def make_backend(self, folder: Path) -> Backend:
-        source = kd.list_backends()["npz-lazy"](path=folder / "raw.npz")  # type: ignore[call-arg]
+        source = kd.list_backends()["npz-lazy"](path=folder / "raw.npz")  # type: ignore[call-arg]  # its option
         return Measurements(source=source, by=(), value=RAW, unit="nM", kind="Ki", relation="=")
 
     def store(self, backend: Any, example: Example) -> Backend:
@@ -45,5 +45,5 @@ class TestMeasurementsOverParquet(TestMeasurements):
     """Over a source that decodes blocks of rows, and loads its columns."""
 
     def make_backend(self, folder: Path) -> Backend:
-        source = kd.list_backends()["parquet-awkward"](path=folder / "raw.parquet")  # type: ignore[call-arg]
+        source = kd.list_backends()["parquet-awkward"](path=folder / "raw.parquet")  # type: ignore[call-arg]  # its option
         return Measurements(source=source, by=(), value=RAW, unit="nM", kind="Ki", relation="=")

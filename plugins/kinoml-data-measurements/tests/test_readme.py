@@ -41,7 +41,7 @@ BREAKS = (
     (0, ""),
     (7, "n.d."),
     (8, None),
-)  # the cell, what it gets
+)  # the cell, what it gets; None: a unit that is unknown
 
 
 def block(language: str, containing: str = "") -> str:
@@ -72,10 +72,8 @@ def raw_table() -> list[list[Any]]:
             rows.append([*about, kind, "=", f"{value * 1.2:.4g}", unit, ""])
     for number, row in enumerate([list(row) for row in rows[:40]]):
         row[0] = f"N{row[0]}"
-        place, wrong = [(7, ""), (8, ""), (6, ""), (5, "Potency"), (7, "-1"), (0, ""), (7, "n.d."), (8, None)][
-            number % 8
-        ]
-        row[place] = UNKNOWN_UNITS[number // 8] if wrong is None else wrong
+        place, wrong = BREAKS[number % len(BREAKS)]
+        row[place] = UNKNOWN_UNITS[number // len(BREAKS)] if wrong is None else wrong
         rows.insert(7 * number, row)
     return rows
 

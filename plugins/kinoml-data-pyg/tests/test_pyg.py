@@ -435,6 +435,7 @@ def test_kinomls_dataset_refuses_records_that_are_no_graphs() -> None:
 def test_the_readme_runs_and_its_spec_parses() -> None:
     text = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert blocks
     exec(compile("".join(blocks), "README.md", "exec"), {})
     (spec,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     from kinoml_data.spec import config

@@ -51,7 +51,7 @@ def test_a_split_by_scaffold_of_real_molecules_shares_none(tmp_path: Path) -> No
 
 
 def test_a_smiles_that_cannot_be_read_names_its_row() -> None:
-    spec = {"X": "fingerprint", "meta": ["inchikey"], "storage": {"backend": "featurize-on-access"}}
-    spec["storage"]["featurizer"] = ["morgan-fingerprint", "inchikey"]  # type: ignore[index]
+    storage = {"backend": "featurize-on-access", "featurizer": ["morgan-fingerprint", "inchikey"]}
+    spec = {"X": "fingerprint", "meta": ["inchikey"], "storage": storage}
     with pytest.raises(FeaturizationError, match="row 1"):
         kd.load_dataset(spec, data={"smiles": ["CC", "C("]}).column("inchikey")

@@ -92,7 +92,7 @@ def test_the_published_split_of_moleculeace_has_molecules_in_train_and_test(
 
 
 def test_the_study_runs(study: ModuleType, benchmark: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="the study draws with matplotlib")
     sets = ["CHEMBL2047_EC50", "CHEMBL2835_Ki", "CHEMBL2971_Ki"]
     rows = study.main(tmp_path, benchmark, sets, epochs=2)
     assert [row["split"] for row in rows] == list(study.SPLITS)

@@ -512,12 +512,16 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
     Raises:
         StoreExistsError: the target exists and `overwrite` is False.
-        StoreWriteError: the folder that the target would be in does not exist.
+        StoreWriteError: the folder that the target would be in does not exist, or cannot be looked at.
     """
     if not overwrite and os.path.lexists(target):
         how = "pass overwrite=True (--overwrite on the command line) to replace it"
         raise StoreExistsError(f"{quoted(str(target))} already exists; {how}")
-    if not target.parent.is_dir():
+    try:
+        has_folder = target.parent.is_dir()
+    except OSError as error:
+        raise StoreWriteError(f"cannot write {quoted(str(target))}: {error}; nothing was changed") from error
+    if not has_folder:
         raise StoreWriteError(f"there is no folder {quoted(str(target.parent))}; create it first")
 
 

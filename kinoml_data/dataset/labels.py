@@ -40,18 +40,18 @@ def computed(
     """
     if splits.is_random:
         return divided_by_chance(splits.shares, np.arange(length), splits.seed)
-    read = cache(read)  # a column may be an order or a side, and checked as well
-    names, of_row = _labelled(splits, length, read, labels)
+    columns = cache(lambda name: comparable(read(name)))  # one may be an order or a side, and checked as well
+    names, of_row = _labelled(splits, length, columns, labels)
     if splits.shares:
         rows = np.flatnonzero((of_row == NONE) | (of_row == _number(names, "train")))
         of_row[rows] = NONE
         names += [name for name in splits.shares if name not in names]
-        for name, part in _divided(splits, rows, read).items():
+        for name, part in _divided(splits, rows, columns).items():
             of_row[part] = names.index(name)
     for column in dict.fromkeys((*names_of(splits.by), *names_of(splits.apart))):
-        _check_apart(column, read(column), names, of_row)
+        _check_apart(column, columns(column), names, of_row)
     found = {name: np.flatnonzero(of_row == number) for number, name in enumerate(names)}
-    return {name: rows for name, rows in found.items() if len(rows) or name != "train" or "train" in splits.ratios}
+    return {name: rows for name, rows in found.items() if name != "train" or not splits.shares or name in splits.ratios}
 
 
 def divided_by_chance(shares: Mapping[str, float], rows: RowNumbers, seed: int) -> dict[str, RowNumbers]:
@@ -173,6 +173,17 @@ def _in_order(splits: ComputedSplits, rows: RowNumbers, column: Column) -> dict[
 
 def _rows_of(column: Column, rows: RowNumbers) -> Column:
     return column.take(rows) if isinstance(column, Ragged) else column[rows]
+
+
+def comparable(column: Column) -> Column:
+    """The same rows, in which equal numbers have equal bits: -0.0 becomes 0.0, and every NaN becomes the same NaN."""
+    values = column.values if isinstance(column, Ragged) else column
+    if values.dtype.kind not in "fc":
+        return column
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        values = values + values.dtype.type(0)
+    values[np.isnan(values)] = np.nan
+    return column.with_values(values) if isinstance(column, Ragged) else values
 
 
 def shared_values(column: Column, of_row: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[Any]]:

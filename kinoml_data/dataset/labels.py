@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.columns import Column, Ragged, distinct_keys, keys_by_content
-from kinoml_data.errors import CorruptStoreError, SplitError, StoreNotFoundError, one_line, quoted, unknown
+from kinoml_data.errors import CorruptStoreError, SplitError, StoreNotFoundError, count_of, one_line, quoted, unknown
 from kinoml_data.files import os_errors
 from kinoml_data.spec.parts import ColumnLabels, ComputedSplits, FileLabels
 from kinoml_data.spec.roles import names_of
@@ -49,7 +49,8 @@ def computed(
         for name, part in _divided(splits, rows, columns).items():
             of_row[part] = names.index(name)
     for column in dict.fromkeys((*names_of(splits.by), *names_of(splits.apart))):
-        _check_apart(column, columns(column), names, of_row)
+        way_out = f"write `by: {column}`" if splits.labels is None else "change the labels"
+        _check_apart(column, columns(column), names, of_row, way_out)
     found = {name: np.flatnonzero(of_row == number) for number, name in enumerate(names)}
     return {name: rows for name, rows in found.items() if name != "train" or not splits.shares or name in splits.ratios}
 
@@ -205,8 +206,8 @@ def shared_values(column: Column, of_row: NDArray[np.int64], count: int) -> tupl
     return keys, rows.reshape(values, count)
 
 
-def _check_apart(name: str, column: Column, splits: list[str], of_row: NDArray[np.int64]) -> None:
-    """Check that no two splits have a value in common.
+def _check_apart(name: str, column: Column, splits: list[str], of_row: NDArray[np.int64], way_out: str) -> None:
+    """Check that no two splits have a value in common; `way_out` is what to do if they do.
 
     Raises:
         SplitError: two splits have one.
@@ -218,8 +219,8 @@ def _check_apart(name: str, column: Column, splits: list[str], of_row: NDArray[n
         count = int(((rows[:, one] > 0) & (rows[:, other] > 0)).sum())
         value = quoted(values_as_text(column, np.flatnonzero(keys == shared[0])[:1])[0])
         raise SplitError(
-            f"splits {splits[one]!r} and {splits[other]!r} share {count:,} values of column {quoted(name)}, which must "
-            f"be apart, for example {value}"
+            f"splits {splits[one]!r} and {splits[other]!r} share {count_of(count, 'value')} of column {quoted(name)}, "
+            f"such as {value}, and must not; {way_out}, or leave the column out of `by` and `apart`"
         )
 
 

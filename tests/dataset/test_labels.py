@@ -114,8 +114,8 @@ def test_folds_are_validated_one_by_one_and_the_test_set_stays() -> None:
 
 
 def test_there_is_an_error_for_a_fold_that_does_not_exist() -> None:
-    with pytest.raises(SplitError, match="unknown fold 'fold5'"):
-        load({"folds": 5}).fold(5)
+    with pytest.raises(SplitError, match="there is no fold 5; the folds are fold0, fold1, fold2"):
+        load({"folds": 3}).fold(5)
     with pytest.raises(SplitError, match="folds: 5"):
         load({"ratios": {"train": 1.0}}).fold(0)
 
@@ -189,8 +189,11 @@ def test_a_table_of_labels_that_is_missing(tmp_path: Path) -> None:
 def test_apart_is_a_promise() -> None:
     labels = {"train": {"range": [0, 300]}, "test": {"range": [300, 600]}}
     assert load({"labels": labels, "apart": "id"}).indices["test"][0] == 300
-    with pytest.raises(SplitError, match=r"'train' and 'test' share .* values of column 'kinase'"):
+    message = r"'train' and 'test' share 25 values of column 'kinase', such as '\d+', and must not; change the labels"
+    with pytest.raises(SplitError, match=message):
         load({"labels": labels, "apart": ["id", "kinase"]})
+    with pytest.raises(SplitError, match="write `by: kinase`, or leave the column out of `by` and `apart`"):
+        load({"folds": 2, "apart": "kinase"})
 
 
 def test_a_copy_keeps_the_splits_and_the_promise(tmp_path: Path) -> None:

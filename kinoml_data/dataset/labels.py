@@ -96,6 +96,11 @@ def _labelled(
     first, _ = distinct_keys(keys, len(keys))
     texts = values_as_text(column, first)
     if isinstance(splits.labels, FileLabels):
+        if texts and labels and not any(text in labels for text in texts):
+            raise SplitError(
+                f"splits.labels: {quoted(splits.labels.file)} contains no id of column {quoted(name)}: it has "
+                f"{quoted(next(iter(labels)))}, and the column has {quoted(texts[0])}"
+            )
         texts = [labels.get(text, "") for text in texts]
     elif not isinstance(column, Ragged) or column.shapes.shape[1] != 1:
         raise SplitError(f"splits.labels: column {quoted(name)} does not contain text")

@@ -66,7 +66,8 @@ def _given(
     for name, split in splits.items():
         if isinstance(split, str):
             if split not in arrays:
-                raise SplitError(f"split {name!r}: {unknown(split, list(arrays), 'array of the store')}")
+                hint = f"; for labels in a column, write `labels: {{column: {split}}}`" if name == "labels" else ""
+                raise SplitError(f"split {name!r}: {unknown(split, list(arrays), 'array of the store')}{hint}")
             rows = _as_rows(arrays[split], name, length)
         elif isinstance(split, RangeSplit):
             start, stop = split.range

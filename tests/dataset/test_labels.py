@@ -181,6 +181,15 @@ def test_tables_of_labels_that_cannot_be_used(tmp_path: Path, text: str, error: 
         load({"labels": {"file": "splits.csv", "id": "id"}}, base=tmp_path)
 
 
+def test_a_table_of_labels_must_have_an_id_of_the_dataset(tmp_path: Path) -> None:
+    splits = {"labels": {"file": "splits.csv", "id": "id"}}
+    (tmp_path / "splits.csv").write_text("id,part\nID1,train\n")
+    with pytest.raises(SplitError, match=r"'splits\.csv' contains no id of column 'id': it has 'ID1', .* has 'id0'"):
+        load(splits, base=tmp_path)
+    (tmp_path / "splits.csv").write_text("id,part\n")
+    assert load(splits, base=tmp_path).indices == {}
+
+
 def test_a_table_of_labels_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(StoreNotFoundError):
         load({"labels": {"file": "none.csv", "id": "id"}}, base=tmp_path)
@@ -242,6 +251,8 @@ def test_names_of_columns_that_are_not_valid_in_a_spec(tmp_path: Path) -> None:
         ({"labels": {"column": "subset"}, "by": "ligand"}, "need `ratios` or `folds`"),
         ({"labels": {"column": "subset", "id": "id"}}, "splits.labels"),
         ({"labels": {"column": "kinase"}}, "does not contain text"),
+        ({"labels": {"file": "a.csv", "column": "split"}}, r"splits\.labels\.id: this key is missing"),
+        ({"labels": "subset"}, "for labels in a column, write `labels: {column: subset}`"),
         ({"folds": 2, "by": "ligands"}, "did you mean 'ligand'"),
         ({"labels": {"train": "idx_train"}}, "idx_train"),
     ],

@@ -81,9 +81,9 @@ LABELLED = st.sampled_from(LABELS[1:]).map(lambda labels: {"labels": labels})
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a table of labels, in which some rows are not and which has others."""
+    """A folder with a table of labels that lacks one row and contains rows that no table has."""
     path = tmp_path_factory.mktemp("splits")
-    lines = [[f"id{number}", number, ("test", "train", "")[number % 3]] for number in range(2, 99)]
+    lines = [[f"id{number}", number, ("test", "train", "")[number % 3]] for number in (0, *range(2, 99))]
     with (path / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["id", "number", "split"], *lines])
     return path

@@ -151,8 +151,8 @@ class XyDataset(Dataset[Any]):
         folds = [name for name in self._session.splits if re.fullmatch(r"fold\d+", name)]
         val = f"fold{number}"
         if isinstance(number, bool) or val not in folds:
-            hint = "" if folds else "; write `splits: {folds: 5, seed: 0}` in the spec"
-            raise SplitError(unknown(val, folds, "fold") + hint)
+            known = f"the folds are {', '.join(folds)}" if folds else "write `splits: {folds: 5, seed: 0}` in the spec"
+            raise SplitError(f"there is no fold {quoted(number)}; {known}")
         indices = self.indices
         train = np.sort(np.concatenate([np.empty(0, np.int64), *(indices[name] for name in folds if name != val)]))
         parts = {"train": self.select(train), "val": self.split(val)}

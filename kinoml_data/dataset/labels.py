@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.columns import Column, Ragged, distinct_keys, keys_by_content
-from kinoml_data.errors import CorruptStoreError, SplitError, StoreNotFoundError, one_line, quoted, unknown
+from kinoml_data.errors import CorruptStoreError, SplitError, StoreNotFoundError, count_of, one_line, quoted, unknown
 from kinoml_data.files import os_errors
 from kinoml_data.spec.parts import ColumnLabels, ComputedSplits, FileLabels
 from kinoml_data.spec.roles import names_of
@@ -38,18 +38,19 @@ def computed(
         SplitError: a label has no valid value, an order has no place for a value, or two splits share a value of a
             column that `by` or `apart` names.
     """
-    read = cache(read)  # a column may be an order or a side, and checked as well
-    names, of_row = _labelled(splits, rows, read, labels)
+    columns = cache(lambda name: comparable(read(name)))  # one may be an order or a side, and checked as well
+    names, of_row = _labelled(splits, rows, columns, labels)
     if splits.shares:
         divided = np.flatnonzero((of_row == NONE) | (of_row == _number(names, "train")))
         of_row[divided] = NONE
         names += [name for name in splits.shares if name not in names]
-        for name, part in _divided(splits, rows, divided, read).items():
+        for name, part in _divided(splits, rows, divided, columns).items():
             of_row[part] = names.index(name)
     for column in dict.fromkeys((*names_of(splits.by), *names_of(splits.apart))):
-        _check_apart(column, read(column), names, of_row)
+        way_out = f"write `by: {column}`" if splits.labels is None else "change the labels"
+        _check_apart(column, columns(column), names, of_row, way_out)
     found = {name: rows[of_row == number] for number, name in enumerate(names)}
-    return {name: part for name, part in found.items() if len(part) or name != "train" or "train" in splits.ratios}
+    return {name: part for name, part in found.items() if name != "train" or not splits.shares or name in splits.ratios}
 
 
 def divided_by_chance(shares: Mapping[str, float], rows: RowNumbers, seed: int) -> dict[str, RowNumbers]:
@@ -173,6 +174,17 @@ def _rows_of(column: Column, rows: RowNumbers) -> Column:
     return column.take(rows) if isinstance(column, Ragged) else column[rows]
 
 
+def comparable(column: Column) -> Column:
+    """The same rows, in which equal numbers have equal bits: -0.0 becomes 0.0, and every NaN becomes the same NaN."""
+    values = column.values if isinstance(column, Ragged) else column
+    if values.dtype.kind not in "fc":
+        return column
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        values = values + values.dtype.type(0)
+    values[np.isnan(values)] = np.nan
+    return column.with_values(values) if isinstance(column, Ragged) else values
+
+
 def shared_values(column: Column, of_row: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Which values are in which splits.
 
@@ -192,8 +204,8 @@ def shared_values(column: Column, of_row: NDArray[np.int64], count: int) -> tupl
     return keys, rows.reshape(values, count)
 
 
-def _check_apart(name: str, column: Column, splits: list[str], of_row: NDArray[np.int64]) -> None:
-    """Check that no two splits have a value in common.
+def _check_apart(name: str, column: Column, splits: list[str], of_row: NDArray[np.int64], way_out: str) -> None:
+    """Check that no two splits have a value in common; `way_out` is what to do if they do.
 
     Raises:
         SplitError: two splits have one.
@@ -205,8 +217,8 @@ def _check_apart(name: str, column: Column, splits: list[str], of_row: NDArray[n
         count = int(((rows[:, one] > 0) & (rows[:, other] > 0)).sum())
         value = quoted(values_as_text(column, np.flatnonzero(keys == shared[0])[:1])[0])
         raise SplitError(
-            f"splits {splits[one]!r} and {splits[other]!r} share {count:,} values of column {quoted(name)}, which must "
-            f"be apart, for example {value}"
+            f"splits {splits[one]!r} and {splits[other]!r} share {count_of(count, 'value')} of column {quoted(name)}, "
+            f"such as {value}, and must not; {way_out}, or leave the column out of `by` and `apart`"
         )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kinoml_data.columns import Indexed, keys_by_content
 from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.forms import as_arrays
-from kinoml_data.dataset.labels import NONE, shared_values
+from kinoml_data.dataset.labels import NONE, comparable, shared_values
 from kinoml_data.errors import SpecError, count_of, unknown
 from kinoml_data.spec.dataset_spec import CompleteSpec
 from kinoml_data.spec.parts import ColumnLabels, ComputedSplits
@@ -117,5 +117,5 @@ def _keys(binding: Binding, name: str, rows: RowNumbers) -> NDArray[np.int64]:
     """The number of each row's value, by content: `(rows,)`."""
     column = binding.read_batch(rows, [name])[name]
     if not isinstance(column, Indexed):
-        return keys_by_content(as_arrays(column))
-    return keys_by_content(as_arrays(column.values))[column.index]  # different keys may have equal values
+        return keys_by_content(comparable(as_arrays(column)))
+    return keys_by_content(comparable(as_arrays(column.values)))[column.index]  # different keys may have equal values

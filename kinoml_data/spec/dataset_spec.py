@@ -251,7 +251,9 @@ class DatasetSpec(Model):
         if repeated := [quoted(name) for name, count in roles.items() if count > 1]:
             problems.append(f"X, y and meta contain {', '.join(repeated)} more than once")
         if self.columns is not None:
-            problems += _problems_of_columns(self.columns, {"X": self.X_names, "y": self.y_names, "meta": self.meta})
+            roles_of = {"X": self.X_names, "y": self.y_names, "meta": self.meta}
+            hint = "" if isinstance(self, CompleteSpec) else "; `columns` must list every column that has a role"
+            problems += _problems_of_columns(self.columns, roles_of, hint)
         if problems:
             raise SpecError(*problems)
 
@@ -279,7 +281,7 @@ class CompleteSpec(DatasetSpec):
         return complete
 
 
-def _problems_of_columns(columns: Mapping[str, Array], roles: Mapping[str, tuple[str, ...]]) -> list[str]:
+def _problems_of_columns(columns: Mapping[str, Array], roles: Mapping[str, tuple[str, ...]], hint: str) -> list[str]:
     problems = []
     for name in columns:
         if not re.fullmatch(NAME_PATTERN, name):
@@ -292,7 +294,7 @@ def _problems_of_columns(columns: Mapping[str, Array], roles: Mapping[str, tuple
     for role, names in roles.items():
         for name in names:
             if name not in columns:
-                problems.append(f"{role}: {unknown(name, columns, 'column')}")
+                problems.append(f"{role}: {unknown(name, columns, 'column')}{hint}")
             elif role != "meta" and columns[name].is_string:
                 problems.append(f"{role}: column {name!r} contains strings, which no tensor can have; put it in meta")
     return problems

@@ -241,7 +241,10 @@ def convert(
         try:
             to = path if backend is None else {"backend": backend, "path": path}
             with ExitStack() as opened:
-                dataset = opened.enter_context(opening.to_copy().dataset(label or source, loads=True))
+                opening = opening.to_copy()
+                dataset = opened.enter_context(
+                    opening.dataset(label or source, loads=True, omits_failures=failed is not None)
+                )
                 pool = opened.enter_context(registry.executor(executor)(address)) if executor is not None else None
                 options = {"share": share or (), "failed": failed, "workers": workers, "executor": pool}
                 _convert(dataset, path, log, target=to, overwrite=overwrite, **options)

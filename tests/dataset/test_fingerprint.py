@@ -186,5 +186,7 @@ def test_a_locked_spec_refuses_other_data(
     assert kd.load_dataset(path).spec.fingerprint == kd.load_dataset(tmp_path / "t.npz").fingerprint()
     assert suffix != ".yaml" or path.read_text().startswith(text)
     kd.save_dataset(kd.from_arrays(np.array([0.0, 1.0, 3.0])), tmp_path / "t.npz", overwrite=True)
-    with pytest.raises(StoreChangedError, match="fingerprint"):
-        kd.load_dataset(path)
+    for use in (kd.load_dataset, lambda path: kd.convert(path, tmp_path / "copy.npz")):
+        with pytest.raises(StoreChangedError, match="fingerprint"):
+            use(path)
+    assert not (tmp_path / "copy.npz").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 import kinoml_data as kd
 from kinoml_data.errors import CorruptStoreError, SpecError, SplitError, StoreNotFoundError
+from tests.dataset.rows import as_lists
 
 ROWS = 600
 
@@ -276,3 +279,16 @@ def test_computed_splits_survive_a_file(tmp_path: Path, suffix: str) -> None:
     again = kd.DatasetSpec.from_file(tmp_path / "folder" / f"spec{suffix}").splits
     assert again.labels.file == "../splits.csv" and again.by == ("id", "kinase") and again.folds == 3  # type: ignore[union-attr]  # computed
     assert len({spec, spec.located(tmp_path)}) == 1
+
+
+def test_a_missing_label_is_no_label_in_each_process(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x,subset\n1,test\n2,\n3,\n4,test\n")
+    spec = {"X": "x", "storage": {"backend": "csv", "path": "t.csv"}, "splits": {"labels": {"column": "subset"}}}
+    for columns in ({}, {"columns": {"x": {"dtype": "float32"}}}):
+        with kd.load_dataset(spec | columns, base=tmp_path) as dataset:
+            worker = pickle.loads(ForkingPickler.dumps(dataset))
+            assert as_lists(dataset.indices) == {"test": [0, 3]} == as_lists(worker.indices)
+            assert worker.column("subset") == dataset.column("subset") == ["test", "", "", "test"]
+        kd.convert(dataset.spec, tmp_path / "t.npz", overwrite=True)
+        with kd.load_dataset(tmp_path / "t.npz") as copy:
+            assert as_lists(copy.indices) == {"test": [0, 3]}

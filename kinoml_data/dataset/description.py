@@ -94,7 +94,7 @@ def facts(dataset: Described, columns: Sequence[ColumnFacts]) -> list[tuple[str,
         ("dataset", spec.name or "(no name)"),
         ("rows", f"{len(dataset):,}"),
         ("backend", _chain(spec.storage.model_dump(mode="json"))),
-        ("stored", ", ".join(f"{path} {format_size(path.stat().st_size)}" for path in paths) or "in no file"),
+        ("stored", ", ".join(f"{_near(path)} {format_size(path.stat().st_size)}" for path in paths) or "in no file"),
         ("in memory", _size(sum(column.nbytes for column in columns), columns)),
         (f"a batch of {BATCH}", f"{text} of X and y" if roles else "no X and y yet"),
         ("splits", _splits(dataset)),
@@ -152,6 +152,11 @@ def files(dataset: Described) -> list[Path]:
             paths.append(dataset.spec.base / path)
         storage = storage.get("source")
     return paths
+
+
+def _near(path: Path) -> Path:
+    """A path from the current folder if it is in it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _column(dataset: Described, name: str, sample: int) -> ColumnFacts:

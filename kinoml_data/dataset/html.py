@@ -8,7 +8,7 @@ from html import escape
 from kinoml_data.dataset import description
 from kinoml_data.dataset.split_check import known_leaks, leaks_html, sizes_html
 from kinoml_data.errors import KinomlDataError, count_of, format_size, one_line
-from kinoml_data.spec.html import MANY, code_html, details_html, page_html, pairs_html, role_html, rows_html
+from kinoml_data.spec.html import MANY, code_html, details_html, long_html, page_html, pairs_html, role_html, rows_html
 from kinoml_data.spec.parts import ComputedSplits
 from kinoml_data.spec.roles import names_of
 
@@ -47,7 +47,7 @@ def _table(columns: Sequence[description.ColumnFacts]) -> str:
     rows = []
     for column in columns:
         size = ("" if column.exact else "about ") + format_size(column.nbytes)
-        stored = f"<br><small>stored as {escape(column.stored_as)}</small>" if column.stored_as else ""
+        stored = f"<br><small>stored as {long_html(column.stored_as)}</small>" if column.stored_as else ""
         shared = f"<br><small>{count_of(column.values, 'value')}, shared</small>" if column.values is not None else ""
         rows.append(
             (

@@ -16,7 +16,7 @@ from kinoml_data.dataset.forms import as_arrays
 from kinoml_data.dataset.labels import NONE, shared_values
 from kinoml_data.errors import SpecError, count_of, unknown
 from kinoml_data.spec.dataset_spec import CompleteSpec
-from kinoml_data.spec.html import MANY, code_html, details_html, page_html, rows_html
+from kinoml_data.spec.html import MANY, code_html, details_html, long_html, page_html, rows_html
 from kinoml_data.spec.parts import ColumnLabels, ComputedSplits
 
 RowNumbers = NDArray[np.int64]
@@ -218,4 +218,4 @@ def leaks_html(shared: Sequence[SharedValues], apart: Sequence[str] = (), *, is_
 def _part_html(entry: SharedValues, part: int) -> str:
     percent = entry.percents[part]
     text = f"{entry.splits[part]} {entry.rows[part]:,} of {entry.sizes[part]:,} ({percent:.1f} %)"
-    return f'{escape(text)}<div class="share" style="background-size:{percent:.1f}% 100%"></div>'
+    return f'{long_html(text)}<div class="share" style="background-size:{percent:.1f}% 100%"></div>'

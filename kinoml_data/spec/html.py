@@ -15,19 +15,20 @@ STYLE = """
   --kd-soft: color-mix(in srgb, currentColor 65%, transparent);
   --kd-line: color-mix(in srgb, currentColor 18%, transparent);
   --kd-leak: color-mix(in srgb, #f28e2b 35%, transparent);
-  font: 13px/1.5 system-ui, sans-serif; max-width: 60rem;
+  font: 13px/1.5 system-ui, sans-serif; max-width: 60rem; padding-bottom: 8px;
 }
 .kinoml-data h4 { font-size: 14px; margin: 0 0 4px; font-weight: 600; overflow-wrap: anywhere; }
 .kinoml-data p { margin: 4px 0; overflow-wrap: anywhere; }
 .kinoml-data details details { margin-left: 14px; }
 .kinoml-data .wide { overflow-x: auto; }
 .kinoml-data h4 span { color: var(--kd-soft); font-weight: 400; }
-.kinoml-data summary { cursor: pointer; margin: 6px 0 2px; color: var(--kd-soft); }
+.kinoml-data summary { cursor: pointer; margin: 6px 0 2px; color: var(--kd-soft); overflow-wrap: anywhere; }
 .kinoml-data table { border-collapse: collapse; width: 100%; margin: 0; font-size: 13px; }
 .kinoml-data th, .kinoml-data td {
   text-align: left; padding: 2px 14px 2px 0; border-top: 1px solid var(--kd-line); vertical-align: top;
   background: none; white-space: normal;
 }
+.kinoml-data table:has(th) { min-width: 26rem; }
 .kinoml-data th { color: var(--kd-soft); font-weight: 400; border-top: 0; }
 .kinoml-data td.n, .kinoml-data th.n { text-align: right; padding-right: 0; font-variant-numeric: tabular-nums; }
 .kinoml-data td.n { white-space: nowrap; }
@@ -39,7 +40,7 @@ STYLE = """
 .kinoml-data .y { color: color-mix(in srgb, #e06a10 55%, currentColor); }
 .kinoml-data .meta { color: var(--kd-soft); }
 .kinoml-data td.label { white-space: nowrap; width: 1%; color: var(--kd-soft); }
-.kinoml-data td.label + td { overflow-wrap: anywhere; }
+.kinoml-data td.label + td, .kinoml-data .long { overflow-wrap: anywhere; }
 .kinoml-data .bar { display: flex; height: 10px; border-radius: 3px; overflow: hidden; margin: 4px 0; }
 .kinoml-data .bar i { display: block; min-width: 2px; }
 .kinoml-data .key { display: inline-block; margin-right: 14px; overflow-wrap: anywhere; }
@@ -75,7 +76,7 @@ def spec_html(
         given = array.model_dump(mode="json", exclude_defaults=True, exclude={"dtype", "shape"})
         options = ", ".join(f"{key}: {plain_text(value)}" for key, value in given.items())
         shape = str(array).removeprefix(array.dtype).strip().replace(",)", ")")
-        rows.append((role_html(role), code_html(column), escape(array.dtype), escape(shape), escape(options)))
+        rows.append((role_html(role), code_html(column), escape(array.dtype), escape(shape), long_html(options)))
     header = ("role", "column", "dtype", "shape of a row", "options")
     parts = (
         [details_html(f"Columns ({len(rows):,})", rows_html(header, rows), is_open=len(rows) <= MANY)] if rows else []
@@ -124,6 +125,11 @@ def role_html(role: str) -> str:
 def code_html(text: str) -> str:
     """A name, as code."""
     return f"<code>{escape(text)}</code>"
+
+
+def long_html(text: str) -> str:
+    """A text that may be broken anywhere."""
+    return f'<span class="long">{escape(text)}</span>'
 
 
 def plain_text(value: Any) -> str:

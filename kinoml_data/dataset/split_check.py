@@ -10,10 +10,10 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.columns import Indexed, keys_by_content
+from kinoml_data.columns import Indexed, distinct_keys, keys_by_content
 from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.forms import as_arrays
-from kinoml_data.dataset.labels import NONE, shared_values
+from kinoml_data.dataset.labels import NONE, rows_of_values
 from kinoml_data.errors import SpecError, count_of, unknown
 from kinoml_data.spec.dataset_spec import CompleteSpec
 from kinoml_data.spec.html import MANY, code_html, details_html, long_html, page_html, rows_html
@@ -117,8 +117,9 @@ def check_splits(
         if column not in spec.columns and column != INPUTS:
             raise SpecError(unknown(column, list({**spec.columns, INPUTS: None}), "column"))
         compared = (column,) if column in spec.columns else spec.X_names
-        keys = np.stack([_keys(binding, name, rows) for name in compared], axis=1)
-        shared += _shared(column, keys, of_row, sizes)
+        keys = [_keys(binding, name, rows) for name in compared]
+        numbers = keys[0] if len(keys) == 1 else keys_by_content(np.stack(keys, axis=1))
+        shared += _shared(column, numbers, of_row, sizes)
     return SplitCheck(sizes, len(rows) - sum(sizes.values()), tuple(columns), tuple(shared))
 
 
@@ -150,7 +151,7 @@ def known_leaks(
     for columns in names.values():
         keys = keys_of_names[columns[0]]
         assert keys is not None
-        shared += _shared(", ".join(columns), keys[rows][:, None], of_row, sizes)
+        shared += _shared(", ".join(columns), distinct_keys(keys[rows])[1], of_row, sizes)
     return shared
 
 
@@ -165,7 +166,7 @@ def _of_row(count: int, splits: Mapping[str, RowNumbers]) -> RowNumbers:
 def _shared(
     column: str, keys: NDArray[np.int64], of_row: NDArray[np.int64], sizes: Mapping[str, int]
 ) -> Iterator[SharedValues]:
-    _, rows_of = shared_values(keys[:, 0] if keys.shape[1] == 1 else keys, of_row, len(sizes))
+    rows_of = rows_of_values(keys, of_row, len(sizes))
     for (one, split), (other, other_split) in itertools.combinations(enumerate(sizes), 2):
         both = (rows_of[:, one] > 0) & (rows_of[:, other] > 0)
         if both.any():

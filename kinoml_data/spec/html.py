@@ -31,6 +31,7 @@ STYLE = """
 .kinoml-data table:has(th) { min-width: 26rem; }
 .kinoml-data th { color: var(--kd-soft); font-weight: 400; border-top: 0; }
 .kinoml-data td.n, .kinoml-data th.n { text-align: right; padding-right: 0; font-variant-numeric: tabular-nums; }
+.kinoml-data small { font-size: 11px; }
 .kinoml-data td.n { white-space: nowrap; }
 .kinoml-data code {
   font-family: ui-monospace, monospace; font-size: 12px; background: none; border: 0; color: inherit; padding: 0;

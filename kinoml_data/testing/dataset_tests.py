@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,18 @@ class DatasetTests(Suite):
                 for name, rows in example.arrays.items():
                     if name.startswith("idx_"):
                         same_list(dataset.split(name).rows.tolist(), rows.tolist(), name)
+
+    @EACH_EXAMPLE
+    def test_a_notebook_shows_a_dataset_without_reading_rows(
+        self, shared: Shared, example: Example, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        example, stored = shared(example)
+        with self.dataset(stored, example) as dataset:
+            monkeypatch.setattr(type(dataset._session.binding.storage), "read", None)
+            html = dataset._repr_html_()
+            assert f"{len(example):,} row" in html
+            for name in dataset.spec.columns:
+                assert f"<code>{escape(name)}</code>" in html, name
 
     @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
     @pytest.mark.parametrize("method", ["fork", "spawn"])

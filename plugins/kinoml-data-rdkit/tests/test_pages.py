@@ -30,15 +30,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def module_of(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # for its dataclass
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_the_code_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = DOCS / "guide.md"
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    for language, code in re.findall(r"^```(\w+)\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
-        if language == "yaml":
-            Path(code.partition("\n")[0].removeprefix("# ")).write_text(code, "utf-8")
-        elif language == "python":
-            exec(compile(code, str(page), "exec", dont_inherit=True), names)
+    module_of(DOCS.parent / "tests" / "pages.py").run(DOCS / "guide.md", names)
     assert Path("failed.csv").read_text("utf-8").count("broken") == 1
     assert names["dataset"].check_splits(["scaffold", "id", "X"]).shared == ()
     assert len(Path("predictions.csv").read_text("utf-8").splitlines()) == 1 + len(names["dataset"].split("test"))
@@ -49,12 +53,7 @@ def test_the_code_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("moleculeace", STUDY)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # for its dataclass
-    spec.loader.exec_module(module)
-    return module
+    return module_of(STUDY)
 
 
 @pytest.fixture(scope="module")

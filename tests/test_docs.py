@@ -173,6 +173,20 @@ def test_every_file_of_the_library_is_in_the_description_of_the_architecture() -
             assert f"`{file.relative_to(package).as_posix()}`" in text, file
 
 
+def test_the_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
+    """Each is the median of a cell in the row of the same name, in the table of the same workload."""
+    results = (DOCS / "benchmarks.md").read_text("utf-8").partition("<!-- ragged: begin -->")[2]
+    measured = {
+        row[1].strip("*"): row[0] for row in re.finditer(r"^\| ([^|]+) \|.*$", results.partition("<!--")[0], re.M)
+    }
+    table = (ROOT / "README.md").read_text("utf-8").partition("## How fast?")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| \**`([\w-]+)`[^|]*\|(.*)\|$", table, re.M)
+    assert len(rows) == 9
+    for name, cells in rows:
+        for figure in cells.split("|"):
+            assert re.search(rf"\| {figure.strip()} (\(|\|)", measured[name]), f"{name}: {figure}"
+
+
 # -- the templates of plugins, which `kinoml-data plugins new` copies
 
 

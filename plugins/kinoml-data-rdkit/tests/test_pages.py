@@ -48,6 +48,13 @@ def test_the_code_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(Path("predictions.csv").read_text("utf-8").splitlines()) == 1 + len(names["dataset"].split("test"))
 
 
+def test_the_picture_of_the_readme_can_be_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the picture is drawn with matplotlib")
+    picture = tmp_path / "picture.png"
+    assert module_of(STUDY.with_name("batch_and_predictions.py")).main(picture, epochs=3) < 1.5
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 # -- the study
 
 

@@ -1,12 +1,12 @@
 """Builds the site from these pages and the docstrings: `python -m sphinx -W --keep-going docs build/site`."""
 
+import html
 import inspect
 import os
 import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -69,7 +69,6 @@ html_theme_options = {
     "footer_end": [],
 }
 
-
 # The pages of files outside of this folder. Links to these files, from anywhere, lead to the pages.
 ELSEWHERE = {ROOT / "README.md": DOCS / "index.md", ROOT / "plugins": DOCS / "plugins" / "index.md"}
 ELSEWHERE |= {ROOT / f"{name.upper()}.md": DOCS / f"{name}.md" for name in ("changelog", "contributing")}
@@ -125,36 +124,19 @@ def signature_of_class(app: Sphinx, what: str, name: str, value: Any, *_: Any) -
     return str(inspect.Signature([part.replace(annotation=part.empty) for part in parameters])), ""
 
 
-class Anchors(HTMLParser):
-    """The links of a page, and the names of the places in it that links lead to."""
-
-    def __init__(self, page: Path) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.names: set[str] = set()
-        self.feed(page.read_text("utf-8"))
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        for key, value in attributes:
-            if value and key in ("href", "src"):
-                self.links.append(value)
-            elif value and key == "id":
-                self.names.add(value)
-
-
 def check_links(app: Sphinx, exception: Exception | None) -> None:
     """Warn about each link within the site that leads nowhere."""
-    pages = (
-        {}
-        if exception
-        else {page: Anchors(page) for page in Path(app.outdir).rglob("*.html") if "_static" not in page.parts}
-    )
-    for page, anchors in pages.items():
-        for link in anchors.links:
+    pages = [] if exception else [Path(app.outdir) / f"{name}.html" for name in app.env.found_docs]
+    texts = {page: page.read_text("utf-8") for page in pages if page.exists()}
+    places = {
+        page: {html.unescape(name) for name in re.findall(r' id="([^"]+)"', text)} for page, text in texts.items()
+    }
+    for page, text in texts.items():
+        for link in map(html.unescape, set(re.findall(r' (?:href|src)="([^"]+)"', text))):
             url = urlsplit(link)
             target = Path(os.path.normpath(page.parent / unquote(url.path))) if url.path else page
-            known = target.exists() and (target not in pages or not url.fragment or url.fragment in pages[target].names)
-            if not (url.scheme or url.netloc or known):
+            exists = target.exists() and (not url.fragment or url.fragment in places.get(target, {url.fragment}))
+            if not (url.scheme or url.netloc or exists):
                 logger.warning("%s: the link %s leads nowhere", page, link)
 
 

@@ -41,6 +41,7 @@ python_maximum_signature_line_length = 100
 toc_object_entries_show_parents = "hide"
 autodoc_default_options = {
     "members": True,
+    "special-members": "__getitem__",
     "show-inheritance": True,
     "exclude-members": "model_config, model_post_init",  # of pydantic
 }
@@ -69,10 +70,10 @@ html_theme_options = {
     "footer_end": [],
 }
 
-# The pages of files outside of this folder. Links to these files, from anywhere, lead to the pages.
-ELSEWHERE = {ROOT / "README.md": DOCS / "index.md", ROOT / "plugins": DOCS / "plugins" / "index.md"}
+# The pages of files outside of this folder. Links to these files, or to the folder of a README, lead to the pages.
+ELSEWHERE = {ROOT / "README.md": DOCS / "index.md", ROOT / "plugins" / "README.md": DOCS / "plugins" / "index.md"}
 ELSEWHERE |= {ROOT / f"{name.upper()}.md": DOCS / f"{name}.md" for name in ("changelog", "contributing")}
-ELSEWHERE |= {path.parent: DOCS / "plugins" / f"{path.parent.name}.md" for path in ROOT.glob("plugins/*/README.md")}
+ELSEWHERE |= {path: DOCS / "plugins" / f"{path.parent.name}.md" for path in ROOT.glob("plugins/*/README.md")}
 
 
 def relinked(text: str, source: Path, page: Path) -> str:
@@ -83,7 +84,8 @@ def relinked(text: str, source: Path, page: Path) -> str:
         target = Path(os.path.normpath(source.parent / path))
         if not path or not target.exists():  # a link within the page, a URL or code
             return match[0]
-        return f"{match[1]}{os.path.relpath(ELSEWHERE.get(target, target), page.parent)}{mark}{anchor}"
+        target = ELSEWHERE.get(target / "README.md" if target.is_dir() else target, target)
+        return f"{match[1]}{os.path.relpath(target, page.parent)}{mark}{anchor}"
 
     return re.sub(r'(\]\(|src=")([^)\s"]+)', link, text)
 
@@ -105,9 +107,8 @@ def write_pages() -> None:
     for folder in ("reference", "plugins"):
         shutil.rmtree(DOCS / folder, ignore_errors=True)
         (DOCS / folder).mkdir()
-    for source, page in ELSEWHERE.items():
+    for file, page in ELSEWHERE.items():
         if page.parent != DOCS:
-            file = source / "README.md"
             pages = ":::{toctree}\n:hidden:\n:glob:\n\n*\n:::\n" if page.stem == "index" else ""
             page.write_text(relinked(file.read_text("utf-8"), file, page) + pages, "utf-8")
     command = [sys.executable, "-m", "typer", "kinoml_data.cli.main", "utils", "docs", "--name", "kinoml-data"]

@@ -298,12 +298,12 @@ class XyDataset(Dataset[Any]):
 
     @property
     def shape_X(self) -> Any:
-        """`(rows, *shape of one row)` with None for a ragged axis; `{column: shape}` if X is a list."""
+        """`(rows, *shape of one row)` with None for a ragged axis; a mapping from columns to shapes if X is a list."""
         return self._shapes(self.spec.X)
 
     @property
     def shape_y(self) -> Any:
-        """`(rows, *shape of one row)` with None for a ragged axis; `{column: shape}` if y is a list; None without y."""
+        """The same for y; None without y."""
         return self._shapes(self.spec.y)
 
     def _shapes(self, role: str | tuple[str, ...] | None) -> Any:

@@ -159,6 +159,11 @@ def count_of(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
+def format_size(count: int) -> str:
+    """A number of bytes as `12.3 kB`."""
+    return f"{count} B" if count < 1000 else f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:,.1f} MB"
+
+
 def format_error(error: BaseException | None) -> str:
     """The type and the text of another library's error, such as `ImportError: no module named x`."""
     return f"{type(error).__name__}: {one_line(error, 200)}"

@@ -22,7 +22,7 @@ from kinoml_data.dataset.indexing import normalize_index
 from kinoml_data.dataset.session import Session
 from kinoml_data.dataset.split_check import SplitCheck, check_splits
 from kinoml_data.dataset.tables import to_pandas
-from kinoml_data.errors import SampleIndexError, SpecError, SplitError, StoreReadError, quoted, unknown
+from kinoml_data.errors import SampleIndexError, SpecError, SplitError, StoreReadError, one_line, quoted, unknown
 from kinoml_data.layouts.memory_storage import SharedArrays
 from kinoml_data.loading import loader
 from kinoml_data.observation import Identity
@@ -422,10 +422,13 @@ class XyDataset(Dataset[Any]):
                 return "None" if names is None else f"{names} {columns[names]}"
             return "[" + ", ".join(f"{name} {columns[name]}" for name in names) + "]"
 
-        splits = {name: count for name, count in self._split_sizes().items() if count}
-        parts = [f"{len(self):,} rows", f"X={part(self.spec.X)}", f"y={part(self.spec.y)}"]
-        if splits:
-            parts.append("splits: " + ", ".join(f"{name} {count:,}" for name, count in splits.items()))
+        parts = [f"X={part(self.spec.X)}", f"y={part(self.spec.y)}"]
+        try:
+            parts.insert(0, f"{len(self):,} rows")
+            if splits := ", ".join(f"{name} {count:,}" for name, count in self._split_sizes().items() if count):
+                parts.append(f"splits: {splits}")
+        except StoreReadError as error:  # for example, if the dataset is closed
+            parts.insert(0, one_line(error))
         return (
             f"<{type(self).__name__} {self.spec.name or ''}: ".replace(" :", ":")
             + f"{'; '.join(parts)}; {self.spec.storage.backend}>"

@@ -204,10 +204,21 @@ def shared_values(column: Column, of_row: NDArray[np.int64], count: int) -> tupl
         split has of each value.
     """
     keys = keys_by_content(column)
+    return keys, rows_of_values(keys, of_row, count)
+
+
+def rows_of_values(keys: NDArray[np.int64], of_row: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The number of rows that each of `count` splits has of each value: int64 `(values, count)`; see `shared_values`.
+
+    Args:
+        keys: int64 `(rows,)`, the number of each row's value.
+        of_row: int64 `(rows,)`, the number of each row's split, or `NONE`.
+        count: the number of splits.
+    """
     values = int(keys.max(initial=-1)) + 1
     inside = of_row != NONE
     rows = np.bincount(keys[inside] * count + of_row[inside], minlength=values * count)
-    return keys, rows.reshape(values, count)
+    return rows.reshape(values, count)
 
 
 def _check_apart(name: str, column: Column, splits: list[str], of_row: NDArray[np.int64], way_out: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,18 @@ class DatasetTests(Suite):
             if self.can(backend, "can_write") and self.can(backend, "keeps_arrays"):
                 options = backend.model_dump(mode="json", exclude_defaults=True)
                 _same_splits(load_dataset(convert(expected, options)), expected)
+
+    @EACH_EXAMPLE
+    def test_a_notebook_shows_a_dataset_without_reading_rows(
+        self, shared: Shared, example: Example, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        example, stored = shared(example)
+        with self.dataset(stored, example) as dataset:
+            monkeypatch.setattr(type(dataset._session.binding.storage), "read", None)
+            html = dataset._repr_html_()
+            assert f"{len(example):,} row" in html
+            for name in dataset.spec.columns:
+                assert f"<code>{escape(name)}</code>" in html, name
 
     @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
     @pytest.mark.parametrize("method", ["fork", "spawn"])

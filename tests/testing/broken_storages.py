@@ -287,6 +287,13 @@ class ShapesReversed(Wrapped):
         return None if shapes is None else shapes[::-1]
 
 
+class ShapesThatAreRead(Wrapped):
+    rule = "test_a_notebook_shows_a_dataset_without_reading_rows"
+
+    def shapes(self, column):
+        return self.read(np.arange(len(self)), [column])[column].shapes
+
+
 class ShapesFlat(Wrapped):
     rule = "test_shapes_are_those_of_the_rows"
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.columns import Column, Ragged, distinct_keys, keys_by_content
-from kinoml_data.errors import CorruptStoreError, SplitError, StoreNotFoundError, one_line, quoted, unknown
+from kinoml_data.errors import CorruptStoreError, SplitError, StoreNotFoundError, count_of, one_line, quoted, unknown
 from kinoml_data.files import os_errors
 from kinoml_data.spec.parts import ColumnLabels, ComputedSplits, FileLabels
 from kinoml_data.spec.roles import names_of
@@ -207,8 +207,8 @@ def _check_apart(name: str, column: Column, splits: list[str], of_row: NDArray[n
         count = int(((rows[:, one] > 0) & (rows[:, other] > 0)).sum())
         value = quoted(values_as_text(column, np.flatnonzero(keys == shared[0])[:1])[0])
         raise SplitError(
-            f"splits {splits[one]!r} and {splits[other]!r} share {count:,} values of column {quoted(name)}, which must "
-            f"be apart, for example {value}"
+            f"splits {splits[one]!r} and {splits[other]!r} share {count_of(count, 'value')} of column {quoted(name)}, "
+            f"which must be apart, for example {value}"
         )
 
 

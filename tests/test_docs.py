@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +22,22 @@ from kinoml_data.observation import BUILT_IN as OBSERVATION_MODELS
 from kinoml_data.spec import config
 from kinoml_data.spec.dataset_spec import DatasetSpec
 from kinoml_data.spec.parts import FORMS
+from tests import pages
+from tests.pages import FENCE, Block, blocks
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TEMPLATES = ROOT / "kinoml_data" / "cli" / "templates"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-RUN_BY_PLUGINS = {"guide.md": "plugins/kinoml-data-rdkit/tests/test_pages.py"}  # pages whose code needs a plugin
+RUN_BY_PLUGINS = {  # pages whose code needs a plugin
+    "guide.md": "plugins/kinoml-data-rdkit/tests/test_pages.py",
+    "measurements.md": "plugins/kinoml-data-measurements/tests/test_readme.py",
+}
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 PLUGIN_PAGES = [page for pattern in ("*.md", "*/*.md") for page in sorted((ROOT / "plugins").glob(pattern))]
 PUBLIC = {name: getattr(module, name) for module in (kd, plugin, testing, kd.torch_datasets) for name in module.__all__}
 PUBLIC |= {name: error for name, error in vars(kd.errors).items() if name.endswith("Error")}
 PUBLIC = {name: value for name, value in PUBLIC.items() if name[0] != "_"}
-
-
-@dataclass(frozen=True)
-class Block:
-    """A code block: its language, its text and the line it begins on."""
-
-    language: str
-    text: str
-    line: int
-
-
-def blocks(page: Path) -> list[Block]:
-    text = page.read_text("utf-8")
-    return [Block(m[1], m[2], text.count("\n", 0, m.start()) + 2) for m in FENCE.finditer(text)]
 
 
 def manual() -> str:
@@ -70,19 +59,13 @@ def specs_of(text: str) -> list[DatasetSpec]:
 
 @EACH_PAGE
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python blocks run in order, in one namespace; a spec that begins with `# name.yaml` is saved under that name."""
+    """It also prints what the page shows; see `pages.run`."""
     if page.name in RUN_BY_PLUGINS:
         assert page.name in (ROOT / RUN_BY_PLUGINS[page.name]).read_text("utf-8")
         pytest.skip(f"its code is run by {RUN_BY_PLUGINS[page.name]}")
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {"__name__": f"docs_{page.stem.replace('-', '_')}"}
     with torch.random.fork_rng(devices=[]):
-        for block in blocks(page):
-            if block.language == "yaml" and (name := re.match(r"# ([\w.-]+\.yaml)\n", block.text)):
-                Path(name[1]).write_text(block.text, "utf-8")
-            if block.language == "python" and not is_template(block):
-                source = "\n" * (block.line - 1) + block.text  # so that a traceback shows the line of the page
-                exec(compile(source, str(page), "exec", dont_inherit=True), namespace)
+        pages.run(page, {"__name__": f"docs_{page.stem.replace('-', '_')}"}, skip=is_template)
 
 
 @EACH_PAGE
@@ -197,6 +180,20 @@ def test_every_file_of_the_library_is_in_the_description_of_the_architecture() -
     for file in package.rglob("*.py"):
         if file.name != "__init__.py":
             assert f"`{file.relative_to(package).as_posix()}`" in text, file
+
+
+def test_the_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
+    """Each is the median of a cell in the row of the same name, in the table of the same workload."""
+    results = (DOCS / "benchmarks.md").read_text("utf-8").partition("<!-- ragged: begin -->")[2]
+    measured = {
+        row[1].strip("*"): row[0] for row in re.finditer(r"^\| ([^|]+) \|.*$", results.partition("<!--")[0], re.M)
+    }
+    table = (ROOT / "README.md").read_text("utf-8").partition("## How fast?")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| \**`([\w-]+)`[^|]*\|(.*)\|$", table, re.M)
+    assert len(rows) == 9
+    for name, cells in rows:
+        for figure in cells.split("|"):
+            assert re.search(rf"\| {figure.strip()} (\(|\|)", measured[name]), f"{name}: {figure}"
 
 
 # -- the templates of plugins, which `kinoml-data plugins new` copies

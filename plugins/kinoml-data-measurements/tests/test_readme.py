@@ -1,8 +1,9 @@
-"""The example of the README, over a raw table that looks like an export from ChEMBL."""
+"""The example of the README, and the page of the manual that uses it: docs/measurements.md."""
 
 from __future__ import annotations
 
 import csv
+import importlib.util
 import math
 import re
 import subprocess
@@ -18,6 +19,7 @@ import torch
 from kinoml_data_measurements import rejected
 
 README = Path(__file__).parents[1] / "README.md"
+MANUAL = Path(__file__).parents[3]
 UNKNOWN_UNITS = ("ug.mL-1", "/uM", "10^2 uM", "min", "NM")
 HEADER = [
     "smiles",
@@ -136,3 +138,27 @@ def test_the_table_of_the_readme_is_read_as_it_says(tmp_path: Path) -> None:
         assert dataset.column("relation").tolist() == [0, 1, 0]
     (row,) = rejected(tmp_path / "activities.yaml")
     assert row["reason"] == "unit: 'ug.mL-1' is not a unit that is known"
+
+
+@pytest.mark.skipif(not (MANUAL / "docs").exists(), reason="the manual is only in the repository")
+def test_the_code_of_the_page_about_mixed_measurements_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spec and the program of the README are those that the page refers to."""
+    found = importlib.util.spec_from_file_location("pages", MANUAL / "tests" / "pages.py")
+    assert found and found.loader
+    pages = importlib.util.module_from_spec(found)
+    monkeypatch.setitem(sys.modules, found.name, pages)  # for its dataclass
+    found.loader.exec_module(pages)
+    page = MANUAL / "docs" / "measurements.md"
+    monkeypatch.chdir(tmp_path)
+    Path("activities.yaml").write_text(block("yaml"), "utf-8")
+    names: dict[str, Any] = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        table = next(found for found in pages.blocks(page) if found.language == "python")
+        pages.run(page, names, skip=lambda found: found != table)
+        exec(block("python"), names)
+        pages.run(page, names, skip=lambda found: found == table)
+    command = [sys.executable, "-m", "kinoml_data", "inspect", "activities.yaml"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (lines,) = [found.text for found in pages.blocks(page) if found.language == "text"]
+    assert lines in shown

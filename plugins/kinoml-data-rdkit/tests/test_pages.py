@@ -30,18 +30,29 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def module_of(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # for its dataclass
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_the_code_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = DOCS / "guide.md"
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    for language, code in re.findall(r"^```(\w+)\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
-        if language == "yaml":
-            Path(code.partition("\n")[0].removeprefix("# ")).write_text(code, "utf-8")
-        elif language == "python":
-            exec(compile(code, str(page), "exec", dont_inherit=True), names)
+    module_of(DOCS.parent / "tests" / "pages.py").run(DOCS / "guide.md", names)
     assert Path("failed.csv").read_text("utf-8").count("broken") == 1
     assert names["dataset"].check_splits(["scaffold", "id", "X"]).shared == ()
     assert len(Path("predictions.csv").read_text("utf-8").splitlines()) == 1 + len(names["dataset"].split("test"))
+
+
+def test_the_picture_of_the_readme_can_be_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the picture is drawn with matplotlib")
+    picture = tmp_path / "picture.png"
+    assert module_of(STUDY.with_name("batch_and_predictions.py")).main(picture, epochs=3) < 1.5
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 # -- the study
@@ -49,12 +60,7 @@ def test_the_code_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("moleculeace", STUDY)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # for its dataclass
-    spec.loader.exec_module(module)
-    return module
+    return module_of(STUDY)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ project = "kinoml_data"
 author = "The kinoml_data developers"
 copyright = author
 version = release = kinoml_data.__version__
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "myst_nb", "sphinx_design"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "myst_nb"]
 exclude_patterns = ["reference/command.md", "notebooks/.ipynb_checkpoints"]
 
 # Docstrings: a word in backticks is a link if it is a public name, and code otherwise.
@@ -52,14 +52,13 @@ templates_path = ["_templates"]
 
 # Pages and notebooks: links to headings are those of code hosts, and notebooks contain their outputs.
 myst_heading_anchors = 4
-myst_enable_extensions = ["colon_fence"]
 nb_execution_mode = "off"
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"{project} {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_sidebars = {"**": ["pages"], "index": []}
+html_sidebars = {"**": ["pages"]}
 html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": html_title},
@@ -109,7 +108,7 @@ def write_pages() -> None:
         (DOCS / folder).mkdir()
     for file, page in ELSEWHERE.items():
         if page.parent != DOCS:
-            pages = ":::{toctree}\n:hidden:\n:glob:\n\n*\n:::\n" if page.stem == "index" else ""
+            pages = "~~~{toctree}\n:hidden:\n:glob:\n\n*\n~~~\n" if page.stem == "index" else ""
             page.write_text(relinked(file.read_text("utf-8"), file, page) + pages, "utf-8")
     command = [sys.executable, "-m", "typer", "kinoml_data.cli.main", "utils", "docs", "--name", "kinoml-data"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout

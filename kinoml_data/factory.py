@@ -140,8 +140,8 @@ def open_to_copy(
     The arguments and the errors are those of `load_dataset`. If neither the data nor a spec specifies X, X is None and
     all columns of the store are in the dataset. With `loads=False`, no rows are decoded when it opens, unless the
     splits are made from columns; lists may then appear as ragged although all of them have one length, and the
-    fingerprint of the spec is not compared. With `omits_failures=True`, a row is in no split if a column that the splits are made
-    from cannot be featurized for it; without, this is an error.
+    fingerprint of the spec is not compared. With `omits_failures=True`, a row is in no split if a column that the
+    splits are made from cannot be featurized for it; without, this is an error.
     """
     described = _with_storage(as_spec(spec, None if base is None else Path(base), backend), backend, options)
     opener = make_backend(described)

@@ -10,6 +10,8 @@ from typing import Any
 
 from kinoml_data.dataset.dataset import XyDataset
 
+GAIN = 1.5  # a smaller one is not worth a change
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -19,7 +21,8 @@ class Advice:
         problem: what was measured, with figures.
         change: the command to run, or the Python code.
         gain: how many times less there is of `of` after the change, as measured on some rows of this dataset.
-        of: "time of a batch", "time to the first batch", "bytes on disk" or "bytes of a batch".
+        of: "time of a batch", possibly "in the first epoch"; "time to the first batch", "bytes on disk" or "bytes of a
+            batch".
     """
 
     problem: str
@@ -62,3 +65,8 @@ class Origin:
         return f"import kinoml_data as kd\n\ndataset = kd.{function}({text})" + (
             f"[{self.name!r}]" if self.name else ""
         )
+
+
+def saves(before: float, after: float, least: float) -> bool:
+    """True if a change is worth it: it has a gain of at least `GAIN`, and saves at least `least`."""
+    return after > 0 and before / after >= GAIN and before - after >= least

@@ -50,6 +50,8 @@ class Case:
         sample: the positions of the rows that are measured: int64 `(n,)`.
         batches: of positions in the sample; they are smaller than those of the loader if the sample is.
         flat: the sample in a flat NPZ file.
+        cold: the seconds that a batch takes whose rows are read for the first time; 0 if its features are computed.
+        in_order: the same if its rows are read together with others, in the order of the store.
         compute: the mean seconds that computing the features of a new row of a batch takes in the first epoch.
         calls: the number of inputs that have to be featurized in all; 0 if no features are computed.
     """
@@ -85,6 +87,7 @@ class Case:
         size, order = min(self.batch_size, len(self.sample)), rng.permutation(len(self.sample))
         count = min(BATCHES, len(order) // size)
         self.batches: list[Rows] = np.split(order[: count * size], count)
+        self.cold, self.in_order = self._cold_times() if not self.calls else (0.0, 0.0)
         self.compute = self._time_to_compute(probes)
         self.path = folder / "flat.npz"
         save_dataset(self.view, self.path)
@@ -155,6 +158,15 @@ class Case:
         with opened() as dataset:
             return clock() - start + self._first_batch(dataset)
 
+    def _cold_times(self) -> tuple[float, float]:
+        """See `cold` and `in_order`."""
+        start = clock()
+        self.read(self.view, self.batches[0])
+        cold, others = clock() - start, np.setdiff1d(np.arange(len(self.sample)), self.batches[0])
+        start = clock()
+        self.view.read_stored(others, self.names)
+        return cold, (clock() - start) / max(1, len(others)) * len(self.batches[0])
+
     @cached_property
     def first_flat(self) -> float:
         """The seconds to open the flat file of the sample and to read one batch."""
@@ -214,6 +226,12 @@ class Case:
         """The mean number of bytes of each column in a batch, without padding."""
         columns = self.view._session.binding.read(self.view.rows, self.names)
         return {name: nbytes_of(column) * self.batch_size / len(column) for name, column in columns.items()}
+
+    def loader_code(self, **arguments: Any) -> str:
+        """The code of a loader with these arguments of `as_dataloader`."""
+        more = "".join(f", {name}={value!r}" for name, value in arguments.items())
+        code = self.origin.code(self.dataset)
+        return f"{code}\nloader = dataset.as_dataloader(batch_size={self.batch_size}, shuffle=True{more})"
 
     def close(self) -> None:
         self._opened.close()

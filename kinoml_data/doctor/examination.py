@@ -10,7 +10,10 @@ from pathlib import Path
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.doctor.advice import Advice, Origin
 from kinoml_data.doctor.case import Case
-from kinoml_data.doctor.findings import FINDINGS
+from kinoml_data.doctor.size_findings import padding, repeated_rows, zeros_and_ones
+from kinoml_data.doctor.time_findings import computed_features, in_memory, layout, workers
+
+FINDINGS = (computed_features, layout, in_memory, workers, repeated_rows, zeros_and_ones, padding)
 
 
 @dataclass(frozen=True)

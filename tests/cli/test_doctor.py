@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kinoml_data as kd
-from kinoml_data.doctor import findings
+from kinoml_data.doctor import time_findings
 from tests.cli.conftest import Run
 from tests.doctor.work import follow, ragged
 
@@ -18,7 +18,7 @@ from tests.doctor.work import follow, ragged
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory. Only bytes are judged, as they do not depend on the machine."""
     for name in ("SECONDS_PER_BATCH", "SECONDS_TO_FIRST_BATCH"):
-        monkeypatch.setattr(findings, name, 1e9)
+        monkeypatch.setattr(time_findings, name, 1e9)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -14,13 +14,11 @@ from tests.doctor.work import follow
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with a data file `my data.npz`, a spec `x.yaml` and a spec of several `all.yaml`."""
-    monkeypatch.chdir(tmp_path)
+def files(folder: Path) -> None:
+    """A data file `my data.npz`, a spec `x.yaml` and a spec of several `all.yaml` in the working directory."""
     np.savez("my data.npz", X=np.ones((3, 2)), y=np.arange(3))
     Path("x.yaml").write_text("storage: {backend: npz-lazy, path: my data.npz}\nX: X\n")
     Path("all.yaml").write_text("X: X\ny: y\ndatasets: {one: {storage: {path: my data.npz}}}\n")
-    return tmp_path
 
 
 ORIGINS = {

@@ -16,13 +16,11 @@ from kinoml_data.factory import open_to_copy
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with 500 rows of which each fifth is the same."""
-    monkeypatch.chdir(tmp_path)
+def rows(folder: Path) -> None:
+    """The file `x.npz` of 500 rows, of which each fifth is the same."""
     X = np.random.default_rng(0).random((500, 20))
     X[::5] = X[0]
     np.savez("x.npz", X=X, y=np.arange(500), unnamed=np.zeros((500, 1000)))
-    return tmp_path
 
 
 def of(path: str, seconds: float = 100.0) -> Case:
@@ -59,6 +57,7 @@ def test_the_least_time_of_several_rounds_counts(monkeypatch: pytest.MonkeyPatch
     now = [0.0]
     takes = {"quick": iter([9.0, 1.0, 1.0, 9.0]), "slow": iter([8.0, 8.0, 3.0, 5.0])}
     monkeypatch.setattr(case, "clock", lambda: now[0])
+    monkeypatch.setattr(case, "ROUNDS", 2)
 
     def read(way: str) -> None:
         now[0] += next(takes[way])

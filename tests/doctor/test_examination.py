@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kinoml_data as kd
-from kinoml_data.doctor import findings
+from kinoml_data.doctor import time_findings
 from kinoml_data.doctor.advice import Origin
 from kinoml_data.doctor.examination import examine
 from kinoml_data.errors import CorruptStoreError
@@ -28,17 +28,16 @@ WRITERS = sorted(
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with a folder `tmp` for temporary files. Workers are left out, as they take time."""
-    monkeypatch.setattr(findings, "SECONDS_PER_BATCH", 1e9)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    return tmp_path
+def temporary(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for temporary files. Workers are left out, as they take time."""
+    monkeypatch.setattr(time_findings, "SECONDS_PER_BATCH", 1e9)
+    (folder / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "tmp"))
+    return folder / "tmp"
 
 
 @pytest.mark.parametrize("backend", WRITERS)
-def test_every_store_can_be_examined_with_and_without_roles(backend: str, folder: Path) -> None:
+def test_every_store_can_be_examined_with_and_without_roles(backend: str, folder: Path, temporary: Path) -> None:
     """What is examined are the examples of the conformance suite."""
     cls = kd.list_backends()[backend]
     for number, example in enumerate(EXAMPLES):
@@ -51,7 +50,7 @@ def test_every_store_can_be_examined_with_and_without_roles(backend: str, folder
             found = examine(lambda spec=storage | roles: open_to_copy(spec), Origin("x"), seconds=0.0)
             assert found.rows == len(example) and found.on_disk > 0
             assert found.rows > 0 or found.advice == ()
-    assert not list((folder / "tmp").iterdir())
+    assert not list(temporary.iterdir())
 
 
 def test_sources_tables_and_features_can_be_examined(small_batches: None, folder: Path) -> None:
@@ -91,12 +90,12 @@ def test_nothing_is_worth_changing_in_a_flat_file() -> None:
     assert found.advice == () and found.batch_nbytes == pytest.approx(128 * (20 * 20.5 * 8 + 8), rel=0.02)
 
 
-def test_a_damaged_store_is_an_error_and_leaves_nothing_behind(folder: Path) -> None:
+def test_a_damaged_store_is_an_error_and_leaves_nothing_behind(folder: Path, temporary: Path) -> None:
     written(folder / "x.npz")
     flip(folder / "x.npz", "atoms.values", 5)
     with pytest.raises(CorruptStoreError, match="atoms"):
         examined("x.npz")
-    assert not list((folder / "tmp").iterdir())
+    assert not list(temporary.iterdir())
 
 
 def test_the_advice_with_the_largest_gain_comes_first() -> None:

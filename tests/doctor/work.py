@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from kinoml_data import AnyBackend, Backend, Storage
+from kinoml_data import AnyBackend, Backend, Storage, registry
 from kinoml_data.backends.npz.archive import Archive
 from kinoml_data.cli import main as cli
 from kinoml_data.doctor import case
-from kinoml_data.doctor.advice import Origin
+from kinoml_data.doctor.advice import Advice, Origin
 from kinoml_data.doctor.examination import Examination, examine
 from kinoml_data.factory import open_to_copy
 from tests import slow_features
@@ -27,7 +27,7 @@ class Work:
 
     Attributes:
         inflated: bytes that were decompressed.
-        reads: batches that were read from the backend `slow`.
+        reads: what was read from the backend `slow`.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,20 +51,34 @@ class Work:
 
 
 class Slow(Backend):
-    """Another backend, whose reads are counted."""
+    """Another backend, whose reads are counted: all of them, or each run of rows that are read for the first time."""
 
     name = "slow"
     source: AnyBackend
+    work: ClassVar[Work]
+    cold: ClassVar[bool]
 
     def open(self, columns: Any) -> Storage:
         return SlowStorage(self.source.open(columns), "source", "uint8")
 
+    @classmethod
+    def register(cls, monkeypatch: pytest.MonkeyPatch, work: Work, *, cold: bool) -> None:
+        cls.work, cls.cold = work, cold
+        found = registry.Registry()
+        found.plugins.append(registry.Plugin("slow", "slow", "1.0", loaded=True, names={"backend": {"slow": cls}}))
+        monkeypatch.setattr(registry, "_registry", found)
+
 
 class SlowStorage(KeyedStorage):
-    work: Work
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.unread = np.ones(len(self), bool)
 
     def read(self, rows: Any, columns: Any) -> Any:
-        self.work.reads += 1
+        new = np.unique(rows[self.unread[rows]])
+        self.unread[rows] = False
+        runs = np.count_nonzero(np.diff(new) > 1) + 1 if len(new) else 0
+        Slow.work.reads += runs if Slow.cold else 1
         return super().read(rows, columns)
 
 
@@ -89,3 +103,9 @@ def ragged(seed: int, rows: int, shortest: int, longest: int) -> list[Any]:
     """Random rows of shape `(20, length)`."""
     rng = np.random.default_rng(seed)
     return [rng.random((20, int(length))) for length in rng.integers(shortest, longest, rows)]
+
+
+def only(found: Examination, of: str) -> Advice:
+    """The advice about this quantity, of which there is one."""
+    (advice,) = [advice for advice in found.advice if advice.of == of]
+    return advice

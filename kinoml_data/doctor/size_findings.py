@@ -1,90 +1,30 @@
-"""What can be wrong with a dataset: each function measures one thing, and yields an advice if a change is worth it."""
+"""Why a file or a batch is large: each function measures one reason, and yields an advice if a change is worth it."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from kinoml_data.columns import Ragged, keys_by_content, sizes_of
 from kinoml_data.dataset.description import format_size
-from kinoml_data.doctor.advice import Advice
-from kinoml_data.doctor.case import Case, least_times, nbytes_of
+from kinoml_data.doctor.advice import Advice, saves
+from kinoml_data.doctor.case import Case, nbytes_of
 from kinoml_data.errors import count_of
-from kinoml_data.factory import IN_MEMORY
 from kinoml_data.loading.samplers import LengthBatchSampler
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.parts import CollateForm
 
-GAIN = 1.5  # a smaller one is not worth a change
 # What a change has to save, so that it is worth the effort.
-SECONDS_PER_BATCH = 1e-3
-SECONDS_TO_FIRST_BATCH = 0.5
 BYTES_ON_DISK = 1 << 20
 BYTES_OF_BATCH = 10_000
 MIN_ROW = 64  # bytes; sharing smaller values saves little
 KEY = 4  # bytes of a key
-
-
-def computed_features(case: Case) -> Iterator[Advice]:
-    """Features that each run computes anew."""
-    now, flat = case.times["now"], case.times["flat"]
-    before = now + case.compute * len(case.batches[0])
-    if case.calls and _saves(before, flat, SECONDS_PER_BATCH):
-        yield Advice(
-            f"each run computes the features of {count_of(case.calls, 'distinct input')}: in its first epoch, "
-            f"{_batch(case)} takes {_time(before)} on average, and {_time(flat)} from a file with the features",
-            case.origin.command("features", "--workers", "2"),
-            before / flat,
-            "time of a batch",
-        )
-
-
-def layout(case: Case) -> Iterator[Advice]:
-    """A container from which a batch takes long: one member per row, or compressed."""
-    now, flat = case.times["now"], case.times["flat"]
-    if not case.calls and _saves(now, flat, SECONDS_PER_BATCH):
-        yield Advice(
-            f"{_batch(case)} takes {_time(now)} from {_container(case)}, and "
-            f"{_time(flat)} from a flat NPZ file with the same rows",
-            case.origin.command("flat"),
-            now / flat,
-            "time of a batch",
-        )
-    elif (
-        case.first is not None
-        and len(case.sample) >= case.batch_size
-        and _saves(case.first, case.first_flat, SECONDS_TO_FIRST_BATCH)
-    ):
-        yield Advice(
-            f"it takes {_time(case.first)} to open {_container(case)} and to read a first batch, and "
-            f"{_time(case.first_flat)} from a flat NPZ file",
-            case.origin.command("flat"),
-            case.first / case.first_flat,
-            "time to the first batch",
-        )
-
-
-def in_memory(case: Case) -> Iterator[Advice]:
-    """A store from which each batch takes long although all rows would fit into memory."""
-    if case.dataset.spec.X is None or case.calls or case.storage.shareable or not case.fits_in_memory:
-        return
-    now, memory = case.times["now"], case.times["memory"]
-    if _saves(now, memory, SECONDS_PER_BATCH):
-        yield Advice(
-            f"{_batch(case)} takes {_time(now)} from {_container(case)}, and "
-            f"{_time(memory)} from memory, in which all rows take {format_size(case.nbytes)}",
-            case.origin.code(case.dataset, backend=IN_MEMORY),
-            now / memory,
-            "time of a batch",
-        )
 
 
 def repeated_rows(case: Case) -> Iterator[Advice]:
@@ -102,7 +42,7 @@ def repeated_rows(case: Case) -> Iterator[Advice]:
             saved += gain
             found[name] = f"{name} has {distinct:,} distinct values in {rows:,} rows"
     before, after = case.own_on_disk, case.flat_on_disk - saved
-    if found and _saves(before, after, BYTES_ON_DISK):
+    if found and saves(before, after, BYTES_ON_DISK):
         yield Advice(
             f"rows repeat, and are stored each time, in {format_size(round(before))}: {'; '.join(found.values())}",
             case.origin.command("shared", *itertools.chain.from_iterable(("--share", name) for name in found)),
@@ -119,7 +59,7 @@ def zeros_and_ones(case: Case) -> Iterator[Advice]:
     wide = [name for name in names if name in case.names and spec.columns[name].dtype == "float64"]
     before = sum(case.batch_nbytes.values())
     after = before - sum(case.batch_nbytes[name] / 2 for name in wide)
-    if wide and _saves(before, after, BYTES_OF_BATCH):
+    if wide and saves(before, after, BYTES_OF_BATCH):
         yield Advice(
             f"{_only_bits(wide)}, but a batch contains float64, of which it has {format_size(round(before))}",
             case.origin.code(case.dataset, dtype=dict.fromkeys(wide, "float32")),
@@ -132,7 +72,7 @@ def zeros_and_ones(case: Case) -> Iterator[Advice]:
         for name, array in smaller.items()
     )
     before, after = case.own_on_disk, case.flat_on_disk - saved
-    if smaller and not case.calls and _saves(before, after, BYTES_ON_DISK):
+    if smaller and not case.calls and saves(before, after, BYTES_ON_DISK):
         dtypes = ", ".join(sorted({case.dataset.stored_columns()[name].dtype for name in smaller}))
         yield Advice(
             f"{_only_bits(list(smaller))}, stored as {dtypes} in {format_size(round(before))}",
@@ -171,69 +111,12 @@ def padding(case: Case) -> Iterator[Advice]:
             (
                 f"{1 - values / grouped:.0%} if rows of similar length share a batch",
                 grouped * padded_item,
-                _loader(case, group_by_length=name),
+                case.loader_code(group_by_length=name),
             ),
             ("none in the form packed, which a model has to support", values * item, _packed(case, name)),
         ):
-            if _saves(before, rest + after * per_batch, BYTES_OF_BATCH):
+            if saves(before, rest + after * per_batch, BYTES_OF_BATCH):
                 yield Advice(f"{share}; {text}", code, before / (rest + after * per_batch), "bytes of a batch")
-
-
-def workers(case: Case) -> Iterator[Advice]:
-    """Worker processes that cost more than they give, or the reverse."""
-    backend = case.dataset._session.backend
-    if case.dataset.spec.X is None or case.calls or case.storage.devices or not _survives_fork(backend):
-        return
-    if not case.workers and case.times["now"] < SECONDS_PER_BATCH:
-        return
-    numbers = (case.workers, 0) if case.workers else (0, 2)
-    loaders = [case.view.as_dataloader(batch_size=len(case.batches[0]), num_workers=number) for number in numbers]
-    epochs = {str(number): partial(_epoch, loader) for number, loader in zip(numbers, loaders, strict=True)}
-    times = least_times(epochs, [None], case.seconds / 4)
-    now, other = (seconds / len(loaders[0]) for seconds in times.values())
-    if _saves(now, other, 0 if case.workers else SECONDS_PER_BATCH):
-        yield Advice(
-            f"{_batch(case)} takes {_time(now)} with {count_of(numbers[0], 'worker')}, "
-            f"and {_time(other)} with {count_of(numbers[1], 'worker')}",
-            _loader(case, num_workers=numbers[1]),
-            now / other,
-            "time of a batch",
-        )
-
-
-FINDINGS = (computed_features, layout, in_memory, repeated_rows, zeros_and_ones, padding, workers)
-
-
-def _survives_fork(backend: Any) -> bool:
-    """True if a forked process can open a backend and every backend among its fields."""
-    if isinstance(backend, BaseModel):
-        parts = [getattr(backend, name) for name in type(backend).model_fields]
-        return getattr(backend, "survives_fork", True) and all(map(_survives_fork, parts))
-    return not isinstance(backend, Mapping) or all(map(_survives_fork, backend.values()))
-
-
-def _epoch(loader: Any, _: None) -> None:
-    for _ in loader:
-        pass
-
-
-def _saves(before: float, after: float, least: float) -> bool:
-    return after > 0 and before / after >= GAIN and before - after >= least
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
-
-
-def _batch(case: Case) -> str:
-    return f"a batch of {count_of(len(case.batches[0]), 'row')}"
-
-
-def _container(case: Case) -> str:
-    """The store and its layout, as part of a sentence."""
-    facts = dict(case.storage.facts())
-    backend = f"the backend {case.dataset.spec.storage.backend}"
-    return f"{backend} ({facts['layout']})" if "layout" in facts else backend
 
 
 def _only_bits(names: list[str]) -> str:
@@ -274,13 +157,6 @@ def _row_bytes(case: Case, name: str, array: Array) -> float:
 def _padded(shapes: NDArray[np.int64], batches: Iterable[NDArray[np.int64]]) -> int:
     """The number of values of all batches of rows of these shapes, padding included."""
     return sum(math.prod(shapes[batch].max(axis=0).tolist()) * len(batch) for batch in batches)
-
-
-def _loader(case: Case, **arguments: Any) -> str:
-    """The code of a loader with these arguments."""
-    more = "".join(f", {name}={value!r}" for name, value in arguments.items())
-    code = case.origin.code(case.dataset)
-    return f"{code}\nloader = dataset.as_dataloader(batch_size={case.batch_size}, shuffle=True{more})"
 
 
 def _packed(case: Case, name: str) -> str:

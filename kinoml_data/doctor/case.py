@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.columns import Column, Ragged, distinct_keys
+from kinoml_data.columns import Column, Ragged, distinct_keys, sizes_of
 from kinoml_data.conversion import save_dataset
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.doctor.advice import Origin
@@ -191,15 +191,21 @@ class Case:
         return self.view.read_stored(np.arange(len(self.sample)), list(self.dataset.spec.columns))
 
     def distinct(self, name: str) -> int:
-        """How many values of a column are stored, as the storage has keys or not."""
+        """How many values of a column are stored: each one that rows share once, if the storage has keys."""
         keys = self.dataset._session.binding.keys(name)
-        return self.rows if keys is None else min(self.rows, len(np.unique(keys[self.dataset.rows])))
+        return self.rows if keys is None else len(np.unique(keys[self.dataset.rows]))
+
+    def stored_nbytes(self, name: str) -> float:
+        """The number of bytes of all stored values of a column, from those of the sample."""
+        keys, sizes = self.dataset._session.binding.keys(name), row_sizes(self.columns[name])
+        if keys is not None:
+            sizes = sizes[distinct_keys(keys[self.view.rows])[0]]
+        return float(sizes.mean() * self.distinct(name))
 
     @cached_property
     def nbytes(self) -> int:
-        """The number of bytes of all values in memory, each value that rows share once."""
-        each = {name: nbytes_of(column) / len(self.sample) for name, column in self.columns.items()}
-        return round(sum(size * self.distinct(name) for name, size in each.items()))
+        """The number of bytes of all stored values in memory."""
+        return round(sum(map(self.stored_nbytes, self.columns)))
 
     @cached_property
     def fits_in_memory(self) -> bool:
@@ -260,6 +266,13 @@ def least_times(ways: Mapping[str, Callable[[Any], Any]], batches: Sequence[Any]
 def nbytes_of(column: Any) -> int:
     """The number of bytes of the values of a column."""
     return int((column.values if isinstance(column, Ragged) else column).nbytes)
+
+
+def row_sizes(column: Column) -> NDArray[np.int64]:
+    """The number of bytes of the values of each row: int64 `(rows,)`."""
+    if isinstance(column, Ragged):
+        return sizes_of(column.shapes) * column.values.itemsize
+    return np.full(len(column), column[:1].nbytes)
 
 
 def stored_paths(dataset: XyDataset) -> list[Path]:

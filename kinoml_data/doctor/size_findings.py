@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kinoml_data.columns import Ragged, keys_by_content, sizes_of
+from kinoml_data.columns import Ragged, distinct_keys, keys_by_content, sizes_of
 from kinoml_data.dataset.description import format_size
 from kinoml_data.doctor.advice import Advice, saves
-from kinoml_data.doctor.case import Case, nbytes_of
+from kinoml_data.doctor.case import Case, row_sizes
 from kinoml_data.errors import count_of
 from kinoml_data.loading.samplers import LengthBatchSampler
 from kinoml_data.spec.array import Array
@@ -33,14 +33,14 @@ def repeated_rows(case: Case) -> Iterator[Advice]:
         return
     saved, found = 0.0, dict[str, str]()
     for name, column in case.columns.items():
-        size, rows = nbytes_of(column) / len(column), len(column)
-        if size < MIN_ROW or case.dataset._session.binding.keys(name) is not None:
+        sizes, rows = row_sizes(column), len(column)
+        if sizes.mean() < MIN_ROW or case.dataset._session.binding.keys(name) is not None:
             continue
-        distinct = len(np.unique(keys_by_content(column)))
-        gain = case.rows * (size * (1 - distinct / rows) - KEY)
-        if gain > 0 and distinct < rows:
+        first, _ = distinct_keys(keys_by_content(column))
+        gain = case.rows / rows * (sizes.sum() - sizes[first].sum() - KEY * rows)
+        if gain > 0:
             saved += gain
-            found[name] = f"{name} has {distinct:,} distinct values in {rows:,} rows"
+            found[name] = f"{name} has {len(first):,} distinct values in {rows:,} rows"
     before, after = case.own_on_disk, case.flat_on_disk - saved
     if found and saves(before, after, BYTES_ON_DISK):
         yield Advice(
@@ -67,10 +67,7 @@ def zeros_and_ones(case: Case) -> Iterator[Advice]:
             "bytes of a batch",
         )
     smaller = {name: array for name in names if (array := _smaller(case, name)) is not None}
-    saved = sum(
-        (nbytes_of(case.columns[name]) / len(case.sample) - _row_bytes(case, name, array)) * case.distinct(name)
-        for name, array in smaller.items()
-    )
+    saved = sum(case.stored_nbytes(name) * (1 - _share(case, name, array)) for name, array in smaller.items())
     before, after = case.own_on_disk, case.flat_on_disk - saved
     if smaller and not case.calls and saves(before, after, BYTES_ON_DISK):
         dtypes = ", ".join(sorted({case.dataset.stored_columns()[name].dtype for name in smaller}))
@@ -147,11 +144,11 @@ def _smaller(case: Case, name: str) -> Array | None:
     return Array("uint8", stored.shape) if stored.numpy.itemsize > 1 else None
 
 
-def _row_bytes(case: Case, name: str, array: Array) -> float:
-    """The mean number of bytes of a row of the sample if a column is stored like this."""
-    column, stored = case.columns[name], case.dataset.stored_columns()[name]
-    values = nbytes_of(column) / len(column) / stored.numpy.itemsize
-    return values if array.shape == stored.shape else values / (stored.shape[-1] or 1) * (array.shape[-1] or 0)
+def _share(case: Case, name: str, array: Array) -> float:
+    """The part of its bytes that a column takes if it is stored as `array`."""
+    stored = case.dataset.stored_columns()[name]
+    values = 1.0 if array.shape == stored.shape else (array.shape[-1] or 0) / (stored.shape[-1] or 1)
+    return values / stored.numpy.itemsize
 
 
 def _padded(shapes: NDArray[np.int64], batches: Iterable[NDArray[np.int64]]) -> int:

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import kinoml_data as kd
+from kinoml_data import registry
 from kinoml_data.doctor import time_findings
 from kinoml_data.doctor.advice import Origin
 from kinoml_data.doctor.examination import examine
 from kinoml_data.errors import CorruptStoreError
 from kinoml_data.factory import open_to_copy
-from kinoml_data.testing.examples import EXAMPLES
+from kinoml_data.testing.examples import Example
+from kinoml_data.testing.suite import EACH_EXAMPLE
 from tests import slow_features
 from tests.backends.npz.files import flip, written
 from tests.doctor.work import examined, ragged
-
-# After Lance was imported, a process must not be forked, as other tests do; its plugin tests it.
-WRITERS = sorted(
-    name
-    for name, cls in kd.list_backends().items()
-    if cls.can_write and cls.survives_fork and "path" in cls.model_fields
-)
 
 
 @pytest.fixture(autouse=True)
@@ -36,20 +32,22 @@ def temporary(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "tmp"
 
 
-@pytest.mark.parametrize("backend", WRITERS)
-def test_every_store_can_be_examined_with_and_without_roles(backend: str, folder: Path, temporary: Path) -> None:
-    """What is examined are the examples of the conformance suite."""
-    cls = kd.list_backends()[backend]
-    for number, example in enumerate(EXAMPLES):
-        example = example.only([n for n, array in example.columns.items() if array.dtype not in cls.unsupported_dtypes])
-        stored = cls(path=folder / f"{number}{next(iter(cls.suffixes), '')}")
-        splits = {name: rows for name, rows in example.arrays.items() if name.startswith("idx_")}
-        stored.write(example.columns, example.batches(indexed=cls.keeps_keys), arrays=splits)
-        storage = {"storage": stored.model_dump(mode="json", exclude_defaults=True)}
-        for roles in ({}, {"X": example.numeric, "meta": example.strings} if example.numeric else {}):
-            found = examine(lambda spec=storage | roles: open_to_copy(spec), Origin("x"), seconds=0.0)
-            assert found.rows == len(example) and found.on_disk > 0
-            assert found.rows > 0 or found.advice == ()
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+@EACH_EXAMPLE
+def test_every_kind_of_column_can_be_examined_with_and_without_roles(
+    example: Example, suffix: str, folder: Path, temporary: Path
+) -> None:
+    """The conformance suite examines a store of every other backend."""
+    cls = kd.list_backends()[registry.backend_for(suffix) or ""]
+    example = example.only([n for n, array in example.columns.items() if array.dtype not in cls.unsupported_dtypes])
+    stored = cls.model_validate({"path": folder / f"x{suffix}"})
+    splits = {name: rows for name, rows in example.arrays.items() if name.startswith("idx_")}
+    stored.write(example.columns, example.batches(indexed=cls.keeps_keys), arrays=splits)
+    spec = {"storage": stored.model_dump(mode="json", exclude_defaults=True)}
+    for roles in ({}, {"X": example.numeric, "meta": example.strings} if example.numeric else {}):
+        found = examine(partial(open_to_copy, spec | roles), Origin("x"), seconds=0.0)
+        assert found.rows == len(example) and found.on_disk > 0
+        assert found.rows > 0 or found.advice == ()
     assert not list(temporary.iterdir())
 
 

@@ -515,13 +515,3 @@ def test_a_dataset_that_appears_meanwhile_is_replaced_if_overwriting_is_allowed(
     with backend.open(None) as storage:
         assert len(storage) == (4 if overwrite else 3)
     assert [path.name for path in tmp_path.iterdir()] == ["d.lance"]
-
-
-def test_the_doctor_examines_a_store(tmp_path: Path) -> None:
-    dataset = kd.load_dataset(SPEC, data=DATA)
-    kd.save_dataset(dataset, {"backend": "lance", "path": tmp_path / "data.lance"})
-    spec = {"storage": {"backend": "lance", "path": "data.lance"}, "X": "edges", "y": "y"}
-    kd.DatasetSpec.parse(spec, tmp_path).to_file(tmp_path / "spec.yaml")
-    command = [sys.executable, "-m", "kinoml_data", "doctor", str(tmp_path / "spec.yaml"), "--workers", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and f"{ROWS} rows" in done.stdout, done.stderr

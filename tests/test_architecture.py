@@ -33,6 +33,7 @@ LAYERS = (
     ("inference", "spec_objects", "spec_sources"),
     ("factory", "several"),
     ("conversion", "copied_rows", "featurizing", "verify"),
+    ("doctor",),
     ("torch_datasets",),
     ("cli", "testing"),
     ("__init__", "__main__", "plugin"),

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kinoml_data.cli import plugins
+from kinoml_data.cli import plugins, report
+from kinoml_data.cli.terminal import DataOrSpec, DatasetName, Settings
 from kinoml_data.errors import (
     CorruptStoreError,
     FeaturizationError,
@@ -39,16 +40,6 @@ SHOWN = 20  # damaged places that `verify` lists without --all
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(plugins.app, name="plugins")
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Another value in the spec, such as storage.backend=in-memory; repeatable."
-    ),
-]
-DatasetName = Annotated[
-    str | None, typer.Option("--dataset", metavar="NAME", help="Only this dataset of a file with `datasets`.")
-]
-DataOrSpec = Annotated[str, typer.Argument(metavar="PATH", help="A data file, or a spec (.yaml, .json, .toml).")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,6 +67,9 @@ def _options(
     ),
 ) -> None:
     """From a description of a dataset to a PyTorch dataset, no matter how the data is stored."""
+
+
+app.command()(report.report)
 
 
 @app.command()

@@ -1,4 +1,7 @@
-"""How the command prints. In a file or a pipe, the output is plain text, and long lines are not wrapped."""
+"""How the command prints, and the arguments that many commands share: which dataset to open, and how.
+
+In a file or a pipe, the output is plain text, and long lines are not wrapped.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from kinoml_data.errors import SpecError, quoted, unknown
 
@@ -17,6 +22,17 @@ if TYPE_CHECKING:
 
     from kinoml_data.dataset.dataset import XyDataset
     from kinoml_data.spec.dataset_spec import DatasetSpec
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Another value in the spec, such as storage.backend=in-memory; repeatable."
+    ),
+]
+DatasetName = Annotated[
+    str | None, typer.Option("--dataset", metavar="NAME", help="Only this dataset of a file with `datasets`.")
+]
+DataOrSpec = Annotated[str, typer.Argument(metavar="PATH", help="A data file, or a spec (.yaml, .json, .toml).")]
 
 PLAIN_WIDTH = 100_000  # in a file or a pipe, every cell is on one line
 SECONDS_PER_LINE = 10.0  # between lines of progress in a file or a pipe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from kinoml_data.dataset import description
@@ -16,9 +16,9 @@ def dataset_html(dataset: description.Described) -> str:
     columns = description.columns(dataset)
     facts = dict(description.facts(dataset, columns))
     title = f"{len(dataset):,} rows"
-    parts = [_table(columns)]
+    parts = [details_html("Columns", columns_html(columns), is_open=True)]
     if splits := dataset._split_sizes():
-        parts.append(_splits(splits, len(dataset)))
+        parts.append(details_html("Splits", splits_html(splits, len(dataset)), is_open=True))
     if hint := description.roles_hint(dataset):
         parts.append(f"<p>{escape(hint)}</p>")
     shown = ("backend", "stored", "in memory", f"a batch of {description.BATCH}", "observation model", "collate")
@@ -26,7 +26,8 @@ def dataset_html(dataset: description.Described) -> str:
     return page_html(type(dataset).__name__, dataset.spec.name, title, parts)
 
 
-def _table(columns: Sequence[description.ColumnFacts]) -> str:
+def columns_html(columns: Sequence[description.ColumnFacts]) -> str:
+    """A table of the columns, with their first values if rows were read."""
     rows = []
     for column in columns:
         size = ("" if column.exact else "about ") + description.format_size(column.nbytes)
@@ -41,10 +42,11 @@ def _table(columns: Sequence[description.ColumnFacts]) -> str:
             )
         )
     header = ("role", "column", "dtype", "shape of a row", "in memory")
-    return details_html("Columns", rows_html(header, rows, numeric="in memory"), is_open=True)
+    return rows_html(header, rows, numeric=("in memory",))
 
 
-def _splits(counts: dict[str, int], total: int) -> str:
+def splits_html(counts: Mapping[str, int], total: int) -> str:
+    """The sizes of the splits as a bar and as text."""
     bar = "".join(
         f'<i style="flex:{count} 0 0;background:{colour}" title="{escape(name)} {count:,}"></i>'
         for (name, count), colour in zip(counts.items(), COLOURS * len(counts), strict=False)
@@ -52,4 +54,4 @@ def _splits(counts: dict[str, int], total: int) -> str:
     rest = total - sum(counts.values())
     blank = f'<i style="flex:{rest} 0 0" title="in no split {rest:,}"></i>' if rest > 0 else ""
     text = [f"{name} {count:,}" for name, count in counts.items()] + ([f"in no split {rest:,}"] if rest > 0 else [])
-    return details_html("Splits", f'<div class="bar">{bar}{blank}</div>{escape(", ".join(text))}', is_open=True)
+    return f'<div class="bar">{bar}{blank}</div>{escape(", ".join(text))}'

@@ -71,6 +71,15 @@ class SplitCheck:
         return "\n".join(lines)
 
 
+def compared_columns(binding: Binding, spec: CompleteSpec) -> list[str]:
+    """The columns that `check_splits` compares by default; see `XyDataset.check_splits`."""
+    texts = [name for name in spec.meta if spec.columns[name].is_string]
+    keyed = [name for name in spec.columns if binding.keys(name) is not None]
+    labels = spec.splits.labels if isinstance(spec.splits, ComputedSplits) else None
+    names = dict.fromkeys([*spec.split_columns, *texts, *keyed])
+    return [name for name in names if not isinstance(labels, ColumnLabels) or name != labels.column]
+
+
 def check_splits(
     binding: Binding,
     spec: CompleteSpec,
@@ -80,11 +89,7 @@ def check_splits(
 ) -> SplitCheck:
     """See `XyDataset.check_splits`; `splits` are positions in `rows`."""
     if columns is None:
-        texts = [name for name in spec.meta if spec.columns[name].is_string]
-        keyed = [name for name in spec.columns if binding.keys(name) is not None]
-        labels = spec.splits.labels if isinstance(spec.splits, ComputedSplits) else None
-        names = dict.fromkeys([*spec.split_columns, *texts, *keyed])
-        columns = [name for name in names if not isinstance(labels, ColumnLabels) or name != labels.column]
+        columns = compared_columns(binding, spec)
     elif isinstance(columns, str):
         columns = [columns]
     of_row = np.full(len(rows), NONE, np.int64)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kinoml_data.cli.terminal import DataOrSpec, DatasetName, Settings
+from kinoml_data.errors import CorruptStoreError, SpecError
 
 
 def report(
@@ -41,7 +43,12 @@ def report(
     target = check_report(out, overwrite=overwrite)
     sections = []
     for label, opening in specs(path, name, settings).items():
-        with opening.dataset(label or path, loads=True) as dataset, progress("reading") as shown:
+        with ExitStack() as opened:
+            try:
+                dataset = opened.enter_context(opening.dataset(label or path, loads=True))
+            except (SpecError, CorruptStoreError):  # of a value: the page shows the other columns, and says why
+                dataset = opened.enter_context(opening.dataset(label or path, loads=False))
+            shown = opened.enter_context(progress("reading"))
             title = label or dataset.spec.name or Path(path).name
             section = dataset_html(dataset, title, sample=sample, fingerprint=fingerprint, progress=shown)
             sections.append(section)

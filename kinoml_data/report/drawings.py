@@ -42,10 +42,7 @@ def drawings_html(dataset: Reported, contents: Mapping[str, Content]) -> str:
         texts = dict(zip(content.positions.tolist(), content.texts, strict=True))
         pictures = []
         for row in rows[spread(len(rows), DRAWN)].tolist():
-            caption = f"row {row:,}"
-            if value is not None and order:
-                caption = f"{contents[value].numbers(_mask(dataset, row))[0]:.4g}"
-            pictures.append(_picture(drawing, texts[row], caption))
+            pictures.append(_picture(drawing, texts[row], _caption(dataset, contents, row, value, kind)))
         note = note_html(f"{len(pictures)} of {len(first_rows):,} different texts{order}.")
         section = f'{note}<div class="drawings">{"".join(pictures)}</div>'
         sections.append(details_html(f"Pictures of {name}", section, is_open=True))
@@ -74,6 +71,18 @@ def _measured(dataset: Reported, contents: Mapping[str, Content]) -> str | None:
         return None
     array = dataset.spec.columns[name]
     return name if array.shape == () and array.values is None and array.numpy.kind in "biuf" else None
+
+
+def _caption(dataset: Reported, contents: Mapping[str, Content], row: int, value: str | None, kind: str | None) -> str:
+    """The measured value of a row, with its kind if there are several; the number of the row if there is no value."""
+    if value is None:
+        return f"row {row:,}"
+    mask = _mask(dataset, row)
+    text = f"{contents[value].numbers(mask)[0]:.4g}"
+    content = contents.get(kind) if kind is not None else None
+    if kind is None or content is None or content.column is None or len(content.positions) < len(dataset):
+        return text
+    return f"{(dataset.spec.columns[kind].values or ())[int(content.numbers(mask)[0])]} {text}"
 
 
 def _mask(dataset: Reported, rows: Any) -> NDArray[np.bool_]:

@@ -139,7 +139,7 @@ def _splits(dataset: Reported, columns: Sequence[ColumnFacts], groups: Sequence[
     notes = note_html(f"No two splits share a value of {', '.join(apart)}.") if apart else ""
     if costly:
         option = " ".join(f"--column {name}" for name in costly)
-        way = f"`kinoml-data splits {option}` compares them"
+        way = f"to compare them, run `kinoml-data splits PATH {option}`"
         notes += note_html(f"Not compared, because that may take long: {', '.join(costly)}; {way}.")
     if not check.columns:
         notes += note_html("No column was compared: there is no text in meta, and no column whose rows share values.")
@@ -179,7 +179,7 @@ def _provenance(dataset: Reported, columns: Sequence[ColumnFacts], wanted: bool 
 
 
 def _fingerprint(dataset: Reported, columns: Sequence[ColumnFacts], wanted: bool | None) -> str:
-    way = "`kinoml-data report --fingerprint` or `dataset.fingerprint()` computes it"
+    way = "`kinoml-data report PATH --fingerprint` computes it"
     if wanted is None:
         if any(is_computed(dataset, column.name) for column in columns):
             return f"not computed, because that would compute the features of all rows; {way}"

@@ -65,6 +65,8 @@ def values_html(dataset: Reported, contents: Mapping[str, Content], groups: Sequ
     legend = legend_html((group.name, group.color) for group in drawn)
     picture = f'{legend}<div class="figures">{"".join(figures)}</div>' if any(figures) else ""
     counts = "".join(_counts(name, spec.columns[name].values or (), contents[name], groups) for name in coded)
+    if sampled := [name for name in names if len(contents[name].positions) < len(dataset)]:
+        counts += note_html(f"Of {', '.join(sampled)}, only {len(contents[sampled[0]].positions):,} rows were read.")
     return picture + (note_html(more) if left_out else "") + table + counts
 
 
@@ -123,7 +125,11 @@ def _statistics(content: Content, mask: NDArray[np.bool_]) -> list[str]:
     values = content.numbers(mask)
     finite = _finite(values)
     missing = int(np.isnan(values).sum())
-    numbers = [f"{np.count_nonzero(mask):,}", f"{len(values) - missing:,}", f"{missing:,}" if missing else ""]
+    numbers = [
+        f"{np.count_nonzero(mask[content.positions]):,}",
+        f"{len(values) - missing:,}",
+        f"{missing:,}" if missing else "",
+    ]
     if not len(finite):
         return numbers + [""] * 6
     with np.errstate(over="ignore", invalid="ignore"):

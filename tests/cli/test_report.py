@@ -56,6 +56,17 @@ def test_a_file_is_never_replaced_without_overwrite(folder: Path, run: Run) -> N
     assert out.read_text() == "mine"
 
 
+def test_a_table_with_a_value_that_cannot_be_read_has_a_page_that_says_so(folder: Path, run: Run) -> None:
+    (folder / "t.csv").write_text("smiles,IC50,mw\nCCO,5,46\nCCC,,44\n")
+    assert run("report", folder / "t.csv", "-o", folder / "page.html").code == 0
+    html = (folder / "page.html").read_text("utf-8")
+    text = Page(html.partition(">")[2]).text
+    assert "IC50" in text and "row 1 (line 3)" in text and "missing: nan" in text and html.count("<svg") == 1
+    spec = "storage: {backend: csv, path: t.csv, unknown: 1}\n"
+    (folder / "t.yaml").write_text(spec)
+    assert "unknown key" in run("report", folder / "t.yaml", "-o", folder / "other.html").err
+
+
 def test_a_missing_dataset_leaves_the_old_page(folder: Path, run: Run) -> None:
     out = folder / "page.html"
     out.write_text("mine")

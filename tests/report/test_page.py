@@ -142,7 +142,7 @@ def test_the_fingerprint_of_large_data_is_computed_only_on_request(monkeypatch: 
     monkeypatch.setattr(page, "LIMIT", 20)
     monkeypatch.setattr(contents, "LIMIT", 20)
     html = dataset_html(dataset)
-    assert dataset.fingerprint() not in html and "`kinoml-data report --fingerprint`" in html
+    assert dataset.fingerprint() not in html and "`kinoml-data report PATH --fingerprint`" in html
     assert "Not compared, because that may take long: id" not in html
     assert dataset.fingerprint() in dataset_html(dataset, fingerprint=True)
     monkeypatch.undo()

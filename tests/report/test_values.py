@@ -10,6 +10,7 @@ import pytest
 
 import kinoml_data as kd
 from kinoml_data.dataset import description
+from kinoml_data.report import contents as report_contents
 from kinoml_data.report import values
 from kinoml_data.report.values import missing_html, texts_html, values_html
 from tests.report.pages import Page, all_of, cells, contents_of, mixed
@@ -41,6 +42,15 @@ def test_the_texts_of_a_column_are_counted_in_each_split() -> None:
     rows = cells(shown(mixed()))
     assert ["kind", "train", "test"] in rows and ["pIC50", "3", "0"] in rows and ["pKi", "2", "1"] in rows
     assert ["relation", "train", "test"] in rows and [">", "1", "0"] in rows and ["<", "0", "0"] in rows
+
+
+def test_values_of_a_sample_are_counted_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_contents, "LIMIT", 10)
+    dataset = kd.from_arrays(np.zeros(100), np.arange(100.0), {"train": list(range(50)), "test": list(range(50, 100))})
+    html = values_html(dataset, *all_of(dataset, 10))
+    header, *rows = cells(html)
+    assert [dict(zip(header, row, strict=True))["rows"] for row in rows] == ["5", "5"]
+    assert "Of y, only 10 rows were read." in Page(html).text
 
 
 def test_a_dataset_without_y_has_no_values() -> None:

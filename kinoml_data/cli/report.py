@@ -24,7 +24,7 @@ def report(
         bool | None,
         typer.Option(
             help="Compute the fingerprint, which reads all rows of all columns, or leave it out. By default, it is "
-            "computed if they take at most 256 MiB and need no featurizer."
+            "computed if they take at most 128 MiB and need no featurizer."
         ),
     ] = None,
     settings: Settings = None,

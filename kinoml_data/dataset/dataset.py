@@ -303,9 +303,9 @@ class XyDataset(Dataset[Any]):
             path: the file to write.
             overwrite: True replaces an existing file.
             sample: the number of rows to read of X, of which the page shows first values and ranges. All rows of y and
-                meta are read, unless they take more than 256 MiB or featurizers compute them.
+                meta are read, unless they take more than 128 MiB or featurizers compute them.
             fingerprint: whether to compute the fingerprint, which reads all rows of all columns. By default it is
-                computed if they take at most 256 MiB and need no featurizer.
+                computed if they take at most 128 MiB and need no featurizer.
 
         Raises:
             PluginLoadError: matplotlib is not installed.

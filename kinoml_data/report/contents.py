@@ -14,7 +14,7 @@ from kinoml_data.dataset.html import COLOURS
 from kinoml_data.dataset.split_check import SplitCheck
 from kinoml_data.errors import KinomlDataError, one_line
 
-LIMIT = 1 << 28  # bytes; more than this is read only if it is asked for
+LIMIT = 1 << 27  # bytes; more than this is read only if it is asked for
 ALL, REST = "all rows", "in no split"
 GREY = "#8c8c8c"
 

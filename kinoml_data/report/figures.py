@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping
 from html import escape
@@ -61,8 +62,10 @@ def _edges(values: NDArray[np.float64]) -> NDArray[np.float64] | None:
         if inner_low < inner_high and (high - low) > STRETCH * (inner_high - inner_low):
             low, high = inner_low, inner_high
         if high - low < 2**31 and not (values % 1).any():  # each bin has as many whole numbers as the others
-            step = np.ceil((high - low + 1) / BINS)
-            return np.arange(np.ceil(low), np.floor(high) + step + 1, step) - 0.5
+            first, count = math.ceil(low), math.floor(high) - math.ceil(low) + 1
+            least = -(-count // (2 * BINS))
+            step = min(range(least, 2 * least + 1), key=lambda size: -count % size)  # few are beyond the last value
+            return first - 0.5 + step * np.arange(-(-count // step) + 1)
         margin = 0.0 if low < high else abs(low) / 2 or 0.5
         edges = np.linspace(low - margin, high + margin, BINS + 1)
     return edges if np.isfinite(edges).all() and (np.diff(edges) > 0).all() else None

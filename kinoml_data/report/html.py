@@ -45,6 +45,7 @@ body { margin: 1.5rem auto 4rem; padding: 0 1rem; max-width: 62rem; background: 
 @media print {
   body { margin: 0; max-width: none; }
   .kinoml-data .wide { overflow: visible; }
+  .kinoml-data .wide td, .kinoml-data .wide th { white-space: normal; padding-right: 10px; }
   .kinoml-data tr { break-inside: avoid; }
 }
 """

@@ -60,7 +60,7 @@ def dataset_html(
         name: the name in the heading; by default that of the spec.
         sample: the number of rows to read of a column that is not read completely.
         fingerprint: whether to compute the fingerprint, which reads all rows of all columns. By default it is computed
-            if they take at most 256 MiB and need no featurizer.
+            if they take at most 128 MiB and need no featurizer.
         progress: called with the number of columns that were looked at, and of all columns.
     """
     columns = description.columns(dataset, sample, progress)

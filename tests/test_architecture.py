@@ -29,7 +29,7 @@ LAYERS = (
     ("backends",),
     ("observation", "registry"),
     ("loading",),
-    ("dataset",),
+    ("dataset", "report"),
     ("inference", "spec_objects", "spec_sources"),
     ("factory", "several"),
     ("conversion", "copied_rows", "featurizing", "verify"),

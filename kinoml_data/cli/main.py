@@ -22,6 +22,7 @@ import typer
 from kinoml_data.cli import plugins
 from kinoml_data.cli.doctor import doctor
 from kinoml_data.cli.options import DataOrSpec, DatasetName, Settings
+from kinoml_data.cli.report import report
 from kinoml_data.errors import (
     CorruptStoreError,
     FeaturizationError,
@@ -70,6 +71,9 @@ def _options(
     ),
 ) -> None:
     """From a description of a dataset to a PyTorch dataset, no matter how the data is stored."""
+
+
+app.command()(report)
 
 
 @app.command()

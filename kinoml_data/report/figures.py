@@ -65,7 +65,7 @@ def _edges(values: NDArray[np.float64]) -> NDArray[np.floating[Any]] | None:
             first, count = math.ceil(low), math.floor(high) - math.ceil(low) + 1
             least = -(-count // (2 * BINS))
             step = min(range(least, 2 * least + 1), key=lambda size: -count % size)  # few are beyond the last value
-            return first - 0.5 + step * np.arange(-(-count // step) + 1)
+            return first - 0.5 + step * np.arange(-(-count // step) + 1, dtype=np.float64)
         margin = 0.0 if low < high else abs(low) / 2 or 0.5
         edges = np.linspace(low - margin, high + margin, BINS + 1)
     return edges if np.isfinite(edges).all() and (np.diff(edges) > 0).all() else None

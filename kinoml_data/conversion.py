@@ -126,7 +126,7 @@ def to_copy(spec: Any) -> Any:
 
 
 def _sources(options: Any) -> Any:
-    """Options of a backend in which the source of each `in-memory` stands in its place, at any depth."""
+    """Options of a backend in which each `in-memory` is replaced by its source, at any depth."""
     if not isinstance(options, Mapping):
         return options
     is_wrapper = options.get("backend") == InMemory.name and "source" in options and options.get("device") is None

@@ -54,9 +54,9 @@ def load_dataset(
 ) -> XyDataset:
     """Open a dataset.
 
-    A spec, or a store that contains one, says which columns are X and which are y, and so do columns that are called X,
-    or X0, X1, ..., and y. Any other table needs `X` and `y` here. Without a spec, only the columns in X, y and meta are
-    opened.
+    A spec, or a store that contains one, specifies which columns are X and which are y, and so do columns that are
+    called X, or X0, X1, ..., and y. Any other table needs `X` and `y` here. Without a spec, only the columns
+    in X, y and meta are opened.
 
     Args:
         spec: a `DatasetSpec`, a mapping, a .yaml, .json or .toml file, or a data file that a backend opens.
@@ -137,11 +137,11 @@ def open_to_copy(
 ) -> XyDataset:
     """Open a dataset to look at it or to copy it, which needs no roles.
 
-    The arguments and the errors are those of `load_dataset`. If nothing says which columns are X, X is None and all
-    columns of the store are in the dataset. With `loads=False`, no rows are decoded when it opens, unless the splits
-    are made from columns; lists may then appear as ragged although all of them have one length, and the fingerprint
-    of the spec is not compared. With `omits_failures=True`, a row is in no split if a column that the splits are made
-    from cannot be featurized for it; without, this is an error.
+    The arguments and the errors are those of `load_dataset`. If neither the data nor a spec specifies X, X is None and
+    all columns of the store are in the dataset. With `loads=False`, no rows are decoded when it opens, unless the
+    splits are made from columns; lists may then appear as ragged although all of them have one length, and the
+    fingerprint of the spec is not compared. With `omits_failures=True`, a row is in no split if a column that the
+    splits are made from cannot be featurized for it; without, this is an error.
     """
     described = _with_storage(as_spec(spec, None if base is None else Path(base), backend), backend, options)
     opener = make_backend(described)
@@ -220,7 +220,7 @@ def _with_roles(spec: DatasetSpec, **roles: str | Sequence[str] | None) -> Datas
 def infer_spec(path: str | os.PathLike[str]) -> DatasetSpec:
     """The spec of a data file: the one that is embedded in it, or one with the columns that it contains.
 
-    Its X and y are None if nothing in the file says which columns they are.
+    Its X and y are None if nothing in the file specifies which columns they are.
 
     Raises:
         SpecError: no backend opens the file.

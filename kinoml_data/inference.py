@@ -42,7 +42,8 @@ def complete(
     """`spec` with everything that it leaves open filled in.
 
     A spec without columns takes whatever it does not specify from the spec that is embedded in the store. If there is
-    none, it takes the splits of the store, the roles that the names of the columns say, and the columns in these roles.
+    none, it takes the splits of the store, the roles that the names of the columns imply, and the columns in these
+    roles.
 
     Args:
         spec: the spec that led to the store.
@@ -51,8 +52,8 @@ def complete(
         needs_X: False if it does not matter whether there is an X; without roles, all columns are then taken.
 
     Raises:
-        SpecError: neither the spec nor the store says which columns are X, the parts do not fit together, or `dtype`
-            is not valid.
+        SpecError: neither the spec nor the store specifies which columns are X, the parts do not fit together, or
+            `dtype` is not valid.
         UnsupportedStoreError: a column in a role cannot be read.
         CorruptStoreError: the embedded spec is not valid.
     """
@@ -85,7 +86,7 @@ def _over_embedded(spec: DatasetSpec, text: str) -> DatasetSpec:
 
 
 def _over_columns(spec: DatasetSpec, storage: Storage, *, needs_X: bool) -> CompleteSpec:
-    """`spec` with the splits of the store, the roles that the names of its columns say, and the columns in roles."""
+    """`spec` with the splits of the store, the roles that the names of its columns imply, and the columns in roles."""
     X, y = spec.X, spec.y
     if X is None:
         # To copy a table, a column that is called X but contains text needs no role.
@@ -148,7 +149,7 @@ def _renamed(role: str | tuple[str, ...] | None, names: Mapping[str, str]) -> st
 
 
 def _over_declared(spec: DatasetSpec, columns: Mapping[str, Array], storage: Storage) -> CompleteSpec:
-    """`spec` with the roles that the names of its columns say, and the stored columns that its patterns stand for."""
+    """`spec` with the roles that the names of its columns imply, and the stored columns that its patterns stand for."""
     X = named_X(columns) if spec.X is None else spec.X
     y = named_y(columns) if spec.X is None and spec.y is None and X is not None else spec.y
     roles = (*names_of(X), *names_of(y))
@@ -193,11 +194,11 @@ def _matched(name: str, array: Array, storage: Storage) -> Array:
 
 
 def _roles_needed(spec: DatasetSpec, storage: Storage) -> str:
-    """The error for a table that does not say which columns are X: what there is, and the line to write."""
+    """The error for a table that does not specify which columns are X: what there is, and the line to write."""
     columns = storage.columns if spec.columns is None else spec.columns
     path = spec.storage.options.get("path")
     where = "the store" if path is None else str(path)
-    lines = [f"{where} does not say which columns are X and which are y. Name them, for example:"]
+    lines = [f"{where} does not specify which columns are X and which are y. Name them, for example:"]
     lines.append(f"  {roles_example(columns, path, storage.indexes)}")
     count = len(columns) + len(storage.unreadable)
     there = "is 1 column" if count == 1 else f"are {count:,} columns"

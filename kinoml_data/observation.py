@@ -134,7 +134,7 @@ def _model(value: Any, info: ValidationInfo) -> Any:
 
 
 class Mixed(ObservationModel):
-    """Measurements of several kinds: the kind of a row says which observation model it has.
+    """Measurements of several kinds: the kind of a row selects its observation model.
 
     Attributes:
         kind: the column of y that contains the kind of each row. Its `values` are names of observation models.

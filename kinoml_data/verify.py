@@ -158,7 +158,7 @@ def verify(
 
 
 def _is_damage(error: KinomlDataError) -> bool:
-    """True if the error says that bytes are not what was written."""
+    """True if the error means that bytes are not what was written."""
     return isinstance(error, CorruptStoreError) and not isinstance(error, UnsafeStoreError)
 
 

@@ -319,7 +319,7 @@ def test_columns_of_different_length_are_refused(tmp_path):
 
 def test_overlapping_or_out_of_range_splits_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", X=np.zeros(4), idx_train=np.array([0, 1]), idx_test=np.array([1, 2]))
-    with pytest.raises(SplitError, match="splits 'train' and 'test' share 1 rows, for example row 1"):
+    with pytest.raises(SplitError, match="splits 'train' and 'test' share 1 row, for example row 1"):
         kd.load_dataset(tmp_path / "a.npz")
     np.savez(tmp_path / "b.npz", X=np.zeros(4), idx_train=np.array([0, 4]))
     with pytest.raises(SplitError, match="split 'train': row 4 is outside the 4 rows"):

@@ -41,7 +41,7 @@ def with_columns(path: Path, backend: str, columns: dict[str, Any], **options: A
 
 def needs_roles(path: Path) -> str:
     """The error for a table whose roles are not named."""
-    with pytest.raises(SpecError, match="does not say which columns are X and which are y") as caught:
+    with pytest.raises(SpecError, match="does not specify which columns are X and which are y") as caught:
         kd.load_dataset(path)
     return str(caught.value)
 

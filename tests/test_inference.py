@@ -104,15 +104,15 @@ def test_a_table_that_does_not_say_what_is_X_is_an_error_that_shows_the_line_to_
     with pytest.raises(SpecError) as caught:
         complete(spec(**keys), named("a", "b"))
     text = str(caught.value)
-    assert "x.npz does not say which columns are X and which are y" in text
+    assert "x.npz does not specify which columns are X and which are y" in text
     assert "load_dataset('x.npz', X=['a'], y='b')" in text
     assert "  a  float" in text and "  b  float" in text
 
 
 def test_a_table_with_y_but_without_X_does_not_guess_X():
-    with pytest.raises(SpecError, match="does not say which columns are X"):
+    with pytest.raises(SpecError, match="does not specify which columns are X"):
         complete(spec(), named("a", "y"))
-    with pytest.raises(SpecError, match="does not say which columns are X"):
+    with pytest.raises(SpecError, match="does not specify which columns are X"):
         complete(spec(y="y"), named("a", "y"))
 
 
@@ -350,7 +350,7 @@ def test_no_random_table_opens_with_a_role_that_its_names_do_not_say(
     table = data.draw(tables())
     path = written(table, tmp_path, suffix)
     assume(path is not None)
-    with pytest.raises(SpecError, match="does not say which columns are X and which are y") as caught:
+    with pytest.raises(SpecError, match="does not specify which columns are X and which are y") as caught:
         kd.load_dataset(path)
     assert "load_dataset(" in str(caught.value)
 

@@ -312,7 +312,7 @@ def _stacked(name: str, rows: Sequence[NDArray[Any]]) -> NDArray[Any] | Ragged:
     dtype = np.result_type(*{row.dtype for row in rows})
     # Integers and floating-point numbers may be mixed, as in Python lists, if every value is converted exactly.
     if dtype not in {row.dtype for row in rows} or any(cast(row, dtype)[1] is not None for row in rows):
-        raise SpecError(f"column {quoted(name)}: its rows have different dtypes; convert them to one")
+        raise SpecError(f"column {quoted(name)}: its rows have different dtypes; convert them to the same dtype")
     if len({row.shape for row in rows}) == 1:
         return np.stack(rows).astype(dtype, copy=False)
     return Ragged.from_rows(rows, dtype, rows[0].ndim)

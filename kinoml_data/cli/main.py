@@ -108,7 +108,7 @@ def inspect(
 ) -> None:
     """Show the columns, first values, sizes and splits of a dataset, or of each dataset that a spec describes.
 
-    It needs no roles: without them, it shows all columns and says how to name X and y.
+    It needs no roles: without them, it shows all columns, and how to name X and y.
     """
     from kinoml_data.cli.terminal import say, specs
 
@@ -228,7 +228,7 @@ def convert(
     from kinoml_data.cli.terminal import specs
 
     if address is not None and executor is None:
-        raise SpecError("--address is that of an executor; name one with --executor")
+        raise SpecError("--address is the address of an executor; name the executor with --executor")
     openings = specs(source, name)
     if failed is not None and len(openings) > 1:
         raise SpecError("--failed writes one file; convert the datasets one by one, with --dataset NAME")

@@ -75,7 +75,7 @@ class ObservationModel(Model, ABC):
             dG_over_kT: binding free energies in units of kT, of any shape.
             conditions: options that differ from those in the spec: numbers, which must be valid as options, or tensors
                 or numpy arrays with one entry per row that broadcast against `dG_over_kT`. The entries are not checked,
-                as that would wait for the device: where they are not valid, the result is NaN or infinite.
+                as that would wait for the device: if they are not valid, the result is NaN or infinite.
 
         Returns:
             A differentiable tensor of the same shape.

@@ -68,7 +68,7 @@ def tensor_of(where: str, values: Any) -> Tensor:
 
 
 def expanded(where: str, values: Any, shape: tuple[int, ...], device: Any) -> Tensor:
-    """A column expanded to a shape: one entry per row stands for all tasks of its row.
+    """A column expanded to a shape: one entry per row is that of all tasks of the row.
 
     Raises:
         SpecError: the column does not begin with the axes of the shape.

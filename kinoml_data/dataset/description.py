@@ -50,7 +50,7 @@ class Described(Protocol):
 
 @dataclass(frozen=True)
 class ColumnFacts:
-    """What there is to say about one column.
+    """Facts about one column.
 
     Attributes:
         name: the name of the column.
@@ -114,7 +114,7 @@ def _size(count: float, columns: Sequence[ColumnFacts], exact: str = "") -> str:
 def columns(
     dataset: Described, sample: int = 0, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[ColumnFacts]:
-    """What there is to say about each column.
+    """Facts about each column.
 
     Args:
         dataset: the dataset.
@@ -134,13 +134,13 @@ def unreadable(dataset: Described) -> Mapping[str, str]:
 
 
 def roles_hint(dataset: Described) -> str:
-    """If nothing says which columns are X and y: the line that would; empty if X is known."""
+    """The line that names X and y if neither the data nor a spec does; empty if X is known."""
     spec = dataset.spec
     if spec.X is not None:
         return ""
     indexes = dataset._session.binding.storage.indexes
     example = roles_example(spec.columns, spec.storage.options.get("path"), indexes)
-    return f"Nothing says which columns are X and y. Name them, for example: {example}"
+    return f"Neither the data nor a spec specifies X and y. Name them, for example: {example}"
 
 
 def files(dataset: Described) -> list[Path]:

@@ -211,7 +211,7 @@ def open_storage(backend: Backend, columns: Mapping[str, Array | None] | None) -
     """Open a store for reading; see `Backend.open`.
 
     Raises:
-        StoreReadError: the operating system failed, and the backend did not say so itself.
+        StoreReadError: the operating system failed, and the backend raised no error of its own.
     """
     with os_errors(str(getattr(backend, "path", backend.name))):
         return backend.open(columns)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kinoml_data.contracts.backend import check_inside
 from kinoml_data.dataset.binding import Binding
 from kinoml_data.dataset.labels import computed, divided_by_chance, labels_in_file
-from kinoml_data.errors import SplitError, quoted, unknown
+from kinoml_data.errors import SplitError, count_of, quoted, unknown
 from kinoml_data.layouts import npy
 from kinoml_data.spec import config
 from kinoml_data.spec.dataset_spec import CompleteSpec
@@ -116,7 +116,9 @@ def _check_disjoint(splits: Mapping[str, RowNumbers], length: int) -> None:
         if (shared := marks[rows]).any():
             row = int(rows[shared][0])
             other = next(other for other, earlier in splits.items() if (earlier == row).any())
-            raise SplitError(f"splits {other!r} and {name!r} share {shared.sum()} rows, for example row {row}")
+            raise SplitError(
+                f"splits {other!r} and {name!r} share {count_of(int(shared.sum()), 'row')}, for example row {row}"
+            )
         if (repeated := np.bincount(rows, minlength=length)[rows] > 1).any():
             raise SplitError(f"split {name!r} contains row {rows[repeated][0]} more than once")
         marks[rows] = True

@@ -96,7 +96,7 @@ def flat_arrays(
     arrays: Mapping[str, NDArray[Any]] | None = None,
     spec: str | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """The flat arrays of a dataset without checksums, for a `Backend.write` that can hold all rows in memory.
+    """The flat arrays of a dataset without checksums, for a `Backend.write` that has enough memory for all rows.
 
     Raises:
         SpecError: a batch does not match `columns`.

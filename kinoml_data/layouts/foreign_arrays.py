@@ -192,10 +192,10 @@ def strings_of(items: Sequence[str | bytes], where: str) -> Ragged:
 
 @dataclass(frozen=True)
 class _Scaling:
-    """What the attributes of CF say about the numbers of an array.
+    """What the attributes of CF specify about the numbers of an array.
 
     Attributes:
-        raw: the dtype in which the numbers are compared, which is unsigned if `_Unsigned` says so.
+        raw: the dtype in which the numbers are compared, which is unsigned if the attribute `_Unsigned` is true.
         dtype: the dtype of the scaled numbers.
         missing: the numbers that stand for a missing value.
         low, high: the least and the greatest number that is not missing.
@@ -245,7 +245,7 @@ def scaled_column(
         declared: the column as the spec declares it; None if it does not.
         slices: `ArrayStorage.slices` of the storage.
         where: the file or folder, for messages.
-        fill: the number that stands for a missing value if no attribute says which.
+        fill: the number that stands for a missing value if no attribute specifies one.
 
     Raises:
         UnsupportedStoreError: an attribute is not a number.

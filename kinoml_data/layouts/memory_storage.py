@@ -125,7 +125,7 @@ def _in_shared_memory(array: NDArray[Any]) -> NDArray[Any]:
     except RuntimeError as error:
         raise StoreReadError(
             f"the {array.nbytes:,} bytes of a column do not fit into shared memory, which spawned processes need: "
-            f"{one_line(error, 200)}; give it more room, as by `docker run --shm-size`, or use num_workers=0"
+            f"{one_line(error, 200)}; give it more room, for example with `docker run --shm-size`, or use num_workers=0"
         ) from None
     shared: NDArray[Any] = tensor.numpy()
     shared[...] = array

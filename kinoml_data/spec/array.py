@@ -127,7 +127,7 @@ class Array(Model):
 
     @property
     def as_stored(self) -> Array:
-        """The stored column as far as the spec says: packed bits are uint8, and what `values` translates is text."""
+        """The stored column as far as the spec describes it: packed bits are uint8, and `values` are text."""
         if self.values is not None:
             return Array(STRING, missing=self.missing)
         if not self.packbits:

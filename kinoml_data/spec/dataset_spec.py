@@ -1,4 +1,4 @@
-"""The description of a dataset: its columns, their roles, where they are stored, and how the rows are split.
+"""The description of a dataset: its columns, their roles, its storage, and how the rows are split.
 
 A spec is plain data. Reading one opens no store and needs no plugin; `factory.load_dataset` opens the dataset.
 """
@@ -261,7 +261,7 @@ class DatasetSpec(Model):
 class CompleteSpec(DatasetSpec):
     """A spec that leaves nothing open: columns, roles and splits are filled in. Every open dataset has one.
 
-    X is None only if the dataset was opened to be copied, and its store does not say which columns are X.
+    X is None only if the dataset was opened to be copied, and its store does not specify which columns are X.
     """
 
     columns: dict[str, Array]
@@ -301,7 +301,7 @@ def _problems_of_columns(columns: Mapping[str, Array], roles: Mapping[str, tuple
 
 
 def _of_store(array: Array) -> tuple[object, ...]:
-    """What an array says about the stored column, rather than about what is made of it."""
+    """The keys of an array that describe the stored column, rather than what is made of it."""
     return array.as_stored.dtype, array.as_stored.shape, array.missing
 
 

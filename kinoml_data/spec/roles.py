@@ -1,4 +1,4 @@
-"""The roles that the names of columns say: KinoML calls its inputs X, or X0, X1, ..., and its measurements y."""
+"""The roles that the names of columns imply: KinoML calls its inputs X, or X0, X1, ..., and its measurements y."""
 
 from __future__ import annotations
 

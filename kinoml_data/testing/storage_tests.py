@@ -212,7 +212,7 @@ def _identity(backend: Backend) -> str | None:
 
 
 def _open_files() -> set[tuple[Path, Path]]:
-    """The number and the target of each open file of this process, where the operating system lists them."""
+    """The number and the target of each open file of this process, if the operating system lists them."""
     files = set()
     folder = Path("/proc/self/fd")
     for file in folder.iterdir() if folder.is_dir() else ():

@@ -31,7 +31,7 @@ AFTER_BATCHES = pytest.mark.parametrize("written", [0, 1, 2])
 
 
 class WritingTests(Suite):
-    """`Backend.write` stores all rows at a place where there is no store, or leaves nothing."""
+    """`Backend.write` stores all rows at a path that has no store yet, or leaves nothing."""
 
     @pytest.mark.parametrize("size", [1, 2, 3, 100])
     def test_the_size_of_the_batches_does_not_matter(self, backend: Backend, size: int) -> None:

@@ -472,7 +472,7 @@ def test_strings_alone_are_no_dataset(folder):
             "tables": {"row": numbered(folder / "names.npz", name="s")},
         }
     }
-    with pytest.raises(SpecError, match="does not say which columns are X"):
+    with pytest.raises(SpecError, match="does not specify which columns are X"):
         kd.load_dataset(spec, base=folder)
 
 

@@ -234,7 +234,10 @@ def test_a_table_without_roles_is_inspected_checked_and_converted(run: Run, tmp_
     done = run("inspect", tmp_path / "t.csv")
     assert done.code == 0 and "1 number, and '>10000' in row 1" in done.out
     assert "row 0 (line 2): a value is missing" in done.out
-    assert "Nothing says which columns are X and y" in done.out and "load_dataset('t.csv', X=['id', 'mw']" in done.out
+    assert (
+        "Neither the data nor a spec specifies X and y" in done.out
+        and "load_dataset('t.csv', X=['id', 'mw']" in done.out
+    )
     assert "'CCO', 'CCN'" in done.out and "45.1 to 46.1" in done.out
     done = run("check", tmp_path / "t.csv", "--set", "storage.missing=[x]")
     assert done.code == 1 and "a value is missing" in done.err

@@ -222,7 +222,7 @@ BAD = {
     "overlap of a range": (
         {},
         {"a": {"range": [0, 5]}, "b": {"range": [4, 6]}},
-        "'a' and 'b' share 1 rows, for example row 4",
+        "'a' and 'b' share 1 row, for example row 4",
     ),
     "the second of a row in three splits": (
         {},
@@ -232,7 +232,7 @@ BAD = {
     "an overlap before a row that is repeated": (
         {},
         {"a": {"rows": [6]}, "b": {"rows": [2, 6]}, "c": {"rows": [3, 3]}},
-        "splits 'a' and 'b' share 1 rows, for example row 6",
+        "splits 'a' and 'b' share 1 row, for example row 6",
     ),
     "a repeated row before an overlap": (
         {},

@@ -449,7 +449,7 @@ def zip_files() -> Iterator[Attack]:
     yield of("a name of two lines", unsafe, "a control character", zipped(Member(b"X\n.npy", X)))
     yield of("a name that paints", SpecError, r"'a\x1b[31mred'", zipped(Member(b"a\x1b[31mred.npy", X)))
     yield of("a name that is no UTF-8", corrupt, "not UTF-8", zipped(Member(b"\xff.npy", X)))
-    named = "does not say which columns are X"
+    named = "does not specify which columns are X"
     yield of("a name that is a path", SpecError, named, zipped(Member(f"../../{TEXT}.npy", X)))
     yield of("a name that is a path from the root", SpecError, named, zipped(Member("/etc/passwd.npy", X)))
     yield of("a folder", unsupported, "contains no array of rows", zipped(Member("X/", b"")))

@@ -156,7 +156,7 @@ class TextTable:
         except csv.Error as error:
             return UnsupportedStoreError(f"{self.path}: {one_line(error)}")
         way = self.other_delimiter() or (
-            "write values that contain the delimiter in quotes, or use `skip_lines` if text stands before the header"
+            "write values that contain the delimiter in quotes, or use `skip_lines` if there is text before the header"
         )
         return UnsupportedStoreError(f"{place}; {way}")
 

@@ -78,7 +78,7 @@ def _role(names: list[str]) -> str | list[str] | None:
 def _embedded(storage: Storage) -> dict[str, Any]:
     """The spec of the source or of a table as a mapping, in which all roles are sequences.
 
-    Without an embedded spec, it has the columns and the splits of the store, and the roles that their names say.
+    Without an embedded spec, it has the columns and the splits of the store, and the roles that their names imply.
     """
     if storage.spec is not None:
         spec = DatasetSpec.parse(config.parse(storage.spec.encode(), ".json") | STORAGE)

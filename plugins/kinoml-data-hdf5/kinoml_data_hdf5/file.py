@@ -202,7 +202,7 @@ class Hdf5File:
         return _attributes(self._node(path))
 
     def fill(self, dtype: Any) -> Any:
-        """The number that netCDF writes where no value was written; None if another library wrote the file."""
+        """The number that netCDF writes for values that were never set; None if another library wrote the file."""
         return NETCDF_FILL.get(dtype.name) if "_NCProperties" in self._file.attrs else None
 
     def _group(self, path: str) -> Any:

@@ -40,8 +40,8 @@ class Measurements(Backend):
 
     Attributes:
         source: the raw table.
-        by: the columns, one or several, whose values together say what was measured, such as a ligand and a protein. A
-            row without one of the values is rejected. If the list is empty, each row is a measurement of its own.
+        by: the columns whose values together identify what was measured, such as a ligand and a protein.
+            A row without one of the values is rejected. If the list is empty, each row is a measurement of its own.
         conditions: further columns whose values tell the measurements of `by` apart, such as a concentration. A missing
             value is a condition of its own.
         value: the column of the values: numbers, or texts with numbers.
@@ -83,7 +83,7 @@ class Measurements(Backend):
     def _consistent(self) -> Measurements:
         names = list(self._outputs.values())
         if len(set(names)) < len(names):
-            raise ValueError(f"outputs: two of the columns {', '.join(names)} have one name")
+            raise ValueError(f"outputs: two of the columns {', '.join(names)} have the same name")
         for kind, (low, high) in self.ranges.items():
             if kind not in self.kinds.values():
                 raise ValueError(f"ranges: {unknown(kind, list(self.kinds.values()), 'kind')}")

@@ -132,7 +132,7 @@ def measured(
 
     units = [unit_of(text) for text in raw.units.distinct]
     exponent = _places([NONE if unit is None else unit.exponent for unit in units], raw.units)
-    rows.reject(exponent == NONE, lambda row: f"unit: {_shown(raw.units.of(row), 'is not a unit that is known')}")
+    rows.reject(exponent == NONE, lambda row: f"unit: {_shown(raw.units.of(row), 'is not a known unit')}")
     percent = _places([unit is not None and unit.is_percent for unit in units], raw.units).astype(bool)
     rows.reject(
         percent != np.array([is_percent(name) for name in names])[kind],
@@ -142,7 +142,7 @@ def measured(
     meanings = {**MEANINGS, **relations}
     places = [RELATIONS.index(meanings[text]) if text in meanings else NONE for text in raw.relations.distinct]
     relation = _places(places, raw.relations)
-    what = "is not a relation that is known; `relations` can give its meaning"
+    what = "is not a known relation; `relations` can give its meaning"
     rows.reject(relation == NONE, lambda row: f"relation: {_shown(raw.relations.of(row), what)}")
 
     logarithm = _places([unit is not None and unit.is_log for unit in units], raw.units).astype(bool)
@@ -206,8 +206,8 @@ def _merge(
     for group in groups:
         if replicates == "error":
             raise SpecError(
-                f"rows {group[0]} and {group[1]} of the source are one measurement: they have one kind, and equal "
-                "values in the columns `by`; add `conditions`, or specify `replicates`: median, mean or first"
+                f"rows {group[0]} and {group[1]} of the source are the same measurement: they have the same kind, "
+                "and equal values in the columns `by`; add `conditions`, or specify `replicates`: median, mean or first"
             )
         exact, below, above = ([row for row in group if relation[row] == place] for place in range(len(RELATIONS)))
         if exact:
@@ -216,7 +216,7 @@ def _merge(
             for row in below + above:
                 difference = values[row] - values[keep]
                 fits = difference >= 0 if relation[row] == RELATIONS.index(BELOW) else difference <= 0
-                says = "says no more than" if fits else "contradicts"
+                says = "adds nothing to" if fits else "contradicts"
                 rows.reject_one(row, f"bound: it {says} the exact value {values[keep]:g} of row {keep}")
             merged += rows.leave_out(exact[1:])
             continue

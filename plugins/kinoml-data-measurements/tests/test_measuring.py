@@ -129,8 +129,8 @@ BAD: Mapping[str, tuple[Row, str]] = {
     "an infinite value": (one(math.inf, "nM"), "value: infinite"),
     "zero": (one(0, "nM"), "value: 0 nM is not more than 0"),
     "a negative concentration": (one(-3, "uM"), "value: -3 uM is not more than 0"),
-    "an unknown unit": (one(3, "ug.mL-1"), "unit: 'ug.mL-1' is not a unit that is known"),
-    "a unit in other letters": (one(3, "NM"), "unit: 'NM' is not a unit that is known"),
+    "an unknown unit": (one(3, "ug.mL-1"), "unit: 'ug.mL-1' is not a known unit"),
+    "a unit in other letters": (one(3, "NM"), "unit: 'NM' is not a known unit"),
     "no unit": (one(3, ""), "unit: missing"),
     "an unknown kind": (one(3, "nM", "Potency"), "kind: 'Potency' is not one of `kinds`"),
     "no kind": (one(3, "nM", ""), "kind: missing"),
@@ -196,7 +196,7 @@ def test_the_list_of_rejected_rows_contains_what_was_in_the_table(tmp_path: Path
         "unit": "ug.mL-1",
         "kind": "Ki",
         "relation": "<",
-        "reason": "unit: 'ug.mL-1' is not a unit that is known",
+        "reason": "unit: 'ug.mL-1' is not a known unit",
     }
     assert (second["row"], second["value"], second["kind"]) == (2, "", "")
     assert write_rejected(spec_of(), tmp_path / "rejected.csv", data=table_of(rows)) == 2
@@ -236,7 +236,7 @@ def test_repeated_measurements_become_one_on_the_scale_of_the_result(replicates:
 
 
 def test_repeated_measurements_are_an_error_by_default() -> None:
-    with pytest.raises(SpecError, match="rows 0 and 2 of the source are one measurement"):
+    with pytest.raises(SpecError, match="rows 0 and 2 of the source are the same measurement"):
         kept(REPEATED)
 
 
@@ -258,9 +258,9 @@ def test_a_bound_beside_an_exact_value_is_rejected_and_never_merged(replicates: 
     ((_, value, _, relation),) = kept(rows, replicates=replicates)
     assert (value, relation) == (pytest.approx(6 - math.log10(2)), "=")
     assert reasons(rows, replicates=replicates) == {
-        0: "bound: it says no more than the exact value 5.69897 of row 1",
+        0: "bound: it adds nothing to the exact value 5.69897 of row 1",
         2: "bound: it contradicts the exact value 5.69897 of row 1",
-        3: "bound: it says no more than the exact value 5.69897 of row 1",
+        3: "bound: it adds nothing to the exact value 5.69897 of row 1",
     }
 
 
@@ -472,7 +472,7 @@ def test_replicates_agree_with_the_statistics_of_python(values: list[float]) -> 
         ({"ranges": {"pKi": [9, 0]}}, "ranges.pKi: the least value, 9, is above the greatest, 0"),
         ({"relations": {"~": "about"}}, "relations"),
         ({"replicates": "max"}, "replicates"),
-        ({"outputs": {"value": "id", "kind": "id"}}, "outputs: two of the columns id, id, relation have one name"),
+        ({"outputs": {"value": "id", "kind": "id"}}, "outputs: two of the columns id, id, relation have the same name"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], match: str) -> None:

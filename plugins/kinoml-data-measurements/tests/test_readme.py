@@ -98,8 +98,8 @@ def test_a_mixed_model_is_trained_from_a_raw_table_with_a_few_lines(
         wrong = {int(row["row"]): row["reason"] for row in csv.DictReader(file)}
     assert list(wrong) == [number for number, row in enumerate(rows) if row[0] == "" or row[0].startswith("N")]
     assert all(reason.partition(": ")[2] for reason in wrong.values())
-    assert {reason for reason in wrong.values() if "not a unit" in reason} == {
-        f"unit: {unit!r} is not a unit that is known" for unit in UNKNOWN_UNITS
+    assert {reason for reason in wrong.values() if "not a known unit" in reason} == {
+        f"unit: {unit!r} is not a known unit" for unit in UNKNOWN_UNITS
     }
     right = [row for number, row in enumerate(rows) if number not in wrong]
     with kd.load_dataset("activities.yaml") as dataset:
@@ -137,7 +137,7 @@ def test_the_table_of_the_readme_is_read_as_it_says(tmp_path: Path) -> None:
         np.testing.assert_allclose(dataset.column("value"), expected, rtol=1e-6)
         assert dataset.column("relation").tolist() == [0, 1, 0]
     (row,) = rejected(tmp_path / "activities.yaml")
-    assert row["reason"] == "unit: 'ug.mL-1' is not a unit that is known"
+    assert row["reason"] == "unit: 'ug.mL-1' is not a known unit"
 
 
 @pytest.mark.skipif(not (MANUAL / "docs").exists(), reason="the manual is only in the repository")

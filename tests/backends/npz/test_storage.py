@@ -248,7 +248,7 @@ def test_members_of_any_name_are_columns_and_others_than_arrays_are_ignored(tmp_
     with kd.load_dataset(path, X="sub/f", y="IC50 (nM)", meta="ids") as dataset:
         assert dataset[2][1] == 2 and dataset[2][0].tolist() == [1] * 4
     with pytest.raises(
-        SpecError, match=r"(?s)does not say which columns are X.*ids +str.*classes +not readable: .*has 2 rows"
+        SpecError, match=r"(?s)does not specify which columns are X.*ids +str.*classes +not readable: .*has 2 rows"
     ):
         kd.load_dataset(path)
 

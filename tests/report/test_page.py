@@ -86,7 +86,7 @@ def test_a_table_without_roles_shows_its_numbers_and_how_to_name_roles(tmp_path:
     with open_to_copy(tmp_path / "t.csv") as dataset:
         html = dataset_html(dataset)
     text = Page(html).text
-    assert "Nothing says which columns are X and y" in text
+    assert "Neither the data nor a spec specifies X and y" in text
     assert html.count("<svg") == 2 and ["name", "str", "2", "none occurs twice"] in cells(html)
 
 
@@ -106,8 +106,8 @@ def test_every_backend_has_the_same_figures_tables_and_fingerprint(backend: str,
 
 def test_what_the_splits_share_is_listed(tmp_path: Path) -> None:
     html = dataset_html(mixed())
-    row = next(row for row in cells(html) if row[:2] == ["id", "train and test"])
-    assert row[2:] == ["1", "1 (20.0 % of train)", "1 (100.0 % of test)"]
+    assert ["train 1 of 5 (20.0 %)", "test 1 of 1 (100.0 %)", "1"] in cells(html)
+    assert "id: 1 pair of splits shares values, up to 100.0 % of test" in Page(html).text
     assert "The dataset has no splits." in Page(dataset_html(mixed(splits={}))).text
     apart = Page(dataset_html(mixed(meta=[], splits={"a": {"rows": [0]}, "b": {"rows": [1]}}))).text
     assert "No column was compared" in apart

@@ -21,17 +21,18 @@ SECONDS_IN_FIRST_EPOCH = 0.5
 
 
 def computed_features(case: Case) -> Iterator[Advice]:
-    """Features that each run computes anew."""
+    """Features that each run computes anew, or even each epoch if they are not remembered."""
     now, flat = case.times["now"], case.times["flat"]
     before = now + case.compute * len(case.batches[0])
     is_cached = '"cache_path"' in case.dataset.spec.storage.model_dump_json()
     if case.calls and not is_cached and saves(before, flat, SECONDS_PER_BATCH):
+        each, when = ("run", " in the first epoch") if now < before / 2 else ("epoch", "")
         yield Advice(
-            f"each run computes the features of {count_of(case.calls, 'distinct input')}: in its first epoch, "
-            f"{_batch(case)} takes {_time(before)} on average, and {_time(flat)} from a file with the features",
+            f"each {each} computes the features of {count_of(case.calls, 'distinct input')}: {_batch(case)} takes "
+            f"{_time(before)} on average{when}, and {_time(flat)} from a file with the features",
             case.origin.command("features", "--workers", "2"),
             before / flat,
-            "time of a batch",
+            f"time of a batch{when}",
         )
 
 

@@ -57,9 +57,9 @@ def test_features_that_each_run_computes_are_converted(
     kd.DatasetSpec.parse(spec).to_file("t.yaml")
     found = examined("t.yaml", batch_size=16)
     (advice,) = found.advice
-    assert advice.of == "time of a batch" and "features of 31 distinct inputs" in advice.problem
+    assert advice.of == "time of a batch in the first epoch" and "features of 31 distinct inputs" in advice.problem
     assert advice.change == "kinoml-data convert t.yaml t-features.npz --workers 2"
-    takes = re.search(r"a batch of 16 rows takes (\d+(\.\d+)?) ms on average", advice.problem)
+    takes = re.search(r"a batch of 16 rows takes (\d+(\.\d+)?) ms on average in", advice.problem)
     assert takes and float(takes[1]) == pytest.approx(31 * 10 / 60 * 16, rel=0.01)  # 31 features of 10 ms in 60 rows
     follow(advice.change.replace("--workers 2", "--workers 0"))  # workers do not have the plugin of this test
     slow_features.called.clear()
@@ -67,6 +67,16 @@ def test_features_that_each_run_computes_are_converted(
         list(dataset.as_dataloader(batch_size=16))
     assert slow_features.called == []
     assert examined("t-features.npz").advice == ()
+
+
+def test_features_that_are_not_remembered_are_computed_in_each_epoch(
+    work: Work, small_batches: None, folder: Path
+) -> None:
+    spec = slow_features.table(folder, [f"C{row}" for row in range(40)])
+    spec["storage"] |= {"source": {"backend": "csv", "path": "t.csv"}, "memory_budget": 0}
+    kd.DatasetSpec.parse(spec).to_file("t.yaml")
+    (advice,) = examined("t.yaml", batch_size=16).advice
+    assert advice.of == "time of a batch" and advice.problem.startswith("each epoch computes the features of 41")
 
 
 def test_features_that_are_cached_on_disk_need_no_file(work: Work, small_batches: None, folder: Path) -> None:

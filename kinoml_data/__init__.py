@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kinoml_data.spec.array import Array
     from kinoml_data.spec.dataset_spec import CompleteSpec, DatasetSpec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # The public names of each module, imported on first use: `kinoml-data --help` needs no torch.
 _NAMES = {

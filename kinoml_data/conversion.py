@@ -69,7 +69,8 @@ def convert(
             number of rows, or of distinct inputs, that are done in this stage, and the number of all.
         share: columns whose equal rows are found by comparing them bit for bit, and stored once.
         failed: a CSV file to which each row is written that cannot be featurized, with its row number, id, stage and
-            reason; such rows are left out of the copy. Without it, the first of them is an error.
+            reason; such rows are left out of the copy, and the splits keep the others. Without it, the first of them
+            is an error.
         workers: the number of processes that featurize. They write into the cache of the featurizer, or into a
             temporary one beside the target.
         executor: runs the same tasks elsewhere, such as that of Dask; its workers need the folder of the cache.
@@ -90,7 +91,8 @@ def convert(
         if isinstance(source, XyDataset):
             dataset = source
         else:
-            dataset = opened.enter_context(_opened(source, once=registry.backend(reference.backend).keeps_keys))
+            once = registry.backend(reference.backend).keeps_keys
+            dataset = opened.enter_context(_opened(source, once=once, omits_failures=failed is not None))
         plan = _plan(dataset, reference, base, overwrite=overwrite, share=share)
         pool = opened.enter_context(executor_of(workers, executor))
         try:
@@ -131,12 +133,12 @@ def _sources(options: Any) -> Any:
     return _sources(options["source"]) if is_wrapper else {key: _sources(value) for key, value in options.items()}
 
 
-def _opened(source: Any, *, once: bool) -> XyDataset:
+def _opened(source: Any, *, once: bool, omits_failures: bool) -> XyDataset:
     """The dataset to copy, whose features are not remembered if each distinct input is read once."""
     spec = to_copy(source)
     forgets = once and as_spec(spec).storage.backend == FeaturizeOnAccess.name
     options: dict[str, Any] = {"memory_budget": 0} if forgets else {}
-    dataset = open_to_copy(spec, **options)
+    dataset = open_to_copy(spec, omits_failures=omits_failures, **options)
     unreadable = dataset._session.binding.storage.unreadable
     if unreadable and dataset.spec.X is None:  # all columns are copied
         dataset.close()
@@ -229,8 +231,7 @@ def _copy(dataset: XyDataset, plan: _Plan, progress: Progress | None) -> Complet
 
     def compare(copy: Storage) -> None:
         nonlocal compared
-        binding, all_rows = Binding(spec, copy), np.arange(len(copy))
-        stored = splits.resolve(spec, copy.arrays, len(copy), lambda name: binding.read(all_rows, [name])[name])
+        stored = splits.resolve(spec, Binding(spec, copy), np.arange(len(copy)))
         differing = [
             f"split {quoted(name)}"
             for name, positions in stored.items()

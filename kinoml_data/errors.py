@@ -115,18 +115,21 @@ def error_prefix(where: str) -> Iterator[None]:
         raise type(error)(f"{where}{error}") from error
 
 
-def missing_value(where: str, row: int, line: int | None = None, *, is_number: bool = True) -> SpecError:
+def missing_value(where: str, row: int, line: int | None = None, *, kind: str = "number") -> SpecError:
     """The error for a missing value that the spec does not allow.
 
     Args:
         where: the file and the column.
         row: the row, counted from 0.
         line: the line of a text file, counted from 1.
-        is_number: False if the missing value cannot be NaN, because it is a string or a whole list.
+        kind: what is missing: a "number", a "text", or a whole "list".
     """
     place = f"row {row}" if line is None else f"row {row} (line {line})"
-    way = "specify it in `columns` with `missing: nan`" if is_number else "fill the value in the file"
-    return SpecError(f"{where}, {place}: a value is missing; leave the column out, or {way}")
+    way = "fill it in the file"
+    if kind != "list":
+        way = f"specify it in `columns` with `missing: {'nan' if kind == 'number' else quoted('')}`"
+    missing = "text" if kind == "text" else "value"
+    return SpecError(f"{where}, {place}: a {missing} is missing; leave the column out, or {way}")
 
 
 def quoted(value: object, limit: int = 120) -> str:
@@ -154,6 +157,11 @@ def one_line(error: object, limit: int = 400) -> str:
 def count_of(count: int, thing: str) -> str:
     """A number of things, such as `1 row` or `3,000 rows`."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def format_size(count: int) -> str:
+    """A number of bytes as `12.3 kB`."""
+    return f"{count} B" if count < 1000 else f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:,.1f} MB"
 
 
 def format_error(error: BaseException | None) -> str:

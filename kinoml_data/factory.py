@@ -111,15 +111,15 @@ def load_dataset(
             complete_spec = complete_spec.over_objects()
         session, collater = Session(complete_spec, opener, storage), Collater(complete_spec, collate)
         model = made_observation_model(complete_spec)
-        if complete_spec.fingerprint is not None:
-            _compare_fingerprint(XyDataset(session, collater), complete_spec.fingerprint)
+        _compare_fingerprint(XyDataset(session, collater))
         dataset = XyDataset(session, collater, model, () if split is None else (split,))
         opened.pop_all()
         return dataset
 
 
-def _compare_fingerprint(dataset: XyDataset, locked: str) -> None:
-    if (found := dataset.fingerprint()) != locked:
+def _compare_fingerprint(dataset: XyDataset) -> None:
+    locked = dataset.spec.fingerprint
+    if locked is not None and (found := dataset.fingerprint()) != locked:
         raise StoreChangedError(
             f"the columns or splits are not those that the spec was locked with: their fingerprint is {found}, not "
             f"{quoted(locked)}; restore the data, or lock the spec again with `kinoml-data lock`"
@@ -132,13 +132,16 @@ def open_to_copy(
     backend: str | None = None,
     base: str | os.PathLike[str] | None = None,
     loads: bool = True,
+    omits_failures: bool = False,
     **options: Any,
 ) -> XyDataset:
     """Open a dataset to look at it or to copy it, which needs no roles.
 
     The arguments and the errors are those of `load_dataset`. If neither the data nor a spec specifies X, X is None and
-    all columns of the store are in the dataset. With `loads=False`, no rows are decoded when it opens; lists may then
-    appear as ragged although all of them have one length.
+    all columns of the store are in the dataset. With `loads=False`, no rows are decoded when it opens, unless the
+    splits are made from columns; lists may then appear as ragged although all of them have one length, and the
+    fingerprint of the spec is not compared. With `omits_failures=True`, a row is in no split if a column that the
+    splits are made from cannot be featurized for it; without, this is an error.
     """
     described = _with_storage(as_spec(spec, None if base is None else Path(base), backend), backend, options)
     opener = make_backend(described)
@@ -147,8 +150,10 @@ def open_to_copy(
             complete_spec, storage = _open(described, opener, None, opened, needs_X=False)
         if loads:
             complete_spec, storage = _loaded(described, complete_spec, storage, None, opened, needs_X=False)
-        session, collater = Session(complete_spec, opener, storage), Collater(complete_spec)
-        dataset = XyDataset(session, collater, made_observation_model(complete_spec))
+        session = Session(complete_spec, opener, storage, omits_failures=omits_failures)
+        dataset = XyDataset(session, Collater(complete_spec), made_observation_model(complete_spec))
+        if loads:
+            _compare_fingerprint(dataset)
         opened.pop_all()
         return dataset
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import multiprocessing
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -13,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,8 +26,9 @@ from kinoml_data.backends.cached_call import CachedCall
 from kinoml_data.backends.feature_cache import open_cache
 from kinoml_data.backends.featurized_storage import Computation, FeaturizedStorage
 from kinoml_data.backends.featurizer_call import FeaturizerCall
-from kinoml_data.copied_rows import ROWS_PER_BATCH, groups
+from kinoml_data.copied_rows import groups
 from kinoml_data.dataset.dataset import XyDataset
+from kinoml_data.dataset.failing import failing
 from kinoml_data.errors import FeaturizationError, KinomlDataError, SpecError, format_error, one_line, quoted
 from kinoml_data.files import replacing
 
@@ -200,7 +201,7 @@ def failures(dataset: XyDataset, names: Sequence[str]) -> list[Failure]:
     computed = [name for name in names if any(storage.computations(dataset.rows, stored[name]))]
     for group in groups(dataset, computed):
         positions = np.arange(len(dataset)) if group.keys is None else group.first
-        reason_of = dict(_failing(dataset, group.names, positions))
+        reason_of = dict(failing(partial(dataset.read_stored, names=group.names), positions))
         if group.keys is None:
             reasons |= {position: reasons.get(position, reason) for position, reason in reason_of.items()}
             continue
@@ -209,21 +210,6 @@ def failures(dataset: XyDataset, names: Sequence[str]) -> list[Failure]:
             reasons.setdefault(position, reason_of[int(group.first[group.keys[position]])])
     rows = dataset.rows
     return [Failure(position, int(rows[position]), reasons[position]) for position in sorted(reasons)]
-
-
-def _failing(dataset: XyDataset, names: Sequence[str], positions: NDArray[np.int64]) -> Iterator[tuple[int, str]]:
-    """Those of the positions that cannot be featurized, each with the reason."""
-    for start in range(0, len(positions), ROWS_PER_BATCH):
-        some = positions[start : start + ROWS_PER_BATCH]
-        try:
-            dataset.read_stored(some, names)
-        except FeaturizationError:
-            for position in some.tolist():
-                try:
-                    dataset.read_stored(np.array([position]), names)
-                except FeaturizationError as error:
-                    # Of rows with equal inputs, the message names the one that was tried.
-                    yield position, re.sub(r"( failed for|,) row \d+", "", str(error), count=1)
 
 
 def ids(dataset: XyDataset, rows: Sequence[int]) -> Mapping[int, str]:

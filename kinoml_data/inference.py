@@ -95,6 +95,7 @@ def _over_columns(spec: DatasetSpec, storage: Storage, *, needs_X: bool) -> Comp
         X = named_X(known)
         y = named_y(known) if y is None and (X is not None or not needs_X) else y
     meta = _with_split_columns(spec.meta, spec, (*names_of(X), *names_of(y)))
+    requested = spec.requested_columns or {}
     names = (*names_of(X), *names_of(y), *meta)
     if X is None and not needs_X:
         names = (*names, *(name for name in storage.columns if name not in names))
@@ -110,7 +111,7 @@ def _over_columns(spec: DatasetSpec, storage: Storage, *, needs_X: bool) -> Comp
     columns = {
         valid[name]: array if valid[name] == name else array.model_copy(update={"stored_as": name})
         for name in names
-        for array in [storage.columns[name]]
+        for array in [_as_declared(storage.columns[name], requested.get(name))]
     }
     splits = stored_splits(storage.arrays) if spec.splits is None else spec.splits
     X, y = _renamed(X, valid), _renamed(y, valid)
@@ -156,8 +157,14 @@ def _over_declared(spec: DatasetSpec, columns: Mapping[str, Array], storage: Sto
     matched = {name: _matched(name, array, storage) for name, array in columns.items()}
     undeclared = [name for name in spec.split_columns if name not in columns]
     _check_names(undeclared, storage)
-    matched |= {name: storage.columns[name] for name in undeclared}
+    requested = spec.requested_columns or {}
+    matched |= {name: _as_declared(storage.columns[name], requested.get(name)) for name in undeclared}
     return CompleteSpec.of(spec, columns=matched, X=X, y=y, meta=meta, splits=spec.splits or {})
+
+
+def _as_declared(array: Array, declared: Array | None) -> Array:
+    """A stored column with the text that stands for a missing one."""
+    return array if declared is None or not array.is_string else array.model_copy(update={"missing": declared.missing})
 
 
 def _with_split_columns(meta: tuple[str, ...], spec: DatasetSpec, others: Iterable[str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from kinoml_data.columns import Column, Indexed, Ragged, keys_by_content
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.spec.array import Array
+from kinoml_data.testing.example import Example, column_of
 
 # For subclasses of `BackendTests`: workers that are spawned import torch, which takes seconds.
 FORK_OR_SPAWN = pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
@@ -115,3 +116,14 @@ class Canary:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return marked, (self.path,)
+
+
+def values_of(example: Example) -> dict[str, Any]:
+    """The rows as a user passes them to `load_dataset(data=...)`: strings, arrays, or lists of arrays."""
+    return {name: _values(example.rows[name], array) for name, array in example.columns.items()}
+
+
+def _values(rows: Sequence[Any], array: Array) -> Any:
+    if rows and (array.ragged or array.is_string):
+        return list(rows)
+    return np.empty(0, "U1") if array.is_string else column_of(rows, array)

@@ -46,9 +46,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """`convert` copies and featurizes a few rows at a time, and finds the plugin of `slow_features`."""
-    from kinoml_data import copied_rows, featurizing, registry
+    from kinoml_data import copied_rows, registry
+    from kinoml_data.dataset import failing
     from tests import slow_features
 
-    for module in (copied_rows, featurizing):
-        monkeypatch.setattr(module, "ROWS_PER_BATCH", 7)
+    monkeypatch.setattr(copied_rows, "ROWS_PER_BATCH", 7)
+    monkeypatch.setattr(failing, "ROWS_PER_READ", 7)
     monkeypatch.setattr(registry, "_registry", slow_features.registered())

@@ -16,6 +16,7 @@ from kinoml_data.errors import (
     StoreReadError,
     error_prefix,
     format_error,
+    format_size,
     quoted,
 )
 
@@ -83,3 +84,10 @@ def test_an_exception_without_a_text_is_named_by_its_type():
     }
     with pytest.raises(FeaturizationError, match=r"failed for row 0: Silent"):
         kd.load_dataset(spec, data={"raw": [1.0]}, featurizer=featurize)[0]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (12_345, "12.3 kB"), (1_234_567_890, "1,234.6 MB")]
+)
+def test_sizes_are_written_in_decimal_units(count: int, text: str) -> None:
+    assert format_size(count) == text

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,6 +94,47 @@ def test_no_failures_are_a_file_with_only_its_header(tmp_path: Path) -> None:
     with pytest.raises(StoreWriteError, match="there is no folder"):
         kd.convert(kd.from_arrays(np.zeros(3)), tmp_path / "y.npz", failed=tmp_path / "none" / "failed.csv")
     assert not (tmp_path / "y.npz").exists()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+@pytest.mark.parametrize(
+    ("splits", "columns"),
+    [
+        ({"folds": 3, "ratios": {"test": 0.2}, "by": "ligand", "seed": 1}, ["smiles"]),
+        ({"ratios": {"train": 0.6, "test": 0.4}, "by": ["ligand", "kinase"]}, ["smiles", "proteins"]),
+        ({"labels": {"test": {"range": [0, 9]}}, "ratios": {"train": 0.5, "val": 0.5}, "by": "kinase"}, ["proteins"]),
+    ],
+)
+def test_splits_made_from_features_are_those_of_the_rows_that_have_these_features(
+    tmp_path: Path, splits: Any, columns: list[str], suffix: str
+) -> None:
+    rng = np.random.default_rng(0)
+    texts = {
+        name: [letters[i] for i in rng.integers(0, 5, 60)]
+        for name, letters in (("smiles", "CNOFB"), ("proteins", "PKAGL"))
+    }
+    for row in (20, 21, 51):
+        texts["smiles"][row] += "!"
+    texts["proteins"][40] += "!"
+    texts["proteins"][:9] = ["X"] * 9
+    spec = table(tmp_path, **texts, splits=splits)
+    with pytest.raises(FeaturizationError, match="is not a molecule"):
+        kd.load_dataset(spec)
+    kd.convert(spec, tmp_path / f"x{suffix}", failed=tmp_path / "failed.csv")
+    failed = [int(line.split(",")[0]) for line in (tmp_path / "failed.csv").read_text().splitlines()[1:]]
+    assert failed == [20, 21, 40, 51]
+
+    labelled = [i for i in range(60) if not any("!" in texts[name][i] for name in columns)]
+    (tmp_path / "rest").mkdir()
+    rest = {name: [texts[name][i].removesuffix("!") for i in labelled] for name in texts}
+    with (
+        kd.load_dataset(table(tmp_path / "rest", **rest, splits=splits)) as expected,
+        kd.load_dataset(tmp_path / f"x{suffix}") as copy,
+    ):
+        assert {*expected.indices} == {*copy.indices}
+        for name, rows in expected.indices.items():
+            kept = [i for i in (labelled[row] for row in rows) if i not in failed]
+            assert [int(text[1:]) for text in copy.split(name).column("id")] == kept and kept
 
 
 # -- other processes

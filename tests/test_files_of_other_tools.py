@@ -6,6 +6,7 @@ HDF5 and Zarr files of other programs are tested with their plugins.
 from __future__ import annotations
 
 import decimal
+import importlib.util
 import shutil
 import subprocess
 import zipfile
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 import kinoml_data as kd
-from kinoml_data.errors import SpecError, UnsupportedStoreError
+from kinoml_data.errors import SpecError, SplitError, UnsupportedStoreError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has no checksums of its rows:UserWarning")
 
@@ -43,6 +44,28 @@ def needs_roles(path: Path) -> str:
     with pytest.raises(SpecError, match="does not specify which columns are X and which are y") as caught:
         kd.load_dataset(path)
     return str(caught.value)
+
+
+# -- a published split
+
+
+def test_the_split_of_pydebiaseddta_is_apart_on_both_sides(tmp_path: Path) -> None:
+    package = importlib.util.find_spec("pydebiaseddta")  # it is not imported, and needs much that is not installed
+    if package is None or not package.submodule_search_locations:
+        pytest.skip("pydebiaseddta is not installed: pip install --no-deps pydebiaseddta==0.1.0")
+    folder = Path(next(iter(package.submodule_search_locations))) / "data" / "dta" / "dta_sample_data"
+    lines: list[str] = []
+    for name in ("train", "val", "test"):
+        header, *rows = (folder / f"{name}.csv").read_text("utf-8").splitlines()
+        lines += [f"{row},{name}" for row in rows]
+    (tmp_path / "all.csv").write_text("\n".join([f"{header},subset", *lines]), "utf-8")
+    spec = {"X": "affinity_score", "storage": {"backend": "csv", "path": str(tmp_path / "all.csv")}}
+    labels = {"labels": {"column": "subset"}}
+    with kd.load_dataset(spec | {"splits": {**labels, "apart": ["ligand_id", "prot_id"]}}) as dataset:
+        assert {name: len(rows) for name, rows in dataset.indices.items()} == {"train": 3000, "val": 1000, "test": 1000}
+        assert dataset.check_splits().shared == ()
+    with pytest.raises(SplitError, match="of column 'affinity_score'"):
+        kd.load_dataset(spec | {"splits": {**labels, "apart": "affinity_score"}})
 
 
 # -- pandas

@@ -14,7 +14,7 @@ from kinoml_data.columns import Column, Columns, Indexed, Ragged, cast, concaten
 from kinoml_data.contracts.backend import AnyBackend, Backend, Storage
 from kinoml_data.errors import SpecError, UnsupportedStoreError, missing_value, quoted
 from kinoml_data.layouts.flat_arrays import flatten, is_reserved, ragged_array, to_native_order
-from kinoml_data.layouts.foreign import is_missing, missing_text, refusal, rows_of
+from kinoml_data.layouts.foreign import is_missing, refusal, rows_of
 from kinoml_data.layouts.keys import keys_of
 from kinoml_data.layouts.memory_storage import MemoryStorage
 from kinoml_data.spec.array import DTYPES, STRING, Array
@@ -189,8 +189,9 @@ def _column_of(name: str, values: Any, requested: Array | None) -> tuple[Array, 
         if array.ragged:
             return array, Ragged(flat, values.shapes.copy())
         return array, flat.reshape(len(values), *array.row_shape)
-    where, gaps = f"column {quoted(name)}", requested is not None and requested.missing is not None
-    values = rows_of(where, values, gaps=gaps)
+    where = f"column {quoted(name)}"
+    gaps, text = (False, None) if requested is None else (requested.fills_numbers, requested.missing_text)
+    values = rows_of(where, values, requested)
     package = type(values).__module__.partition(".")[0]
     if package == "awkward":
         values = _awkward_as_arrow(where, values)
@@ -202,8 +203,8 @@ def _column_of(name: str, values: Any, requested: Array | None) -> tuple[Array, 
         values = list(values)
         if not values and requested is not None:
             return requested.as_stored, requested.as_stored.empty()
-        if any(isinstance(value, str) for value in values):
-            return Array(STRING), _encoded(where, _texts(where, values))
+        if any(isinstance(value, str) for value in values) or (text is not None and all(map(is_missing, values))):
+            return Array(STRING), _encoded(where, _texts(where, values, text))
         rows = _stacked(name, [_row(f"{where}, row {i}", i, value, gaps) for i, value in enumerate(values)])
         return _column_of(name, rows, requested)
     if values.dtype.kind in "UT" or (
@@ -211,7 +212,7 @@ def _column_of(name: str, values: Any, requested: Array | None) -> tuple[Array, 
     ):
         if values.ndim != 1:
             raise SpecError(f"{where}: an array of strings must have one axis")
-        return Array(STRING), _encoded(where, _texts(where, values.tolist()))
+        return Array(STRING), _encoded(where, _texts(where, values.tolist(), text))
     if values.dtype == object and values.ndim == 1 and len(values):
         return _column_of(name, list(values), requested)
     if values.ndim == 0:
@@ -248,10 +249,12 @@ def _encoded(where: str, texts: list[str]) -> Ragged:
         ) from None
 
 
-def _texts(where: str, values: Sequence[Any]) -> list[str]:
+def _texts(where: str, values: Sequence[Any], missing: str | None) -> list[str]:
+    if missing is not None:
+        values = [missing if is_missing(value) else value for value in values]
     for row, value in enumerate(values):
         if is_missing(value):
-            raise missing_text(where, row)
+            raise missing_value(where, row, kind="text")
         if not isinstance(value, str):
             raise SpecError(f"{where} contains text, but row {row} has {quoted(value)}; convert it with `str()`")
     return [str(value) for value in values]

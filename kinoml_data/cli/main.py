@@ -27,6 +27,7 @@ from kinoml_data.errors import (
     PluginLoadError,
     SpecError,
     count_of,
+    format_size,
     one_line,
     quoted,
 )
@@ -241,7 +242,10 @@ def convert(
         try:
             to = path if backend is None else {"backend": backend, "path": path}
             with ExitStack() as opened:
-                dataset = opened.enter_context(opening.to_copy().dataset(label or source, loads=True))
+                opening = opening.to_copy()
+                dataset = opened.enter_context(
+                    opening.dataset(label or source, loads=True, omits_failures=failed is not None)
+                )
                 pool = opened.enter_context(registry.executor(executor)(address)) if executor is not None else None
                 options = {"share": share or (), "failed": failed, "workers": workers, "executor": pool}
                 _convert(dataset, path, log, target=to, overwrite=overwrite, **options)
@@ -257,7 +261,6 @@ def convert(
 def _convert(dataset: XyDataset, path: str, log: Path | None, **arguments: Any) -> None:
     from kinoml_data import conversion
     from kinoml_data.cli.terminal import progress, say
-    from kinoml_data.dataset.description import format_size
 
     start = time.perf_counter()
     with progress("copying", log) as report:
@@ -343,7 +346,6 @@ def verify(
 def _verify(path: str, spec: DatasetSpec | str, *, every: bool) -> bool:
     """Verify one dataset and print what was found. Returns True if everything could be read."""
     from kinoml_data.cli.terminal import progress, say
-    from kinoml_data.dataset.description import format_size
     from kinoml_data.verify import MAX_PLACES
     from kinoml_data.verify import verify as verify_data
 

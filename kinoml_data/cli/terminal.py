@@ -142,13 +142,13 @@ class Opening:
         return self if self.options else Opening(to_copy(self.spec), {})
 
     @contextmanager
-    def dataset(self, label: str, *, loads: bool) -> Iterator[XyDataset]:
+    def dataset(self, label: str, *, loads: bool, omits_failures: bool = False) -> Iterator[XyDataset]:
         """The open dataset, which needs no roles; see `open_to_copy`. A terminal shows that it is being opened."""
         from kinoml_data.factory import open_to_copy
 
         console = screen(stderr=True)
         with console.status(f"opening {label}") if console.is_terminal else nullcontext():
-            dataset = open_to_copy(self.spec, loads=loads, **self.options)
+            dataset = open_to_copy(self.spec, loads=loads, omits_failures=omits_failures, **self.options)
         with dataset:
             yield dataset
 

@@ -22,7 +22,7 @@ from kinoml_data.dataset.indexing import normalize_index
 from kinoml_data.dataset.session import Session
 from kinoml_data.dataset.split_check import SplitCheck, check_splits
 from kinoml_data.dataset.tables import to_pandas
-from kinoml_data.errors import SampleIndexError, SpecError, SplitError, StoreReadError, quoted, unknown
+from kinoml_data.errors import SampleIndexError, SpecError, SplitError, StoreReadError, one_line, quoted, unknown
 from kinoml_data.layouts.memory_storage import SharedArrays
 from kinoml_data.loading import loader
 from kinoml_data.observation import Identity
@@ -151,8 +151,8 @@ class XyDataset(Dataset[Any]):
         folds = [name for name in self._session.splits if re.fullmatch(r"fold\d+", name)]
         val = f"fold{number}"
         if isinstance(number, bool) or val not in folds:
-            hint = "" if folds else "; write `splits: {folds: 5, seed: 0}` in the spec"
-            raise SplitError(unknown(val, folds, "fold") + hint)
+            known = f"the folds are {', '.join(folds)}" if folds else "write `splits: {folds: 5, seed: 0}` in the spec"
+            raise SplitError(f"there is no fold {quoted(number)}; {known}")
         indices = self.indices
         train = np.sort(np.concatenate([np.empty(0, np.int64), *(indices[name] for name in folds if name != val)]))
         parts = {"train": self.select(train), "val": self.split(val)}
@@ -422,10 +422,13 @@ class XyDataset(Dataset[Any]):
                 return "None" if names is None else f"{names} {columns[names]}"
             return "[" + ", ".join(f"{name} {columns[name]}" for name in names) + "]"
 
-        splits = {name: count for name, count in self._split_sizes().items() if count}
-        parts = [f"{len(self):,} rows", f"X={part(self.spec.X)}", f"y={part(self.spec.y)}"]
-        if splits:
-            parts.append("splits: " + ", ".join(f"{name} {count:,}" for name, count in splits.items()))
+        parts = [f"X={part(self.spec.X)}", f"y={part(self.spec.y)}"]
+        try:
+            parts.insert(0, f"{len(self):,} rows")
+            if splits := ", ".join(f"{name} {count:,}" for name, count in self._split_sizes().items() if count):
+                parts.append(f"splits: {splits}")
+        except StoreReadError as error:  # for example, if the dataset is closed
+            parts.insert(0, one_line(error))
         return (
             f"<{type(self).__name__} {self.spec.name or ''}: ".replace(" :", ":")
             + f"{'; '.join(parts)}; {self.spec.storage.backend}>"

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.columns import Column, Ragged, concatenate, sizes_of
+from kinoml_data.columns import Column, Ragged, concatenate, distinct_keys, sizes_of
 from kinoml_data.dataset.oddities import roles_example, text_among_numbers
 from kinoml_data.dataset.session import Session
-from kinoml_data.errors import KinomlDataError, one_line, quoted
+from kinoml_data.errors import KinomlDataError, format_size, one_line, quoted
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
 from kinoml_data.spec.html import plain_text
@@ -31,6 +31,7 @@ class Described(Protocol):
     """What a dataset has to have to be described."""
 
     _session: Session
+    _rows: NDArray[np.int64] | None
     observation_model: Callable[..., Any]
 
     @property
@@ -38,6 +39,9 @@ class Described(Protocol):
 
     @property
     def rows(self) -> NDArray[np.int64]: ...
+
+    @property
+    def indices(self) -> dict[str, NDArray[np.int64]]: ...
 
     def _split_sizes(self) -> dict[str, int]: ...
 
@@ -61,6 +65,8 @@ class ColumnFacts:
         nbytes: the number of bytes of all its values as they are stored, before compression.
         batch_nbytes: the number of bytes of an average row in a batch.
         exact: False if `nbytes` and the lengths in `shape` are those of the sample.
+        values: the number of values that the rows share, if the storage contains each one once; `nbytes` is the size
+            of these. None if rows share nothing.
     """
 
     name: str
@@ -74,27 +80,35 @@ class ColumnFacts:
     nbytes: int
     batch_nbytes: float
     exact: bool
+    values: int | None = None
 
 
 def facts(dataset: Described, columns: Sequence[ColumnFacts]) -> list[tuple[str, str]]:
     """Pairs of a label and a text about the dataset as a whole."""
     spec = dataset.spec
     paths = files(dataset)
-    exact = all(column.exact for column in columns)
     roles = [column for column in columns if column.role in ("X", "y")]
-    batch = round(sum(column.batch_nbytes for column in roles) * min(BATCH, len(dataset)))
+    batch = sum(column.batch_nbytes for column in roles) * min(BATCH, len(dataset))
+    text = _size(batch, roles, "about ")
     return [
         ("dataset", spec.name or "(no name)"),
         ("rows", f"{len(dataset):,}"),
         ("backend", _chain(spec.storage.model_dump(mode="json"))),
-        ("stored", ", ".join(f"{path} {format_size(path.stat().st_size)}" for path in paths) or "in no file"),
-        ("in memory", ("" if exact else "about ") + format_size(sum(column.nbytes for column in columns))),
-        (f"a batch of {BATCH}", f"about {format_size(batch)} of X and y" if roles else "no X and y yet"),
+        ("stored", ", ".join(f"{_near(path)} {format_size(path.stat().st_size)}" for path in paths) or "in no file"),
+        ("in memory", _size(sum(column.nbytes for column in columns), columns)),
+        (f"a batch of {BATCH}", f"{text} of X and y" if roles else "no X and y yet"),
         ("splits", _splits(dataset)),
         ("observation model", _model(dataset)),
         ("collate", plain_text(spec.to_mapping().get("collate", "list"))),
         *dataset._session.binding.storage.facts(),
     ]
+
+
+def _size(count: float, columns: Sequence[ColumnFacts], exact: str = "") -> str:
+    """The number of bytes of some columns, of which some may be known from a sample only, or not at all."""
+    known = all(column.exact or column.nbytes for column in columns)
+    word = "at least " if not known else exact if all(column.exact for column in columns) else "about "
+    return word + format_size(round(count))
 
 
 def columns(
@@ -129,11 +143,6 @@ def roles_hint(dataset: Described) -> str:
     return f"Neither the data nor a spec specifies X and y. Name them, for example: {example}"
 
 
-def format_size(count: int) -> str:
-    """A number of bytes as `12.3 kB`."""
-    return f"{count} B" if count < 1000 else f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:,.1f} MB"
-
-
 def files(dataset: Described) -> list[Path]:
     """The existing files that the storage of a dataset names, its sources included."""
     paths: list[Path] = []
@@ -145,25 +154,38 @@ def files(dataset: Described) -> list[Path]:
     return paths
 
 
+def _near(path: Path) -> Path:
+    """A path from the current folder if it is in it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def _column(dataset: Described, name: str, sample: int) -> ColumnFacts:
     spec, array = dataset.spec, dataset.spec.columns[name]
-    stored = dataset._session.binding.stored(name)
+    binding = dataset._session.binding
+    stored = binding.stored(name)
     role = "X" if name in spec.X_names else "y" if name in spec.y_names else "meta" if name in spec.meta else ""
     note, column = "", None
     try:
         column = _sampled(dataset, name, min(sample, len(dataset)))
     except KinomlDataError as error:
         note = re.sub(r"^.*?column '[^']*', (?=row )", "", one_line(error, 300))
-    storage = dataset._session.binding.storage
+    storage = binding.storage
     if array.stored_names(name)[0] in storage.indexes:
         note = "an index that another program stored"
     elif column is not None and array.is_string:
         note = text_among_numbers(storage, array.stored_names(name)[0]) or ""
-    shapes = dataset._session.binding.shapes(name) if stored.rows_differ else None
+    shapes, keys = binding.shapes(name) if stored.rows_differ else None, binding.keys(name)
+    if dataset._rows is not None:
+        shapes, keys = (None if of_all is None else of_all[dataset._rows] for of_all in (shapes, keys))
+    first = None if keys is None else distinct_keys(keys)[0]
     exact = shapes is not None or not stored.rows_differ
     if shapes is None and isinstance(column, Ragged):
         shapes, exact = column.shapes, len(column) == len(dataset)
     count = _values_per_row(stored, shapes)
+    total = count * len(dataset)
+    if first is not None:
+        of_first = shapes[first] if shapes is not None and len(shapes) == len(dataset) else shapes
+        total = _values_per_row(stored, of_first) * len(first)
     names = array.stored_names(name)
     stored_as = [", ".join(names) if names != (name,) else "", stored.dtype if stored.dtype != array.dtype else ""]
     stored_as.append("packed bits" if array.packbits else "")
@@ -177,9 +199,10 @@ def _column(dataset: Described, name: str, sample: int) -> ColumnFacts:
         first="" if column is None else _first(array, column),
         range="" if column is None else _range_of(array, column),
         note=note,
-        nbytes=round(count * len(dataset)) * stored.numpy.itemsize,
+        nbytes=round(total) * stored.numpy.itemsize,
         batch_nbytes=in_batch * array.numpy.itemsize,
         exact=exact,
+        values=None if first is None or len(first) == len(dataset) else len(first),
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from kinoml_data.columns import Indexed, Ragged, distinct_keys, keys_by_content, offsets_of, running_total
+from kinoml_data.dataset.form_html import form_html, form_repr
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.parts import CollateForm
 
@@ -34,6 +35,12 @@ class Packed(NamedTuple):
         # Sending a tensor to another process costs a file descriptor and 0.4 ms; a small array costs next to nothing.
         return _unpickled, (self.values, self.offsets.cpu().numpy(), self.shapes.cpu().numpy())
 
+    def __repr__(self) -> str:
+        return form_repr(self)
+
+    def _repr_html_(self) -> str:
+        return form_html(self)
+
 
 class PadMask(NamedTuple):
     """A padded ragged column and its mask.
@@ -45,6 +52,12 @@ class PadMask(NamedTuple):
 
     values: Tensor
     mask: Tensor
+
+    def __repr__(self) -> str:
+        return form_repr(self)
+
+    def _repr_html_(self) -> str:
+        return form_html(self)
 
 
 class Unique(NamedTuple):
@@ -61,6 +74,12 @@ class Unique(NamedTuple):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled_unique, (self.values, self.index.cpu().numpy())  # as in `Packed`
+
+    def __repr__(self) -> str:
+        return form_repr(self)
+
+    def _repr_html_(self) -> str:
+        return form_html(self)
 
 
 FEW_RUNS = 4  # with more, copying rows one by one is faster than joining their runs

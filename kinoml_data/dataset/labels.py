@@ -24,34 +24,33 @@ NONE = -1  # the label of a row that is in no split
 
 
 def computed(
-    splits: ComputedSplits, length: int, read: Read, labels: Mapping[str, RowNumbers] | Mapping[str, str]
+    splits: ComputedSplits, rows: RowNumbers, read: Read, labels: Mapping[str, RowNumbers] | Mapping[str, str]
 ) -> dict[str, RowNumbers]:
-    """The row numbers of every split: in random order if chance alone divides the rows, otherwise ascending.
+    """The row numbers of every split, in ascending order.
 
     Args:
         splits: how to split.
-        length: the number of rows in the store.
-        read: reads all rows of a column.
+        rows: the rows that may be in a split: int64 `(n,)`, ascending.
+        read: reads these rows of a column.
         labels: what `splits.labels` stands for: the rows of each split, or the label of each id in a file.
 
     Raises:
         SplitError: a label has no valid value, an order has no place for a value, or two splits share a value of a
             column that `by` or `apart` names.
     """
-    if splits.is_random:
-        return divided_by_chance(splits.shares, np.arange(length), splits.seed)
-    read = cache(read)  # a column may be an order or a side, and checked as well
-    names, of_row = _labelled(splits, length, read, labels)
+    columns = cache(lambda name: comparable(read(name)))  # one may be an order or a side, and checked as well
+    names, of_row = _labelled(splits, rows, columns, labels)
     if splits.shares:
-        rows = np.flatnonzero((of_row == NONE) | (of_row == _number(names, "train")))
-        of_row[rows] = NONE
+        divided = np.flatnonzero((of_row == NONE) | (of_row == _number(names, "train")))
+        of_row[divided] = NONE
         names += [name for name in splits.shares if name not in names]
-        for name, part in _divided(splits, rows, read).items():
+        for name, part in _divided(splits, rows, divided, columns).items():
             of_row[part] = names.index(name)
     for column in dict.fromkeys((*names_of(splits.by), *names_of(splits.apart))):
-        _check_apart(column, read(column), names, of_row)
-    found = {name: np.flatnonzero(of_row == number) for number, name in enumerate(names)}
-    return {name: rows for name, rows in found.items() if len(rows) or name != "train" or "train" in splits.ratios}
+        way_out = f"write `by: {column}`" if splits.labels is None else "change the labels"
+        _check_apart(column, columns(column), names, of_row, way_out)
+    found = {name: rows[of_row == number] for number, name in enumerate(names)}
+    return {name: part for name, part in found.items() if name != "train" or not splits.shares or name in splits.ratios}
 
 
 def divided_by_chance(shares: Mapping[str, float], rows: RowNumbers, seed: int) -> dict[str, RowNumbers]:
@@ -79,15 +78,15 @@ def _number(names: list[str], name: str) -> int:
 
 
 def _labelled(
-    splits: ComputedSplits, length: int, read: Read, labels: Mapping[str, Any]
+    splits: ComputedSplits, rows: RowNumbers, read: Read, labels: Mapping[str, Any]
 ) -> tuple[list[str], NDArray[np.int64]]:
     """The names of the splits that `splits.labels` gives, and for each row the number of its split, or `NONE`."""
     if splits.labels is None:
-        return [], np.full(length, NONE, np.int64)
+        return [], np.full(len(rows), NONE, np.int64)
     if not isinstance(splits.labels, (ColumnLabels, FileLabels)):
-        of_row = np.full(length, NONE, np.int64)
-        for number, rows in enumerate(labels.values()):
-            of_row[rows] = number
+        of_row = np.full(len(rows), NONE, np.int64)
+        for number, part in enumerate(labels.values()):
+            of_row[np.isin(rows, part)] = number
         return list(labels), of_row
     name = splits.labels.column if isinstance(splits.labels, ColumnLabels) else splits.labels.id
     column = read(name)
@@ -95,6 +94,11 @@ def _labelled(
     first, _ = distinct_keys(keys, len(keys))
     texts = values_as_text(column, first)
     if isinstance(splits.labels, FileLabels):
+        if texts and labels and not any(text in labels for text in texts):
+            raise SplitError(
+                f"splits.labels: {quoted(splits.labels.file)} contains no id of column {quoted(name)}: it has "
+                f"{quoted(next(iter(labels)))}, and the column has {quoted(texts[0])}"
+            )
         texts = [labels.get(text, "") for text in texts]
     elif not isinstance(column, Ragged) or column.shapes.shape[1] != 1:
         raise SplitError(f"splits.labels: column {quoted(name)} does not contain text")
@@ -117,18 +121,18 @@ def values_as_text(column: Column, rows: RowNumbers) -> list[str]:
     return [str(int(value)) if isinstance(value, bool) else str(value) for value in values]
 
 
-def _divided(splits: ComputedSplits, rows: RowNumbers, read: Read) -> dict[str, RowNumbers]:
-    """The rows that are divided, by the split that they come to."""
+def _divided(splits: ComputedSplits, rows: RowNumbers, divided: RowNumbers, read: Read) -> dict[str, RowNumbers]:
+    """The positions in `rows` that are `divided`, by the split that they come to."""
     if splits.order is not None:
-        return _in_order(splits, rows, read(splits.order))
+        return _in_order(splits, rows, divided, read(splits.order))
     if splits.by is None:
-        return divided_by_chance(splits.shares, rows, splits.seed)
+        return divided_by_chance(splits.shares, divided, splits.seed)
     names, of_row = list(splits.shares), None
     for column in names_of(splits.by):
-        side = _by_groups(splits, column, _rows_of(read(column), rows))
+        side = _by_groups(splits, column, _rows_of(read(column), divided))
         of_row = side if of_row is None else np.where(of_row == side, side, NONE)
     assert of_row is not None
-    return {name: rows[of_row == number] for number, name in enumerate(names)}
+    return {name: divided[of_row == number] for number, name in enumerate(names)}
 
 
 def _by_groups(splits: ComputedSplits, name: str, column: Column) -> NDArray[np.int64]:
@@ -152,27 +156,38 @@ def _by_groups(splits: ComputedSplits, name: str, column: Column) -> NDArray[np.
     return part[keys] if len(keys) else part
 
 
-def _in_order(splits: ComputedSplits, rows: RowNumbers, column: Column) -> dict[str, RowNumbers]:
-    """The rows cut in the ascending order of a column; rows of equal values come to the split of the first of them."""
-    column = _rows_of(column, rows)
+def _in_order(splits: ComputedSplits, rows: RowNumbers, divided: RowNumbers, column: Column) -> dict[str, RowNumbers]:
+    """Positions cut in the ascending order of a column; those of equal values come to the split of the first."""
+    column = _rows_of(column, divided)
     if isinstance(column, Ragged):
         if column.values.dtype != np.uint8 or column.shapes.shape[1] != 1:
             raise SplitError(f"splits.order: column {quoted(str(splits.order))} has rows of different shapes")
         column = np.array([bytes(column[row]) + b"." for row in range(len(column))], object)  # numpy drops zeros
     if column.ndim != 1 or (column.dtype.kind in "fc" and np.isnan(column).any()):
-        row = f", row {rows[np.isnan(column)][0]}: NaN has no place in an order" if column.ndim == 1 else ""
+        row = f", row {rows[divided[np.isnan(column)]][0]}: NaN has no place in an order" if column.ndim == 1 else ""
         raise SplitError(f"splits.order: column {quoted(str(splits.order))}{row or ' has several values per row'}")
     order = np.argsort(column, kind="stable")
     ordered = column[order]
     is_first = np.r_[True, ordered[1:] != ordered[:-1]]
-    start_of_tie = np.maximum.accumulate(np.where(is_first, np.arange(len(rows)), 0))
-    ends = np.cumsum(_sizes(splits.shares, len(rows)))
+    start_of_tie = np.maximum.accumulate(np.where(is_first, np.arange(len(divided)), 0))
+    ends = np.cumsum(_sizes(splits.shares, len(divided)))
     of_row = np.searchsorted(ends, start_of_tie, side="right")
-    return {name: np.sort(rows[order[of_row == number]]) for number, name in enumerate(splits.shares)}
+    return {name: np.sort(divided[order[of_row == number]]) for number, name in enumerate(splits.shares)}
 
 
 def _rows_of(column: Column, rows: RowNumbers) -> Column:
     return column.take(rows) if isinstance(column, Ragged) else column[rows]
+
+
+def comparable(column: Column) -> Column:
+    """The same rows, in which equal numbers have equal bits: -0.0 becomes 0.0, and every NaN becomes the same NaN."""
+    values = column.values if isinstance(column, Ragged) else column
+    if values.dtype.kind not in "fc":
+        return column
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        values = values + values.dtype.type(0)
+    values[np.isnan(values)] = np.nan
+    return column.with_values(values) if isinstance(column, Ragged) else values
 
 
 def shared_values(column: Column, of_row: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
@@ -188,14 +203,25 @@ def shared_values(column: Column, of_row: NDArray[np.int64], count: int) -> tupl
         split has of each value.
     """
     keys = keys_by_content(column)
+    return keys, rows_of_values(keys, of_row, count)
+
+
+def rows_of_values(keys: NDArray[np.int64], of_row: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The number of rows that each of `count` splits has of each value: int64 `(values, count)`; see `shared_values`.
+
+    Args:
+        keys: int64 `(rows,)`, the number of each row's value.
+        of_row: int64 `(rows,)`, the number of each row's split, or `NONE`.
+        count: the number of splits.
+    """
     values = int(keys.max(initial=-1)) + 1
     inside = of_row != NONE
     rows = np.bincount(keys[inside] * count + of_row[inside], minlength=values * count)
-    return keys, rows.reshape(values, count)
+    return rows.reshape(values, count)
 
 
-def _check_apart(name: str, column: Column, splits: list[str], of_row: NDArray[np.int64]) -> None:
-    """Check that no two splits have a value in common.
+def _check_apart(name: str, column: Column, splits: list[str], of_row: NDArray[np.int64], way_out: str) -> None:
+    """Check that no two splits have a value in common; `way_out` is what to do if they do.
 
     Raises:
         SplitError: two splits have one.
@@ -208,7 +234,7 @@ def _check_apart(name: str, column: Column, splits: list[str], of_row: NDArray[n
         value = quoted(values_as_text(column, np.flatnonzero(keys == shared[0])[:1])[0])
         raise SplitError(
             f"splits {splits[one]!r} and {splits[other]!r} share {count_of(count, 'value')} of column {quoted(name)}, "
-            f"which must be apart, for example {value}"
+            f"such as {value}, and must not; {way_out}, or leave the column out of `by` and `apart`"
         )
 
 

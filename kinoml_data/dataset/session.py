@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils.data import get_worker_info
 from kinoml_data.contracts.backend import Backend, Storage
 from kinoml_data.dataset import splits
 from kinoml_data.dataset.binding import Binding
+from kinoml_data.dataset.failing import failing
 from kinoml_data.errors import SpecError, StoreChangedError, StoreReadError
 from kinoml_data.files import os_errors
 from kinoml_data.layouts.memory_storage import MemoryStorage, SharedArrays
@@ -35,13 +37,18 @@ class Session:
         spec: the complete spec.
         backend: opens the storage.
         storage: the storage that was opened in this process.
+        omits_failures: True if a row is in no split if a column that the splits are made from cannot be featurized
+            for it; otherwise such a row is an error.
 
     Raises:
+        FeaturizationError: see `omits_failures`.
         SpecError: the spec and the storage do not fit together.
         SplitError: a split of the spec does not fit the storage.
     """
 
-    def __init__(self, spec: CompleteSpec, backend: Backend | None, storage: Storage) -> None:
+    def __init__(
+        self, spec: CompleteSpec, backend: Backend | None, storage: Storage, *, omits_failures: bool = False
+    ) -> None:
         self.spec, self.backend = spec, backend
         self.identity = storage.identity
         self._splits: dict[str, splits.RowNumbers] | None = None
@@ -50,7 +57,7 @@ class Session:
         self._reset(None)
         self._bind(storage)
         if not _is_random(spec):  # random splits are always valid, and are drawn when needed
-            self._splits = self._resolved()
+            self._splits = self._resolved(omits_failures=omits_failures)
 
     def _reset(self, storage: Storage | None) -> None:
         self._lock = threading.Lock()
@@ -78,12 +85,13 @@ class Session:
             self._splits = self._resolved()
         return self._splits
 
-    def _resolved(self) -> dict[str, NDArray[np.int64]]:
+    def _resolved(self, *, omits_failures: bool = False) -> dict[str, NDArray[np.int64]]:
         binding = self.binding
         rows = np.arange(binding.length)
-        return splits.resolve(
-            self.spec, binding.storage.arrays, binding.length, lambda name: binding.read(rows, [name])[name]
-        )
+        if omits_failures:
+            columns = self.spec.split_columns
+            rows = np.delete(rows, [row for row, _ in failing(partial(binding.read, names=columns), rows)])
+        return splits.resolve(self.spec, binding, rows)
 
     def refuse_workers(self) -> None:
         """Raise if worker processes cannot read the data.

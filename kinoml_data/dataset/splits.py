@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinoml_data.columns import Column
 from kinoml_data.contracts.backend import check_inside
-from kinoml_data.dataset.labels import computed, labels_in_file
+from kinoml_data.dataset.binding import Binding
+from kinoml_data.dataset.labels import computed, divided_by_chance, labels_in_file
 from kinoml_data.errors import SplitError, count_of, quoted, unknown
 from kinoml_data.layouts import npy
 from kinoml_data.spec import config
@@ -21,20 +21,17 @@ from kinoml_data.spec.parts import ColumnLabels, ComputedSplits, FileLabels, Fil
 RowNumbers = NDArray[np.int64]
 
 
-def resolve(
-    spec: CompleteSpec, arrays: Mapping[str, NDArray[Any]], length: int, read: Callable[[str], Column]
-) -> dict[str, RowNumbers]:
+def resolve(spec: CompleteSpec, binding: Binding, rows: RowNumbers) -> dict[str, RowNumbers]:
     """The row numbers of every split.
 
     Args:
         spec: the complete spec.
-        arrays: the arrays of the store that splits may name.
-        length: the number of rows in the store.
-        read: reads all rows of a column of the spec.
+        binding: the spec bound to its storage.
+        rows: int64 `(n,)` ascending, the rows that can be in a split that is made from columns: usually all.
 
     Returns:
-        int64 `(n,)` row numbers by split, in the order in which they are stored or listed; see `labels.computed` for
-        the order of computed splits.
+        int64 `(n,)` row numbers by split: in the order in which they are stored or listed, in random order if chance
+        alone divides the rows, and otherwise ascending.
 
     Raises:
         SplitError: a row is out of range, in two splits, or twice in one; the store lacks the array of a split; or
@@ -42,6 +39,7 @@ def resolve(
         SpecError: the file of a split is not in the folder that the spec may use.
         StoreNotFoundError, CorruptStoreError: the file of a split does not exist or is damaged.
     """
+    arrays, length = binding.storage.arrays, binding.length
     if not isinstance(spec.splits, ComputedSplits):
         return _given(spec, spec.splits, arrays, length)
     labels = spec.splits.labels
@@ -50,7 +48,9 @@ def resolve(
         given = labels_in_file(_path(spec, labels.file), labels)
     elif labels is not None and not isinstance(labels, ColumnLabels):
         given = _given(spec, labels, arrays, length)
-    return computed(spec.splits, length, read, given)
+    if spec.splits.is_random:
+        return divided_by_chance(spec.splits.shares, rows, spec.splits.seed)
+    return computed(spec.splits, rows, lambda name: binding.read(rows, [name])[name], given)
 
 
 def _path(spec: CompleteSpec, file: str) -> Path:
@@ -66,7 +66,8 @@ def _given(
     for name, split in splits.items():
         if isinstance(split, str):
             if split not in arrays:
-                raise SplitError(f"split {name!r}: {unknown(split, list(arrays), 'array of the store')}")
+                hint = f"; for labels in a column, write `labels: {{column: {split}}}`" if name == "labels" else ""
+                raise SplitError(f"split {name!r}: {unknown(split, list(arrays), 'array of the store')}{hint}")
             rows = _as_rows(arrays[split], name, length)
         elif isinstance(split, RangeSplit):
             start, stop = split.range

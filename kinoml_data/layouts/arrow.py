@@ -115,7 +115,7 @@ def rows_of(array: Any, where: str, first: int = 0, declared: Array | None = Non
     """The rows of an Arrow array of numbers, of strings, or of lists of numbers of any depth.
 
     Decimals become the nearest float64. If `declared` has `missing: nan`, numbers become float64 unless they are
-    floating-point numbers of another dtype, and a null is NaN.
+    floating-point numbers of another dtype, and a null is NaN. With `missing` for text, a null is that text.
 
     Args:
         array: a `pyarrow.Array`, sliced or not. The values are a view of it if possible.
@@ -124,7 +124,7 @@ def rows_of(array: Any, where: str, first: int = 0, declared: Array | None = Non
         declared: the column as the spec declares it.
 
     Raises:
-        SpecError: a value is null, and `declared` does not have `missing: nan`; or a whole list or a string is null.
+        SpecError: a value is null, and `declared` does not have `missing`; or a whole list is null.
         UnsupportedStoreError: the Arrow type is not supported, or the lists of a row do not form a rectangular array.
     """
     depth, dtype = dtype_of(array.type, where)
@@ -144,11 +144,14 @@ def rows_of(array: Any, where: str, first: int = 0, declared: Array | None = Non
                 "array; write the values as one list per row, and the lengths as another column"
             )
         bounds = offsets[bounds]
-    fills = declared is not None and declared.missing is not None and dtype != STRING
-    if not fills:
-        _refuse_nulls(array, bounds, where, first, is_number=dtype != STRING)
+    fills = declared is not None and declared.fills_numbers and dtype != STRING
+    text = declared.missing_text if declared is not None and not depth and dtype in (STRING, NULL) else None
+    if not fills and text is None:
+        _refuse_nulls(array, bounds, where, first, kind="text" if dtype == STRING else "number")
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
+    if text is not None:
+        return _strings(array.cast(pa.large_string()).fill_null(text))
     if dtype == STRING:
         return _strings(array)
     if pa.types.is_decimal(array.type):  # by way of text: Arrow's own conversion is not always the nearest
@@ -200,8 +203,8 @@ def _list_items(array: Any) -> tuple[NDArray[np.int64], Any]:
     return offsets - offsets[0], array.values.slice(offsets[0], offsets[-1] - offsets[0])
 
 
-def _refuse_nulls(array: Any, bounds: NDArray[np.int64], where: str, first: int, *, is_number: bool = False) -> None:
-    """Raise if a value is null; the message names `missing: nan` only for a number.
+def _refuse_nulls(array: Any, bounds: NDArray[np.int64], where: str, first: int, kind: str = "list") -> None:
+    """Raise if a value of this kind is null; see `missing_value`.
 
     Raises:
         SpecError: a value is null.
@@ -209,7 +212,7 @@ def _refuse_nulls(array: Any, bounds: NDArray[np.int64], where: str, first: int,
     absent = array.is_null()
     if absent.true_count:
         row = first + _row_of_item(absent.to_numpy(zero_copy_only=False), bounds)
-        raise missing_value(where, row, is_number=is_number)
+        raise missing_value(where, row, kind=kind)
 
 
 def _row_of_item(marked: NDArray[np.bool_], bounds: NDArray[np.int64]) -> int:
@@ -266,8 +269,10 @@ def infer_array(
 
 
 def _with_gaps(dtype: str, declared: Array | None) -> str:
-    """The dtype of a column whose nulls become NaN if `declared` has `missing: nan`: integers and bools are float64."""
-    fills = declared is not None and declared.missing is not None
+    """The dtype of a column if `declared` has `missing`: with NaN for nulls, integers and bools are float64."""
+    if declared is not None and declared.missing_text is not None and dtype == NULL:
+        return STRING
+    fills = declared is not None and declared.fills_numbers
     return "float64" if fills and (dtype == NULL or np.dtype(dtype).kind in "iub") else dtype
 
 

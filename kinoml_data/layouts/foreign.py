@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kinoml_data.errors import SpecError, missing_value, quoted
+from kinoml_data.spec.array import Array
 
 REMEDIES = {  # what makes a value of this type, or of this package, a column of numbers
     "bfloat16": 'write `.astype("float32")`, or `.float()` for a tensor',
@@ -69,18 +70,19 @@ def table_of(data: Any) -> dict[str, Any] | None:
     return {name: data[name] for name in names}
 
 
-def rows_of(where: str, values: Any, *, gaps: bool) -> Any:
+def rows_of(where: str, values: Any, declared: Array | None) -> Any:
     """The rows of a container: a numpy array, an Arrow array, an awkward array, a tensor or a list.
 
     Args:
         where: the column, for errors.
         values: any container.
-        gaps: True if a missing number becomes NaN; otherwise it is an error.
+        declared: the column as the spec declares it; without its `missing`, a missing value is an error.
 
     Raises:
         SpecError: `values` has no rows, its iteration does not give them, or a value is missing.
     """
     package, kind = _origin(values)
+    gaps = declared is not None and declared.fills_numbers
     if isinstance(values, (str, bytes, bytearray, Mapping, Set)):
         raise SpecError(f"{where}: {quoted(values)} is not a sequence of rows; give a list or an array")
     if kind in ("DataFrame", "LazyFrame", "Table", "RecordBatch") and package in ("pandas", "polars", "pyarrow"):
@@ -93,11 +95,11 @@ def rows_of(where: str, values: Any, *, gaps: bool) -> Any:
     if hasattr(values, "readline") or isinstance(values, enumerate):
         raise SpecError(f"{where}: {quoted(values)} is not a sequence of rows; give the path of a file to load_dataset")
     if package == "pandas" and hasattr(values, "isna") and hasattr(values, "dtype"):
-        return _from_pandas(where, values, gaps)
+        return _from_pandas(where, values, declared)
     if package == "polars":
-        return _from_arrow(where, values.to_arrow(), gaps)
+        return _from_arrow(where, values.to_arrow(), declared)
     if package == "pyarrow":
-        return _from_arrow(where, values, gaps)
+        return _from_arrow(where, values, declared)
     if package == "scipy" and hasattr(values, "toarray"):
         raise SpecError(f"{where} is a sparse array; {REMEDIES['scipy']}")
     if package == "datasets" and hasattr(values, "to_pandas"):
@@ -138,19 +140,14 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, (float, np.floating)) and value != value
 
 
-def missing_text(where: str, row: int) -> SpecError:
-    """The error for a missing value in a column of text."""
-    return SpecError(f"{where}, row {row}: a text is missing; leave the row out, or replace it, as `.fillna('')` does")
-
-
 def _origin(values: Any) -> tuple[str, str]:
     return type(values).__module__.partition(".")[0], type(values).__name__
 
 
-def _from_pandas(where: str, values: Any, gaps: bool) -> Any:
-    dtype = values.dtype
+def _from_pandas(where: str, values: Any, declared: Array | None) -> Any:
+    dtype, gaps = values.dtype, declared is not None and declared.fills_numbers
     if type(dtype).__name__ == "ArrowDtype":
-        return _from_arrow(where, values.array.__arrow_array__(), gaps)
+        return _from_arrow(where, values.array.__arrow_array__(), declared)
     missing = np.asarray(values.isna())
     is_category = type(dtype).__name__ == "CategoricalDtype"
     if is_category and missing.any() and dtype.categories.dtype.kind in "iufb" and not gaps:
@@ -168,7 +165,7 @@ def _from_pandas(where: str, values: Any, gaps: bool) -> Any:
     return values.to_numpy(dtype="float64", na_value=np.nan)
 
 
-def _from_arrow(where: str, values: Any, gaps: bool) -> Any:
+def _from_arrow(where: str, values: Any, declared: Array | None) -> Any:
     import pyarrow as pa
 
     array = pa.chunked_array([values] if isinstance(values, pa.Array) else values.chunks, type=values.type)
@@ -184,9 +181,13 @@ def _from_arrow(where: str, values: Any, gaps: bool) -> Any:
         raise SpecError(f"{where} has the type {array.type}, which no tensor can have; {REMEDIES[kind]}")
     if array.null_count:
         row = int(np.argmax(array.is_null().to_numpy()))
-        if pa.types.is_large_string(array.type) or pa.types.is_string(array.type):
-            raise missing_text(where, row)
-        if not gaps or pa.types.is_nested(array.type):
+        is_text = pa.types.is_large_string(array.type) or pa.types.is_string(array.type)
+        text = None if declared is None else declared.missing_text
+        if text is not None and (is_text or pa.types.is_null(array.type)):
+            return array.cast(pa.large_string()).fill_null(text)
+        if is_text:
+            raise missing_value(where, row, kind="text")
+        if declared is None or not declared.fills_numbers or pa.types.is_nested(array.type):
             raise missing_value(where, row)
         return array.cast(pa.float64()).to_numpy()
     return array

@@ -270,7 +270,7 @@ def scaled_column(
         dtype = np.dtype(np.float64)  # an integer that is scaled by integers might overflow
     nothing = np.empty(0, compared)
     scaling = _Scaling(compared, dtype, scale, offset, np.concatenate([nothing, *missing]), low, high)
-    nan = declared is not None and declared.missing == "nan"
+    nan = declared is not None and declared.fills_numbers
     return _ScaledColumn(values, scaling, slices, f"{where}: column {quoted(name)}", nan=nan)
 
 

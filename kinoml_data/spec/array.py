@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from kinoml_data.columns import Column, Ragged
-from kinoml_data.errors import SpecError, unknown
+from kinoml_data.errors import SpecError, quoted, unknown
 
 STRING = "str"
 DTYPES = (
@@ -72,7 +72,8 @@ class Array(Model):
             an integer that cannot be converted exactly and a finite number that becomes infinite are errors.
         packbits: True or "big" if the store contains the bits of the last axis packed into uint8, as by
             `numpy.packbits`; "little" if the first bit is the least significant one.
-        missing: "nan" turns missing values into NaN; by default they are errors. Only for floating-point columns.
+        missing: what a missing value becomes; by default it is an error. "nan" for floating-point columns, and any text
+            for columns of text; with `values`, one of them.
         values: the texts that the stored column may contain. The batch contains the place of each text in this list.
             Only for integer columns of one value per row.
         range: the least and the greatest value that is allowed; None for no limit. NaN is allowed only with `missing`.
@@ -83,7 +84,7 @@ class Array(Model):
     stored_as: str | tuple[str, ...] | Glob | None = None
     cast: Literal["round", "exact"] = "round"
     packbits: bool | Literal["big", "little"] = False
-    missing: Literal["nan"] | None = None
+    missing: str | None = None
     values: tuple[str, ...] | None = None
     range: tuple[float | None, float | None] | None = None
 
@@ -128,7 +129,7 @@ class Array(Model):
     def as_stored(self) -> Array:
         """The stored column as far as the spec describes it: packed bits are uint8, and `values` are text."""
         if self.values is not None:
-            return Array(STRING)
+            return Array(STRING, missing=self.missing)
         if not self.packbits:
             return self
         *axes, bits = self.shape
@@ -144,6 +145,16 @@ class Array(Model):
         if isinstance(self.stored_as, Glob):
             raise SpecError(f"columns.{name}.stored_as: {self.stored_as.glob!r} is a pattern; open the store first")
         return self.stored_as if isinstance(self.stored_as, tuple) else (self.stored_as or name,)
+
+    @property
+    def fills_numbers(self) -> bool:
+        """True if a missing number becomes NaN."""
+        return self.missing is not None and self.missing_text is None
+
+    @property
+    def missing_text(self) -> str | None:
+        """What a missing text becomes; None if it is an error."""
+        return self.missing if self.is_string or self.values is not None else None
 
     @property
     def is_string(self) -> bool:
@@ -220,13 +231,17 @@ class Array(Model):
     def _problem_of_values(self) -> str | None:
         """What is wrong with the options that change or check values."""
         kind = self.numpy.kind
-        if self.missing is not None and (kind != "f" or self.is_string):
-            return f"missing: nan needs a floating-point dtype, not {self.dtype}"
+        if self.fills_numbers and kind != "f":
+            return f"missing needs a floating-point dtype, text or `values`, not {self.dtype}"
+        if self.fills_numbers and self.missing != "nan":
+            return f"missing: a missing number can only become nan, not {quoted(self.missing)}"
         if self.values is not None:
             if kind not in "iu" or self.is_string or self.shape:
                 return "values needs an integer dtype and one value per row"
             if not self.values or len(set(self.values)) < len(self.values):
                 return "values must be a list of different texts"
+            if self.missing is not None and self.missing not in self.values:
+                return f"missing: {quoted(self.missing)} is not one of the `values`"
             if len(self.values) - 1 > np.iinfo(self.numpy).max:
                 return f"values has {len(self.values)} texts, whose places do not fit {self.dtype}"
         if self.range is not None:

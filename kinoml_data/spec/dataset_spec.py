@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,9 +17,9 @@ from pydantic import BeforeValidator, PrivateAttr, ValidationError, model_valida
 from kinoml_data.errors import SpecError, error_prefix, quoted, unknown
 from kinoml_data.files import replacing
 from kinoml_data.spec import config
-from kinoml_data.spec.array import NAME_PATTERN, Array, Glob, Model, frozen
+from kinoml_data.spec.array import NAME_PATTERN, STRING, Array, Glob, Model, frozen
 from kinoml_data.spec.html import spec_html
-from kinoml_data.spec.parts import BackendRef, Collate, ColumnNames, ComputedSplits, NameOrRef, Splits
+from kinoml_data.spec.parts import BackendRef, Collate, ColumnLabels, ColumnNames, ComputedSplits, NameOrRef, Splits
 from kinoml_data.spec.roles import names_of
 from kinoml_data.spec.validation import plain_json, spec_error
 
@@ -198,7 +198,7 @@ class DatasetSpec(Model):
         """
         if self.columns is None:
             roles = (*self.X_names, *self.y_names, *self.meta)
-            return dict.fromkeys((*roles, *self.split_columns)) if self.X is not None else None
+            return dict.fromkeys(roles) | self._undeclared(roles) if self.X is not None else None
         if any(isinstance(array.stored_as, Glob) for array in self.columns.values()):
             return None
         requested: dict[str, Array | None] = {}
@@ -210,7 +210,14 @@ class DatasetSpec(Model):
                 # Two columns of different dtypes may be made from one stored column, which is then read as it is.
                 same = other is not None and _of_store(other) == _of_store(declared)
                 requested[stored_as] = declared if same else None
-        return requested | dict.fromkeys(name for name in self.split_columns if name not in self.columns)
+        return requested | self._undeclared(self.columns)
+
+    def _undeclared(self, others: Container[str]) -> dict[str, Array | None]:
+        """The columns that only the splits are made from. A row with a missing label, or an empty one, has no label."""
+        labels = self.splits.labels if isinstance(self.splits, ComputedSplits) else None
+        label = labels.column if isinstance(labels, ColumnLabels) else None
+        names = [name for name in self.split_columns if name not in others]
+        return {name: Array(STRING, missing="") if name == label else None for name in names}
 
     @property
     def split_columns(self) -> tuple[str, ...]:
@@ -244,7 +251,9 @@ class DatasetSpec(Model):
         if repeated := [quoted(name) for name, count in roles.items() if count > 1]:
             problems.append(f"X, y and meta contain {', '.join(repeated)} more than once")
         if self.columns is not None:
-            problems += _problems_of_columns(self.columns, {"X": self.X_names, "y": self.y_names, "meta": self.meta})
+            roles_of = {"X": self.X_names, "y": self.y_names, "meta": self.meta}
+            hint = "" if isinstance(self, CompleteSpec) else "; `columns` must list every column that has a role"
+            problems += _problems_of_columns(self.columns, roles_of, hint)
         if problems:
             raise SpecError(*problems)
 
@@ -272,7 +281,7 @@ class CompleteSpec(DatasetSpec):
         return complete
 
 
-def _problems_of_columns(columns: Mapping[str, Array], roles: Mapping[str, tuple[str, ...]]) -> list[str]:
+def _problems_of_columns(columns: Mapping[str, Array], roles: Mapping[str, tuple[str, ...]], hint: str) -> list[str]:
     problems = []
     for name in columns:
         if not re.fullmatch(NAME_PATTERN, name):
@@ -285,7 +294,7 @@ def _problems_of_columns(columns: Mapping[str, Array], roles: Mapping[str, tuple
     for role, names in roles.items():
         for name in names:
             if name not in columns:
-                problems.append(f"{role}: {unknown(name, columns, 'column')}")
+                problems.append(f"{role}: {unknown(name, columns, 'column')}{hint}")
             elif role != "meta" and columns[name].is_string:
                 problems.append(f"{role}: column {name!r} contains strings, which no tensor can have; put it in meta")
     return problems

@@ -240,7 +240,9 @@ def _kind_of_splits(value: Any) -> str:
 
 def _kind_of_labels(value: Any) -> str:
     if isinstance(value, Mapping):
-        return TAG_MARK + "file" if "id" in value else TAG_MARK + "column" if {*value} == {"column"} else MAPPING
+        if "id" in value or {*value} == {"file", "column"}:
+            return TAG_MARK + "file"
+        return TAG_MARK + "column" if {*value} == {"column"} else MAPPING
     return TAG_MARK + type(value).__name__.removesuffix("Labels").lower()
 
 

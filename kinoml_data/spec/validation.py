@@ -13,7 +13,7 @@ from pydantic_core import to_json
 
 from kinoml_data.errors import SpecError, one_line, quoted, unknown
 from kinoml_data.spec.array import Array
-from kinoml_data.spec.parts import TAG_MARK
+from kinoml_data.spec.parts import TAG_MARK, ComputedSplits
 
 MOST_PROBLEMS = 20  # that one error lists
 WORDS = (  # how messages of pydantic begin, and how they begin here
@@ -110,8 +110,12 @@ def spec_error(error: ValidationError, model: type[BaseModel], where: str = "") 
         cause = problem.get("ctx", {}).get("error")
         texts = cause.problems if isinstance(cause, SpecError) else (_in_our_words(problem, loc),)
         if problem["type"] == "extra_forbidden":
-            known = model.model_fields if len(loc) == 1 else Array.model_fields if loc[0] == "columns" else {}
-            texts = (unknown(loc[-1], known),)
+            part: type[BaseModel] | None = model if len(loc) == 1 else Array if loc[0] == "columns" else None
+            hint = ""
+            if loc[0] == "splits" and len(loc) == 2:
+                part, value = ComputedSplits, problem["input"]
+                hint = f"; shares belong in `ratios: {{{loc[-1]}: {value}}}`" if isinstance(value, float) else ""
+            texts = (unknown(loc[-1], part.model_fields if part else {}) + hint,)
         path = ".".join(filter(None, (where, *loc)))
         for text in texts:
             problems[f"{one_line(path, 200)}: {one_line(text)}" if path else one_line(text)] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,6 +96,21 @@ def first_with_key(keys: NDArray[Any]) -> NDArray[np.int64]:
     """The first row with the key of each row: int64 `(rows,)`. It shows which rows have one key, however numbered."""
     first: dict[int, int] = {}
     return np.array([first.setdefault(key, row) for row, key in enumerate(keys.tolist())], np.int64)
+
+
+def fingerprint_of(example: Example, splits: Mapping[str, Any]) -> str:
+    """The fingerprint of a dataset that contains the example, with these positions by split."""
+    columns = []
+    for name, array in sorted(example.columns.items()):
+        rows = [np.frombuffer(r.encode(), np.uint8) if array.is_string else r for r in example.rows[name]]
+        shapes = np.array([row.shape for row in rows], "<i8").tobytes()
+        columns.append([name, array.dtype, _digest(shapes), _digest(b"".join(row.tobytes() for row in rows))])
+    parts = [[name, _digest(np.array(rows, "<i8").tobytes())] for name, rows in sorted(splits.items())]
+    return _digest(json.dumps([len(example), columns, parts]).encode())
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def same_sample(X: Any, example: Example, row: int) -> None:

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+from dataclasses import replace
+from html import escape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kinoml_data.backends.npz.backend import NpzLazy
 from kinoml_data.contracts.backend import Backend
 from kinoml_data.conversion import convert
+from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.errors import UnsupportedStoreError
+from kinoml_data.factory import load_dataset
+from kinoml_data.spec.parts import ComputedSplits
 from kinoml_data.testing import examples
-from kinoml_data.testing.comparing import same_batch, same_list, same_rows, same_sample, same_store
+from kinoml_data.testing.comparing import fingerprint_of, same_batch, same_list, same_rows, same_sample, same_store
 from kinoml_data.testing.example import Example
 from kinoml_data.testing.suite import EACH_EXAMPLE, Shared, Suite
+
+SPLITS: dict[str, dict[str, Any]] = {  # of the rows of `examples.labelled`
+    "chance": {"ratios": {"train": 0.7, "val": 0.1, "test": 0.2}, "seed": 1},
+    "texts": {"folds": 3, "ratios": {"test": 0.1}, "by": "ligand", "seed": 2},
+    "numbers": {"folds": 3, "by": "kinase"},
+    "two-sides": {"folds": 2, "by": ["atoms", "kinase"]},
+    "order-of-numbers": {"ratios": {"train": 0.6, "test": 0.4}, "order": "year"},
+    "order-of-texts": {"ratios": {"train": 0.6, "test": 0.4}, "order": "id", "apart": "id"},
+    "labels": {"labels": {"column": "subset"}, "folds": 4},
+    "range": {"labels": {"test": {"range": [3, 9]}}, "ratios": {"train": 0.8, "val": 0.2}},
+}
 
 
 class DatasetTests(Suite):
@@ -35,6 +53,42 @@ class DatasetTests(Suite):
                 for name, rows in example.arrays.items():
                     if name.startswith("idx_"):
                         same_list(dataset.split(name).rows.tolist(), rows.tolist(), name)
+
+    @EACH_EXAMPLE
+    def test_the_fingerprint_is_that_of_the_rows(self, shared: Shared, example: Example) -> None:
+        example, stored = shared(example)
+        arrays = example.arrays if self.can(stored, "keeps_arrays") else {}
+        with self.dataset(stored, example) as dataset:
+            splits = {name: rows for name, rows in arrays.items() if name.startswith("idx_")}
+            assert dataset.fingerprint() == fingerprint_of(example, splits)
+
+    @pytest.mark.parametrize("splits", SPLITS.values(), ids=SPLITS.keys())
+    def test_splits_do_not_depend_on_the_backend(
+        self, backend: Backend, shared: Shared, splits: dict[str, Any], tmp_path: Path
+    ) -> None:
+        example, stored = shared(examples.labelled())
+        if not set(ComputedSplits.model_validate_json(json.dumps(splits)).columns) <= set(example.columns):
+            pytest.skip("the backend does not support the columns that the splits are made from")
+        example, elsewhere = replace(example, splits=splits), NpzLazy(path=tmp_path / "elsewhere.npz")
+        elsewhere.write(example.columns, example.batches(), spec=example.spec)
+        with load_dataset(self.spec(elsewhere, example)) as expected, self.dataset(stored, example) as dataset:
+            _same_splits(dataset, expected)
+            _same_splits(load_dataset(convert(dataset, tmp_path / "copy.npz")), expected)
+            if self.can(backend, "can_write") and self.can(backend, "keeps_arrays"):
+                options = backend.model_dump(mode="json", exclude_defaults=True)
+                _same_splits(load_dataset(convert(expected, options)), expected)
+
+    @EACH_EXAMPLE
+    def test_a_notebook_shows_a_dataset_without_reading_rows(
+        self, shared: Shared, example: Example, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        example, stored = shared(example)
+        with self.dataset(stored, example) as dataset:
+            monkeypatch.setattr(type(dataset._session.binding.storage), "read", None)
+            html = dataset._repr_html_()
+            assert f"{len(example):,} row" in html
+            for name in dataset.spec.columns:
+                assert f"<code>{escape(name)}</code>" in html, name
 
     @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
     @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -80,3 +134,10 @@ class DatasetTests(Suite):
         with backend.open(None) as storage:
             same_rows(storage, example, range(len(example)))
             assert storage.spec is not None or not self.can(backend, "keeps_spec")
+
+
+def _same_splits(dataset: XyDataset, expected: XyDataset) -> None:
+    assert list(dataset.indices) == list(expected.indices)
+    for name, positions in expected.indices.items():
+        same_list(dataset.indices[name].tolist(), positions.tolist(), name)
+    assert dataset.fingerprint() == expected.fingerprint()

@@ -27,6 +27,7 @@ class Example:
         rows: by column, one numpy array or str per row.
         arrays: named arrays that are not per row.
         shared: the columns whose rows share values; a backend that keeps keys stores each of these values once.
+        splits: the splits of the dataset, as in a spec; by default the `arrays` whose names begin with `idx_`.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Example:
     rows: Rows
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     shared: tuple[str, ...] = ()
+    splits: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.rows.values())))

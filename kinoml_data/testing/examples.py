@@ -11,7 +11,7 @@ import numpy as np
 from kinoml_data.spec.array import DTYPES, STRING, Array
 from kinoml_data.testing.example import Example, Rows, bits, column_of, locked
 
-__all__ = ["EXAMPLES", "NUMERIC", "Example", "bits", "column_of", "mixed", "of_dtype", "other", "sharing"]
+__all__ = ["EXAMPLES", "NUMERIC", "Example", "bits", "column_of", "labelled", "mixed", "of_dtype", "other", "sharing"]
 
 NUMERIC = tuple(name for name in DTYPES if name != STRING)
 
@@ -200,6 +200,24 @@ def mixed() -> Example:
     columns = {**base.columns, "flag": Array("bool", (3,)), "id": Array(STRING)}
     rows = {**base.rows, "flag": [bits("bool", (3,), 50 + i) for i in range(len(base))], "id": names}
     return replace(base, name="mixed", columns=columns, rows=rows, shared=("edges", "flag", "id"))
+
+
+def labelled(count: int = 48) -> Example:
+    """Columns to make splits from: ligands and kinases that rows share, a year, an id, and a label of some rows."""
+    rng = np.random.Generator(np.random.PCG64(11))
+    ligands = [f"ligand {number} \N{GREEK SMALL LETTER ALPHA}" for number in rng.integers(0, 16, count)]
+    lengths = [len(ligand) + int(ligand.split()[1]) for ligand in ligands]
+    rows: Rows = {
+        "kinase": [locked(np.array(number, np.int64)) for number in rng.integers(-3, 5, count)],
+        "year": [locked(np.array(number, np.float32)) for number in rng.integers(1990, 2000, count)],
+        "atoms": [bits("uint8", (length, 2), length) for length in lengths],  # equal ligands have equal atoms
+        "ligand": ligands,
+        "id": [f"{row:02}" for row in rng.permutation(count)],
+        "subset": [("test", "train", "", "train")[row % 4] for row in range(count)],
+    }
+    columns = {"kinase": Array("int64"), "year": Array("float32"), "atoms": Array("uint8", (None, 2))}
+    columns |= dict.fromkeys(("ligand", "id", "subset"), Array(STRING))
+    return Example("labelled", columns, rows, shared=("atoms", "kinase", "ligand"))
 
 
 def other() -> Example:

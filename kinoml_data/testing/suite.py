@@ -71,7 +71,7 @@ class Suite:
                 "columns": dict(example.columns),
                 "X": example.numeric,
                 "meta": example.strings,
-                "splits": {name: name for name in splits},
+                "splits": {name: name for name in splits} if example.splits is None else example.splits,
                 "storage": stored.model_dump(mode="json", exclude_defaults=True),
             }
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ from kinoml_data.errors import SpecError
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.parts import FeaturizerRef
 from kinoml_data.testing import BackendTests, Example
-from kinoml_data.testing.example import column_of
-from tests.builders import FORK_OR_SPAWN, Size
+from tests.builders import FORK_OR_SPAWN, Size, values_of
 
 
 class Main(BackendTests):
@@ -60,17 +58,6 @@ class TestNpzReopen(Main):
 class TestParquetAwkward(Main):
     def make_backend(self, folder):
         return ParquetAwkward(path=folder / "data.parquet")
-
-
-def values_of(example: Example) -> dict[str, Any]:
-    """The rows as a user passes them to `load_dataset(data=...)`: strings, arrays, or lists of arrays."""
-    return {name: _values(example.rows[name], array) for name, array in example.columns.items()}
-
-
-def _values(rows: Sequence[Any], array: Array) -> Any:
-    if rows and (array.ragged or array.is_string):
-        return list(rows)
-    return np.empty(0, "U1") if array.is_string else column_of(rows, array)
 
 
 class OverPythonValues(Main):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import kinoml_data as kd
 from kinoml_data.dataset import description
@@ -21,13 +20,30 @@ def test_shapes_of_computed_columns_are_those_of_a_sample_and_marked_so(tmp_path
         "storage": {"backend": "featurize-on-access", "source": {"backend": "csv", "path": str(tmp_path / "raw.csv")}},
     }
     dataset = kd.load_dataset(spec, featurizer=lambda text: np.frombuffer(text.encode(), np.uint8))
-    letters, y = description.columns(dataset, 3)
-    assert (letters.shape, letters.nbytes, letters.exact) == ("(1-3)", 100, False)
+    letters, y = description.columns(dataset, 3)  # 5 texts, which the 50 rows share
+    assert (letters.shape, letters.nbytes, letters.exact) == ("(1-3)", 10, False)
     assert (y.shape, y.nbytes, y.exact, y.range) == ("", 400, True, "0 to 2")
     letters, _ = description.columns(dataset, 1000)
-    assert (letters.shape, letters.nbytes, letters.exact) == ("(1-5)", 150, True)
+    assert (letters.shape, letters.nbytes, letters.exact) == ("(1-5)", 15, True)
     letters, _ = description.columns(dataset, 0)
     assert letters.shape == "(*)" and not letters.exact and not letters.first
+
+
+def test_shapes_and_sizes_of_a_view_are_those_of_its_rows(tmp_path: Path) -> None:
+    rows = [np.zeros(n, np.uint8) for n in (1, 50, 3, 3)]
+    kd.save_dataset(kd.from_arrays({"a": rows, "b": rows}), tmp_path / "a.npz")
+    kd.convert(tmp_path / "a.npz", tmp_path / "b.npz", share=["b"])
+    with kd.load_dataset(tmp_path / "b.npz") as dataset:
+        for view, a, b, lengths, values in (
+            (dataset, 57, 54, "(1-50)", 3),
+            (dataset.select([2, 3]), 6, 3, "(3)", 1),
+            (dataset.select([0, 0, 1, 1]), 102, 51, "(1-50)", 2),
+            (dataset.select([0, 2]), 4, 4, "(1-3)", None),
+            (dataset.select([]), 0, 0, "(*)", None),
+        ):
+            found = {column.name: column for column in description.columns(view)}
+            assert (found["a"].nbytes, found["a"].shape, found["a"].values) == (a, lengths, None)
+            assert (found["b"].nbytes, found["b"].shape, found["b"].values) == (b, lengths, values)
 
 
 def test_first_values_and_ranges_are_those_of_the_batch() -> None:
@@ -64,10 +80,3 @@ def test_what_cannot_be_read_is_a_note_and_not_an_error(tmp_path: Path) -> None:
         assert "row 1 (line 3): a value is missing" in a.note and b.note == "2 numbers, and '>5' in row 0"
         assert list(description.unreadable(dataset)) == ["c"]
         assert "load_dataset('t.csv', X=['a'])" in description.roles_hint(dataset)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (12_345, "12.3 kB"), (1_234_567_890, "1,234.6 MB")]
-)
-def test_sizes_are_written_in_decimal_units(count: int, text: str) -> None:
-    assert description.format_size(count) == text

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import kinoml_data as kd
 from kinoml_data.cli.main import main
 from kinoml_data.errors import StoreChangedError
+from kinoml_data.testing.example import content_of
+from kinoml_data.testing.examples import NUMERIC, Example
+from kinoml_data.testing.machine import examples
+from tests.builders import values_of
 
 COLUMNS = {"a": {"dtype": "float64"}, "b": {"dtype": "int64"}, "id": {"dtype": "str"}}
 SPEC = {
@@ -59,6 +66,84 @@ def test_one_value_changes_it(row: int, column: str) -> None:
     assert dataset(data).fingerprint() != dataset().fingerprint()
 
 
+def bit_flipped(data: st.DataObject, example: Example) -> Example:
+    """One bit of one value differs, which may be one of a NaN, or one text does."""
+    name, row = data.draw(st.sampled_from(list(example.columns))), data.draw(st.integers(0, len(example) - 1))
+    value = example.rows[name][row]
+    if isinstance(value, str):
+        value = data.draw(st.text(max_size=6))
+    elif value.size:
+        value = value.copy()
+        place, bit = data.draw(st.integers(0, value.nbytes - 1)), data.draw(st.integers(0, 7))
+        value.reshape(-1).view(np.uint8)[place] ^= 1 << (0 if value.dtype == bool else bit)
+    changed = [value if number == row else old for number, old in enumerate(example.rows[name])]
+    return replace(example, rows={**example.rows, name: changed})
+
+
+def transposed(data: st.DataObject, example: Example) -> Example:
+    """The rows of ragged columns with two axes or more have other shapes and the same bytes."""
+    names = [name for name, array in example.columns.items() if array.ragged and array.shape[:2] == (None, None)]
+    shapes = {name: [(*r.shape[1::-1], *r.shape[2:]) for r in example.rows[name]] for name in names}
+    changed = {n: [r.reshape(s) for r, s in zip(example.rows[n], shapes[n], strict=True)] for n in names}
+    return replace(example, rows={**example.rows, **changed})
+
+
+def in_another_dtype(data: st.DataObject, example: Example) -> Example:
+    """The bytes of a column are read as another dtype."""
+    name = data.draw(st.sampled_from(example.numeric))
+    array, rows = example.columns[name], example.rows[name]
+    same_size = [dtype for dtype in NUMERIC if np.dtype(dtype).itemsize == array.numpy.itemsize and dtype != "bool"]
+    dtype = data.draw(st.sampled_from(same_size))
+    columns = {**example.columns, name: array.model_copy(update={"dtype": dtype})}
+    return replace(example, columns=columns, rows={**example.rows, name: [row.view(dtype) for row in rows]})
+
+
+def reordered(data: st.DataObject, example: Example) -> Example:
+    """Some of the rows, in any order."""
+    rows = data.draw(st.lists(st.integers(0, len(example) - 1), min_size=len(example) - 1, max_size=len(example) + 1))
+    return example if not rows else replace(example, rows={n: example.taken(rows, n) for n in example.columns})
+
+
+def renamed(data: st.DataObject, example: Example) -> Example:
+    """Two columns swap their names."""
+    names = data.draw(st.permutations(list(example.columns)))
+    pairs = list(zip(example.columns, names, strict=True))
+    return replace(
+        example, columns={b: example.columns[a] for a, b in pairs}, rows={b: example.rows[a] for a, b in pairs}
+    )
+
+
+def labelled_anew(data: st.DataObject, example: Example) -> Example:
+    """The rows are in other splits."""
+    labels = st.lists(st.sampled_from(["train", "test", None]), min_size=len(example), max_size=len(example))
+    found = data.draw(labels)
+    splits = {name: {"rows": [row for row, label in enumerate(found) if label == name]} for name in ("train", "test")}
+    return replace(example, splits=splits)
+
+
+CHANGES = (bit_flipped, transposed, in_another_dtype, reordered, renamed, labelled_anew)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@given(example=examples().filter(len), data=st.data())
+def test_datasets_have_one_fingerprint_if_and_only_if_they_are_equal(change: Any, example: Example, data: Any) -> None:
+    one = labelled_anew(data, example)
+    other = change(data, one)
+    if len(other) != len(one):
+        one, other = replace(one, splits={}), replace(other, splits={})
+    assert (fingerprint_of(one) == fingerprint_of(other)) == (content(one) == content(other))
+
+
+def fingerprint_of(example: Example) -> str:
+    spec = {"columns": dict(example.columns), "X": example.numeric, "meta": example.strings, "splits": example.splits}
+    return kd.load_dataset(spec | {"storage": {"backend": "in-memory"}}, data=values_of(example)).fingerprint()
+
+
+def content(example: Example) -> Any:
+    dtypes = {name: array.dtype for name, array in example.columns.items()}
+    return dtypes, {name: list(map(content_of, example.rows[name])) for name in dtypes}, example.splits
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -101,5 +186,7 @@ def test_a_locked_spec_refuses_other_data(
     assert kd.load_dataset(path).spec.fingerprint == kd.load_dataset(tmp_path / "t.npz").fingerprint()
     assert suffix != ".yaml" or path.read_text().startswith(text)
     kd.save_dataset(kd.from_arrays(np.array([0.0, 1.0, 3.0])), tmp_path / "t.npz", overwrite=True)
-    with pytest.raises(StoreChangedError, match="fingerprint"):
-        kd.load_dataset(path)
+    for use in (kd.load_dataset, lambda path: kd.convert(path, tmp_path / "copy.npz")):
+        with pytest.raises(StoreChangedError, match="fingerprint"):
+            use(path)
+    assert not (tmp_path / "copy.npz").exists()

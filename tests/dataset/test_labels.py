@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 import kinoml_data as kd
 from kinoml_data.errors import CorruptStoreError, SpecError, SplitError, StoreNotFoundError
+from tests.dataset.rows import as_lists
 
 ROWS = 600
 
@@ -76,6 +79,26 @@ def test_the_split_of_a_group_does_not_depend_on_the_order_of_the_rows_or_their_
     }
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_equal_numbers_are_one_value_whatever_their_bits_are(dtype: str, rows: int) -> None:
+    nans = np.array([0x7FC00000, 0xFFC00001, 0x7F800001], np.uint32).view(np.float32)
+    with np.errstate(invalid="ignore"):
+        numbers = np.concatenate([[0.0, -0.0, 0.0, -0.0], nans, [1.0]]).astype(dtype)
+    value: Any = numbers if rows == 1 else [np.full(row % 2 + 1, number) for row, number in enumerate(numbers)]
+    data = {"X": np.arange(8.0), "value": value}
+    labels = {"train": {"rows": [0, 2, 4]}, "test": {"rows": [1, 3, 5, 6, 7]}}
+    groups = [row // 4 if rows == 1 else (row // 4, row % 2) for row in range(7)]
+    for seed in range(4):
+        indices = load({"folds": 2, "by": "value", "seed": seed}, data).indices
+        split_of = {row: name for name, positions in indices.items() for row in positions.tolist()}
+        assert all((split_of[a] == split_of[b]) or groups[a] != groups[b] for a in range(7) for b in range(7))
+    (shared,) = load({"labels": labels}, {"X": numbers}).check_splits(["X"]).shared
+    assert shared.values == 2 and shared.rows == (3, 4)
+    with pytest.raises(SplitError, match="share 2 values"):
+        load({"labels": labels, "apart": "value"}, data | {"value": numbers})
+
+
 def test_seeds_divide_groups_differently() -> None:
     one, other = (load({"folds": 2, "by": "ligand", "seed": seed}).indices["fold0"].tolist() for seed in (0, 1))
     assert one != other
@@ -94,8 +117,8 @@ def test_folds_are_validated_one_by_one_and_the_test_set_stays() -> None:
 
 
 def test_there_is_an_error_for_a_fold_that_does_not_exist() -> None:
-    with pytest.raises(SplitError, match="unknown fold 'fold5'"):
-        load({"folds": 5}).fold(5)
+    with pytest.raises(SplitError, match="there is no fold 5; the folds are fold0, fold1, fold2"):
+        load({"folds": 3}).fold(5)
     with pytest.raises(SplitError, match="folds: 5"):
         load({"ratios": {"train": 1.0}}).fold(0)
 
@@ -161,6 +184,15 @@ def test_tables_of_labels_that_cannot_be_used(tmp_path: Path, text: str, error: 
         load({"labels": {"file": "splits.csv", "id": "id"}}, base=tmp_path)
 
 
+def test_a_table_of_labels_must_have_an_id_of_the_dataset(tmp_path: Path) -> None:
+    splits = {"labels": {"file": "splits.csv", "id": "id"}}
+    (tmp_path / "splits.csv").write_text("id,part\nID1,train\n")
+    with pytest.raises(SplitError, match=r"'splits\.csv' contains no id of column 'id': it has 'ID1', .* has 'id0'"):
+        load(splits, base=tmp_path)
+    (tmp_path / "splits.csv").write_text("id,part\n")
+    assert load(splits, base=tmp_path).indices == {}
+
+
 def test_a_table_of_labels_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(StoreNotFoundError):
         load({"labels": {"file": "none.csv", "id": "id"}}, base=tmp_path)
@@ -169,8 +201,11 @@ def test_a_table_of_labels_that_is_missing(tmp_path: Path) -> None:
 def test_apart_is_a_promise() -> None:
     labels = {"train": {"range": [0, 300]}, "test": {"range": [300, 600]}}
     assert load({"labels": labels, "apart": "id"}).indices["test"][0] == 300
-    with pytest.raises(SplitError, match=r"'train' and 'test' share .* values of column 'kinase'"):
+    message = r"'train' and 'test' share 25 values of column 'kinase', such as '\d+', and must not; change the labels"
+    with pytest.raises(SplitError, match=message):
         load({"labels": labels, "apart": ["id", "kinase"]})
+    with pytest.raises(SplitError, match="write `by: kinase`, or leave the column out of `by` and `apart`"):
+        load({"folds": 2, "apart": "kinase"})
 
 
 def test_a_copy_keeps_the_splits_and_the_promise(tmp_path: Path) -> None:
@@ -181,6 +216,13 @@ def test_a_copy_keeps_the_splits_and_the_promise(tmp_path: Path) -> None:
     assert all(np.array_equal(copy.indices[name], rows) for name, rows in dataset.indices.items())
     assert copy.spec.splits.apart == ("ligand",)  # type: ignore[union-attr]  # they are computed splits
     assert copy.column("ligand") == table()["ligand"]
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_a_split_without_rows_is_kept_by_a_copy(tmp_path: Path, name: str) -> None:
+    dataset = load({"labels": {name: {"rows": []}, "val": {"rows": [3, 5]}}, "apart": "id"})
+    kd.save_dataset(dataset, tmp_path / "copy.npz")
+    assert {n: len(rows) for n, rows in kd.load_dataset(tmp_path / "copy.npz").indices.items()} == {name: 0, "val": 2}
 
 
 def test_workers_get_the_rows_of_the_splits() -> None:
@@ -212,6 +254,8 @@ def test_names_of_columns_that_are_not_valid_in_a_spec(tmp_path: Path) -> None:
         ({"labels": {"column": "subset"}, "by": "ligand"}, "need `ratios` or `folds`"),
         ({"labels": {"column": "subset", "id": "id"}}, "splits.labels"),
         ({"labels": {"column": "kinase"}}, "does not contain text"),
+        ({"labels": {"file": "a.csv", "column": "split"}}, r"splits\.labels\.id: this key is missing"),
+        ({"labels": "subset"}, "for labels in a column, write `labels: {column: subset}`"),
         ({"folds": 2, "by": "ligands"}, "did you mean 'ligand'"),
         ({"labels": {"train": "idx_train"}}, "idx_train"),
     ],
@@ -235,3 +279,16 @@ def test_computed_splits_survive_a_file(tmp_path: Path, suffix: str) -> None:
     again = kd.DatasetSpec.from_file(tmp_path / "folder" / f"spec{suffix}").splits
     assert again.labels.file == "../splits.csv" and again.by == ("id", "kinase") and again.folds == 3  # type: ignore[union-attr]  # computed
     assert len({spec, spec.located(tmp_path)}) == 1
+
+
+def test_a_missing_label_is_no_label_in_each_process(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x,subset\n1,test\n2,\n3,\n4,test\n")
+    spec = {"X": "x", "storage": {"backend": "csv", "path": "t.csv"}, "splits": {"labels": {"column": "subset"}}}
+    for columns in ({}, {"columns": {"x": {"dtype": "float32"}}}):
+        with kd.load_dataset(spec | columns, base=tmp_path) as dataset:
+            worker = pickle.loads(ForkingPickler.dumps(dataset))
+            assert as_lists(dataset.indices) == {"test": [0, 3]} == as_lists(worker.indices)
+            assert worker.column("subset") == dataset.column("subset") == ["test", "", "", "test"]
+        kd.convert(dataset.spec, tmp_path / "t.npz", overwrite=True)
+        with kd.load_dataset(tmp_path / "t.npz") as copy:
+            assert as_lists(copy.indices) == {"test": [0, 3]}

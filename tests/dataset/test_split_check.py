@@ -51,3 +51,19 @@ def test_a_dataset_without_splits_shares_nothing() -> None:
 def test_an_unknown_column_is_an_error() -> None:
     with pytest.raises(SpecError, match="did you mean 'smiles'"):
         dataset().check_splits(["smile"])
+
+
+def test_a_check_is_shown_as_tables() -> None:
+    check = dataset().check_splits()
+    html = check._repr_html_()
+    for text in ("train 4", "test 2", "in no split 1", "train 3 of 4 (75.0 %)", "test 2 of 2 (100.0 %)"):
+        assert text in html, text
+    assert "smiles: 1 pair of splits shares values, up to 100.0 % of test" in html
+    assert "No two splits share a value of <code>id</code>." in html
+    assert "train 3 of 4 (75.0 %)" in check.shared[0]._repr_html_()
+
+
+def test_a_check_without_splits_or_without_columns_is_shown() -> None:
+    assert "no splits" in kd.from_arrays(np.arange(3.0)).check_splits(["X"])._repr_html_()
+    apart = kd.from_arrays(np.arange(3.0), splits={"train": [0], "test": []}).check_splits([])._repr_html_()
+    assert "0 columns compared" in apart and "test 0" in apart

@@ -17,7 +17,7 @@ import torch
 
 import kinoml_data as kd
 from kinoml_data.errors import SpecError, quoted
-from kinoml_data.layouts.foreign import is_missing, missing_text, refusal, rows_of, table_of
+from kinoml_data.layouts.foreign import is_missing, refusal, rows_of, table_of
 
 h5py, ml_dtypes = pytest.importorskip("h5py"), pytest.importorskip("ml_dtypes")
 pl, sparse = pytest.importorskip("polars"), pytest.importorskip("scipy.sparse")
@@ -229,9 +229,27 @@ def test_a_message_names_the_type_of_a_table_and_does_not_show_it():
     assert quoted(np.ones((3, 3))) == "a value of type ndarray"
 
 
-def test_missing_values_and_their_message():
+@pytest.mark.parametrize("name", [name for name in REFUSED if "text" in name or name == "a missing category"])
+def test_a_missing_text_becomes_the_text_that_the_spec_names(name):
+    values = REFUSED[name][0]
+    columns = {"X": {"dtype": "float32"}, "t": {"dtype": "str", "missing": "?"}}
+    spec = {"storage": {"backend": "in-memory"}, "columns": columns, "X": "X", "meta": ["t"]}
+    if "number" in name:
+        with pytest.raises(SpecError, match=REFUSED[name][1]):
+            kd.load_dataset(spec, data={"X": [1, 2], "t": values})
+    else:
+        assert kd.load_dataset(spec, data={"X": [1, 2], "t": values}).column("t") == ["C", "?"]
+
+
+@pytest.mark.parametrize("values", [[None, None], pa.nulls(2), pd.Series([None, None], dtype="string")], ids=type)
+def test_a_column_without_any_text_is_that_text(values):
+    columns = {"X": {"dtype": "float32"}, "t": {"dtype": "str", "missing": ""}}
+    spec = {"storage": {"backend": "in-memory"}, "columns": columns, "X": "X", "meta": ["t"]}
+    assert kd.load_dataset(spec, data={"X": [1, 2], "t": values}).column("t") == ["", ""]
+
+
+def test_missing_values():
     assert all(map(is_missing, [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT]))
     assert not any(map(is_missing, [0, "", "nan", False]))
-    assert str(missing_text("column 'a'", 3)).startswith("column 'a', row 3: a text is missing")
     assert "no tensor" in str(refusal("column 'a'", np.array([{}])))
-    assert rows_of("column 'a'", range(3), gaps=False) == [0, 1, 2]
+    assert rows_of("column 'a'", range(3), None) == [0, 1, 2]

@@ -152,7 +152,7 @@ def test_all_contradictions_are_listed_at_once():
         ({"y": "a"}, "contain 'a' more than once"),
         ({"meta": ["a"]}, "contain 'a' more than once"),
         ({"X": "b"}, "unknown column 'b'; known: a"),
-        ({"columns": {"atoms": {}}, "X": "atom"}, "unknown column 'atom'; did you mean 'atoms'?"),
+        ({"columns": {"atoms": {}}, "X": "atom"}, "unknown column 'atom'; did you mean 'atoms'?; `columns` must list"),
         ({"columns": {"a": {"dtype": "str"}}}, "'a' contains strings, which no tensor can have; put it in meta"),
         ({"columns": {"": {}, "a": {}}}, "the column name ''"),
         ({"columns": {"a/b": {}, "a": {}}}, "the column name 'a/b'"),

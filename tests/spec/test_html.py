@@ -9,7 +9,7 @@ def test_a_spec_shows_its_columns_with_their_roles_and_options() -> None:
     columns = {"X": {"dtype": "bool", "shape": [77], "packbits": True}, "rel": {"dtype": "int8", "values": ["<", "="]}}
     storage = {"backend": "npz-lazy", "path": "a.npz"}
     html = DatasetSpec.parse({"columns": columns, "X": "X", "meta": ["rel"], "storage": storage})._repr_html_()
-    for text in ("<code>X</code>", "(77)", "packbits: True", "values: [", "&lt;", "npz-lazy", '<b class="meta">'):
+    for text in ("<code>X</code>", "(77)", "packbits: true", "values: [", "&lt;", "npz-lazy", '<b class="meta">'):
         assert text in html, text
 
 

@@ -25,7 +25,11 @@ from tests.spec.specs import SMALL, refused, spec
         (SMALL | {"columns": {"a": {"dtpye": "int8"}}}, "columns.a.dtpye: unknown key 'dtpye'; did you mean 'dtype'?"),
         (SMALL | {"columns": {"a": {"self": 1}}}, "columns.a.self: unknown key 'self'"),
         (SMALL | {"splits": {"t": {"range": [0, 1], "x": 1}}}, "splits.t.x: unknown key 'x'"),
-        (SMALL | {"splits": {"ratios": {"a": 1.0}, "sed": 1}}, "splits.sed: unknown key 'sed'"),
+        (SMALL | {"splits": {"ratios": {"a": 1.0}, "sed": 1}}, "splits.sed: unknown key 'sed'; did you mean 'seed'?"),
+        (
+            SMALL | {"splits": {"folds": 5, "test": 0.1}},
+            "labels, by, order, apart, seed; shares belong in `ratios: {test",
+        ),
         (SMALL | {"collate": {"a": {"form": "pad", "vlue": 1}}}, "collate.a.vlue: unknown key 'vlue'"),
     ],
 )

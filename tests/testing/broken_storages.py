@@ -93,6 +93,22 @@ class OneRowTooMany(Wrapped):
         return len(self.storage) + 1
 
 
+class ReversesACompleteColumn(Wrapped):
+    """Splits that are computed from it come out otherwise."""
+
+    rule = "test_splits_do_not_depend_on_the_backend"
+
+    def read(self, rows, columns):
+        return self.storage.read(rows[::-1] if len(columns) == 1 and len(rows) == len(self) else rows, columns)
+
+
+class LosesTheSignOfZero(Wrapped):
+    rule = "test_the_fingerprint_is_that_of_the_rows"
+
+    def read(self, rows, columns):
+        return each(self.storage.read(rows, columns), lambda v: v + 0 if v.dtype.kind == "f" else v)
+
+
 # -- the columns that are returned
 
 
@@ -269,6 +285,13 @@ class ShapesReversed(Wrapped):
     def shapes(self, column):
         shapes = self.storage.shapes(column)
         return None if shapes is None else shapes[::-1]
+
+
+class ShapesThatAreRead(Wrapped):
+    rule = "test_a_notebook_shows_a_dataset_without_reading_rows"
+
+    def shapes(self, column):
+        return self.read(np.arange(len(self)), [column])[column].shapes
 
 
 class ShapesFlat(Wrapped):

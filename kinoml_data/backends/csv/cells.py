@@ -52,7 +52,7 @@ class Cells:
         self._missing, self._decimal = list(missing), decimal
         if declared is None and len(texts) == 0:
             raise SpecError(f"{self._where}: there are no rows to infer its dtype from; specify its dtype in `columns`")
-        self._fills = declared is not None and declared.missing is not None
+        self._fills = declared is not None and declared.fills_numbers
         self._are_bools = False
         self.dtype = self._dtype()
 
@@ -142,13 +142,13 @@ class Cells:
         absent = np.asarray(texts.is_null())
         if self._missing:
             absent |= np.isin(np.array(texts.to_pylist(), object), self._missing)
-        if absent.any():
+        if not absent.any():
+            return Ragged.from_strings(texts.to_pylist())
+        fill = None if self._declared is None else self._declared.missing_text
+        if fill is None:
             row = int(rows[absent.argmax()])
-            raise SpecError(
-                f"{self._where}, row {row} (line {self._line(row)}): a text is missing; leave the column out, or "
-                'write "" in the file for an empty text'
-            )
-        return Ragged.from_strings(texts.to_pylist())
+            raise missing_value(self._where, row, self._line(row), kind="text")
+        return Ragged.from_strings(np.where(absent, fill, np.array(texts.to_pylist(), object)).tolist())
 
     def _refuse(self, wrong: NDArray[np.bool_], rows: NDArray[np.int64], problem: str) -> None:
         """Raise an error that quotes the first cell that is marked.

@@ -79,7 +79,9 @@ class Table(Model):
 
 
 def _as_stored(declared: Array | None) -> Array | None:
-    return Array("float64", declared.shape, missing="nan") if declared is not None and declared.missing else None
+    if declared is None or declared.missing is None:
+        return None
+    return Array("float64", declared.shape, missing="nan") if declared.fills_numbers else declared.as_stored
 
 
 class Joined(Backend):

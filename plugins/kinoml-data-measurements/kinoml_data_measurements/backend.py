@@ -121,7 +121,7 @@ class Measurements(Backend):
         if columns is not None:
             passed = {name: array for name, array in columns.items() if name not in self._outputs.values()}
         # The raw columns are opened on their own, so that which rows are kept does not depend on what is asked for.
-        texts = {name: Array(STRING) for option, name in self._raw_columns.items() if option != "value"}
+        texts = {name: Array(STRING, missing="") for option, name in self._raw_columns.items() if option != "value"}
         with ExitStack() as opened:
             table = opened.enter_context(self.source.open(texts | dict.fromkeys((self.value, *self._key_columns))))
             self._check(table)

@@ -145,6 +145,13 @@ def test_an_empty_cell_is_a_missing_value(tmp_path: Path, columns: dict[str, Arr
         read_all(tmp_path, "a,x\np,1\n,2\n", columns)
 
 
+def test_a_missing_text_becomes_the_text_that_the_spec_names(tmp_path: Path) -> None:
+    text = 'a,r\np,<\n,\n"",>\n-,-\n'
+    columns = {"a": Array("str", missing="?"), "r": Array("int8", values=["=", "<", ">"], missing="=")}
+    found = read_all(tmp_path, text, columns, missing=("-",))
+    assert found["a"] == ["p", "?", "", "?"] and found["r"].tolist() == [1, 0, 2, 0]
+
+
 def test_the_words_of_an_option_are_missing_values_in_every_column(tmp_path: Path) -> None:
     text = "a,x\np,-\nND,2\nq,3\n"
     found = read_all(tmp_path, text, {"x": Array("float64", missing="nan")}, missing=("-", "ND"))

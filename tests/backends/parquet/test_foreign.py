@@ -244,8 +244,30 @@ def test_a_type_that_is_no_tensor_is_refused_by_name(tmp_path: Path, values: Any
 @pytest.mark.parametrize("row_group_size", [2, 4])
 def test_a_null_anywhere_is_named_with_its_row(tmp_path: Path, values: Any, row: int, row_group_size: int) -> None:
     pq.write_table(pa.table({"x": values}), tmp_path / "t.parquet", row_group_size=row_group_size)
-    with pytest.raises(SpecError, match=rf"t\.parquet: column 'x', row {row}: a value is missing; leave the column"):
+    with pytest.raises(
+        SpecError, match=rf"t\.parquet: column 'x', row {row}: a (value|text) is missing; leave the column"
+    ):
         opened(tmp_path / "t.parquet", None)
+
+
+@pytest.mark.parametrize("row_group_size", [1, 4])
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array(["a", None, ""]),
+        pa.array(["a", None, ""], pa.large_string()).slice(0, 3),
+        pa.array(["a", None, ""]).dictionary_encode(),
+        pa.nulls(3),
+    ],
+    ids=str,
+)
+def test_a_null_is_the_text_that_the_spec_names(tmp_path: Path, values: Any, row_group_size: int) -> None:
+    pq.write_table(pa.table({"x": [1, 2, 3], "t": values}), tmp_path / "t.parquet", row_group_size=row_group_size)
+    columns = {"x": {"dtype": "float32"}, "t": {"dtype": "str", "missing": "?"}}
+    storage = {"backend": "parquet-awkward", "path": str(tmp_path / "t.parquet")}
+    with kd.load_dataset({"storage": storage, "columns": columns, "X": "x", "meta": ["t"]}) as dataset:
+        assert dataset.column("t") == ["?" if text is None else text for text in values.to_pylist()]
+        assert dataset.column("t", rows=[2, 1]) == dataset.column("t")[:0:-1]
 
 
 @pytest.mark.parametrize("row_group_size", [1, 4])

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from kinoml_data.columns import Columns, Ragged
     from kinoml_data.contracts.backend import AnyBackend, Backend, DataPath, Storage
     from kinoml_data.contracts.batch_form import BatchForm
+    from kinoml_data.contracts.drawing import Drawing
     from kinoml_data.contracts.featurizer import Featurizer
     from kinoml_data.contracts.hookspecs import hookimpl
     from kinoml_data.contracts.observation_model import ObservationModel
@@ -28,6 +29,7 @@ _NAMES = {
     "columns": ("Columns", "Ragged"),
     "contracts.backend": ("AnyBackend", "Backend", "DataPath", "Storage"),
     "contracts.batch_form": ("BatchForm",),
+    "contracts.drawing": ("Drawing",),
     "contracts.featurizer": ("Featurizer",),
     "contracts.hookspecs": ("hookimpl",),
     "contracts.observation_model": ("ObservationModel",),
@@ -47,7 +49,8 @@ _PUBLIC_MODULES = ("errors", "torch_datasets")
 __all__ = ["convert", "from_arrays", "infer_spec", "list_backends", "load_dataset", "load_datasets", "save_dataset"]
 __all__ += ["Array", "CompleteSpec", "DatasetSpec", "XyDataset"]
 __all__ += ["ArrayStorage", "Columns", "Packed", "PadMask", "Ragged", "Unique"]
-__all__ += ["AnyBackend", "Backend", "BatchForm", "DataPath", "Featurizer", "ObservationModel", "Storage", "hookimpl"]
+__all__ += ["AnyBackend", "Backend", "BatchForm", "DataPath", "Drawing", "Featurizer", "ObservationModel", "Storage"]
+__all__ += ["hookimpl"]
 __all__ += ["errors", "torch_datasets"]
 
 

@@ -113,7 +113,7 @@ def convert(
 def save_dataset(
     dataset: XyDataset, target: str | os.PathLike[str] | Mapping[str, Any], *, overwrite: bool = False
 ) -> CompleteSpec:
-    """Write an open dataset to a store; the same as `convert(dataset, target)`."""
+    """Write an open dataset to a store, as `convert` does; `overwrite=True` replaces an existing store."""
     return convert(dataset, target, overwrite=overwrite)
 
 

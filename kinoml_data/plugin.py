@@ -15,6 +15,7 @@ from kinoml_data.columns import Column, Columns, Indexed, Ragged, gather, keys_b
 from kinoml_data.contracts.backend import AnyBackend, Backend, DataPath, Storage
 from kinoml_data.contracts.batch_form import BatchForm
 from kinoml_data.contracts.blocks import Blocks
+from kinoml_data.contracts.drawing import Drawing
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.contracts.hookspecs import hookimpl
 from kinoml_data.contracts.observation_model import ObservationModel
@@ -91,6 +92,7 @@ __all__ += [
     "Blocks",
     "Condition",
     "DataPath",
+    "Drawing",
     "Featurizer",
     "ObservationModel",
     "Storage",

@@ -21,6 +21,7 @@ from kinoml_data.backends import BUILT_IN as BUILT_IN_BACKENDS
 from kinoml_data.contracts import hookspecs
 from kinoml_data.contracts.backend import Backend
 from kinoml_data.contracts.batch_form import BatchForm
+from kinoml_data.contracts.drawing import Drawing
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.contracts.observation_model import ObservationModel
 from kinoml_data.errors import PluginConflictError, PluginLoadError, UnknownNameError, format_error, quoted, unknown
@@ -34,6 +35,7 @@ KINDS: Mapping[str, tuple[str, type]] = {
     "featurizer": ("register_featurizers", Featurizer),
     "observation model": ("register_observation_models", ObservationModel),
     COLLATE_FORM: ("register_collate_forms", BatchForm),
+    "drawing": ("register_drawings", Drawing),
     "executor": ("register_executors", Executor),
 }
 BUILT_IN: Mapping[str, Mapping[str, type]] = {
@@ -41,6 +43,7 @@ BUILT_IN: Mapping[str, Mapping[str, type]] = {
     "featurizer": {},
     "observation model": {cls.name: cls for cls in observation.BUILT_IN},
     COLLATE_FORM: {},
+    "drawing": {},
     "executor": {},
 }
 

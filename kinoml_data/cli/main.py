@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kinoml_data.cli import plugins
+from kinoml_data.cli.doctor import doctor
+from kinoml_data.cli.options import DataOrSpec, DatasetName, Settings
+from kinoml_data.cli.report import report
 from kinoml_data.errors import (
     CorruptStoreError,
     FeaturizationError,
@@ -40,16 +43,7 @@ SHOWN = 20  # damaged places that `verify` lists without --all
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(plugins.app, name="plugins")
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Another value in the spec, such as storage.backend=in-memory; repeatable."
-    ),
-]
-DatasetName = Annotated[
-    str | None, typer.Option("--dataset", metavar="NAME", help="Only this dataset of a file with `datasets`.")
-]
-DataOrSpec = Annotated[str, typer.Argument(metavar="PATH", help="A data file, or a spec (.yaml, .json, .toml).")]
+app.command()(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -77,6 +71,9 @@ def _options(
     ),
 ) -> None:
     """From a description of a dataset to a PyTorch dataset, no matter how the data is stored."""
+
+
+app.command()(report)
 
 
 @app.command()
@@ -217,6 +214,7 @@ def convert(
         typer.Option(metavar="COLUMN", help="A column whose equal rows are found and stored once; repeatable."),
     ] = None,
     log: Annotated[Path | None, typer.Option(metavar="FILE", help="Append the progress to this file.")] = None,
+    settings: Settings = None,
     name: DatasetName = None,
 ) -> None:
     """Copy a dataset with its splits and spec into another file, or each dataset that a spec describes.
@@ -229,7 +227,7 @@ def convert(
 
     if address is not None and executor is None:
         raise SpecError("--address is the address of an executor; name the executor with --executor")
-    openings = specs(source, name)
+    openings = specs(source, name, settings)
     if failed is not None and len(openings) > 1:
         raise SpecError("--failed writes one file; convert the datasets one by one, with --dataset NAME")
     if len(openings) > 1 and "{name}" not in target:

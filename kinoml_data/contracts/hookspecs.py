@@ -16,6 +16,7 @@ import pluggy
 
 from kinoml_data.contracts.backend import Backend
 from kinoml_data.contracts.batch_form import BatchForm
+from kinoml_data.contracts.drawing import Drawing
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.contracts.observation_model import ObservationModel
 
@@ -42,6 +43,11 @@ def register_observation_models() -> Iterable[type[ObservationModel]]:  # type: 
 @hookspec
 def register_collate_forms() -> Iterable[type[BatchForm]]:  # type: ignore[empty-body]  # a hook has no body
     """Return the collate forms that the plugin adds."""
+
+
+@hookspec
+def register_drawings() -> Iterable[type[Drawing]]:  # type: ignore[empty-body]  # a hook has no body
+    """Return the drawings that the plugin adds, for `kinoml-data report`."""
 
 
 @hookspec

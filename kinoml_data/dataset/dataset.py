@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ from kinoml_data.errors import SampleIndexError, SpecError, SplitError, StoreRea
 from kinoml_data.layouts.memory_storage import SharedArrays
 from kinoml_data.loading import loader
 from kinoml_data.observation import Identity
+from kinoml_data.report import page
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
 from kinoml_data.spec.roles import names_of
@@ -287,6 +289,33 @@ class XyDataset(Dataset[Any]):
         """A table of the columns for a notebook. No rows are read."""
         return dataset_html(self)
 
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        sample: int = page.SAMPLE,
+        fingerprint: bool | None = None,
+    ) -> None:
+        """Write one page of HTML about the dataset: what it contains, what leaks between splits, where it comes from.
+
+        Args:
+            path: the file to write.
+            overwrite: True replaces an existing file.
+            sample: the number of rows to read of X, of which the page shows first values and ranges. All rows of y and
+                meta are read, unless they take more than 128 MiB or featurizers compute them.
+            fingerprint: whether to compute the fingerprint, which reads all rows of all columns. By default it is
+                computed if they take at most 128 MiB and need no featurizer.
+
+        Raises:
+            PluginLoadError: matplotlib is not installed.
+            StoreExistsError: the file exists and `overwrite` is False.
+            StoreWriteError: the operating system failed to write; an existing file is unchanged.
+        """
+        target = page.check_report(path, overwrite=overwrite)
+        section = page.dataset_html(self, sample=sample, fingerprint=fingerprint)
+        page.write(target, self.spec.name or target.stem, [section], overwrite=overwrite)
+
     def stored_columns(self) -> dict[str, Array]:
         """How each column of the spec is stored, before any cast."""
         return {name: self._session.binding.stored(name) for name in self.spec.columns}
@@ -298,12 +327,12 @@ class XyDataset(Dataset[Any]):
 
     @property
     def shape_X(self) -> Any:
-        """`(rows, *shape of one row)` with None for a ragged axis; `{column: shape}` if X is a list."""
+        """`(rows, *shape of one row)` with None for a ragged axis; a mapping from columns to shapes if X is a list."""
         return self._shapes(self.spec.X)
 
     @property
     def shape_y(self) -> Any:
-        """`(rows, *shape of one row)` with None for a ragged axis; `{column: shape}` if y is a list; None without y."""
+        """The same for y; None without y."""
         return self._shapes(self.spec.y)
 
     def _shapes(self, role: str | tuple[str, ...] | None) -> Any:

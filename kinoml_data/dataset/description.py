@@ -61,6 +61,7 @@ class ColumnFacts:
             a string its number of bytes.
         first: the values at the beginning of the sample.
         range: the least and the greatest number in the sample, such as `0.5 to 9.2`.
+        missing: the number of values in the sample that are NaN.
         note: what is odd, or why the sample cannot be read; empty if nothing is.
         nbytes: the number of bytes of all its values as they are stored, before compression.
         batch_nbytes: the number of bytes of an average row in a batch.
@@ -76,6 +77,7 @@ class ColumnFacts:
     shape: str
     first: str
     range: str
+    missing: int
     note: str
     nbytes: int
     batch_nbytes: float
@@ -133,6 +135,12 @@ def unreadable(dataset: Described) -> Mapping[str, str]:
     return dataset._session.binding.storage.unreadable
 
 
+def is_computed(dataset: Described, name: str) -> bool:
+    """True if featurizers compute a column as it is read."""
+    stored = dataset.spec.columns[name].stored_names(name)
+    return next(iter(dataset._session.binding.storage.computations(dataset.rows[:1], stored)), None) is not None
+
+
 def roles_hint(dataset: Described) -> str:
     """The line that names X and y if neither the data nor a spec does; empty if X is known."""
     spec = dataset.spec
@@ -172,7 +180,7 @@ def _column(dataset: Described, name: str, sample: int) -> ColumnFacts:
     storage = binding.storage
     if array.stored_names(name)[0] in storage.indexes:
         note = "an index that another program stored"
-    elif column is not None and array.is_string:
+    elif column is not None and array.is_string and not is_computed(dataset, name):
         note = text_among_numbers(storage, array.stored_names(name)[0]) or ""
     shapes, keys = binding.shapes(name) if stored.rows_differ else None, binding.keys(name)
     if dataset._rows is not None:
@@ -198,6 +206,7 @@ def _column(dataset: Described, name: str, sample: int) -> ColumnFacts:
         shape=_shape(array, stored, shapes),
         first="" if column is None else _first(array, column),
         range="" if column is None else _range_of(array, column),
+        missing=0 if column is None else missing_in(column),
         note=note,
         nbytes=round(total) * stored.numpy.itemsize,
         batch_nbytes=in_batch * array.numpy.itemsize,
@@ -260,9 +269,14 @@ def _range_of(array: Array, column: Column) -> str:
     if array.is_string or values.dtype.kind not in "iuf" or not values.size:
         return ""
     numbers = values[~np.isnan(values)] if values.dtype.kind == "f" else values
-    gaps = values.size - numbers.size
-    missing = f", {gaps:,} NaN" if gaps else ""
+    missing = f", {gaps:,} NaN" if (gaps := values.size - numbers.size) else ""
     return f"{_number(numbers.min().item())} to {_number(numbers.max().item())}{missing}" if numbers.size else "NaN"
+
+
+def missing_in(column: Column) -> int:
+    """The number of values that are NaN."""
+    values = column.values if isinstance(column, Ragged) else column
+    return int(np.count_nonzero(np.isnan(values))) if values.dtype.kind in "fc" else 0
 
 
 def _number(value: Any) -> str:

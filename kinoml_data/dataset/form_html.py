@@ -39,7 +39,7 @@ def form_html(form: Any) -> str:
     rows += [(code_html(name), escape(kind), "", "") for name, kind in others]
     title = "" if others else "; ".join(_facts(form, parts))
     return page_html(
-        type(form).__name__, None, title, [rows_html(("part", "dtype", "shape", "size"), rows, numeric="size")]
+        type(form).__name__, None, title, [rows_html(("part", "dtype", "shape", "size"), rows, numeric=("size",))]
     )
 
 

@@ -59,7 +59,7 @@ def _table(columns: Sequence[description.ColumnFacts]) -> str:
             )
         )
     header = ("role", "column", "dtype", "shape of a row", "in memory")
-    table = rows_html(header, rows, numeric="in memory")
+    table = rows_html(header, rows, numeric=("in memory",))
     return details_html(f"Columns ({len(rows):,})", table, is_open=len(rows) <= MANY)
 
 

@@ -35,8 +35,8 @@ def computed(
         labels: what `splits.labels` stands for: the rows of each split, or the label of each id in a file.
 
     Raises:
-        SplitError: a label has no valid value, an order has no place for a value, or two splits share a value of a
-            column that `by` or `apart` names.
+        SplitError: a label has no valid value, a file of labels contains no id of the dataset, an order has no place
+            for a value, or two splits share a value of a column that `by` or `apart` names.
     """
     columns = cache(lambda name: comparable(read(name)))  # one may be an order or a side, and checked as well
     names, of_row = _labelled(splits, rows, columns, labels)
@@ -113,12 +113,13 @@ def values_as_text(column: Column, rows: RowNumbers) -> list[str]:
     """Some rows of a column as texts that do not depend on how a store represents numbers.
 
     A string is itself, an integer or bool its decimal digits, a floating-point number the shortest text that gives the
-    same float64, and an array the list of its values.
+    same float64, and an array the list of its values; uint8 with one axis is read as a string.
     """
-    if isinstance(column, Ragged) and column.values.dtype == np.uint8 and column.shapes.shape[1] == 1:
+    values, axes = (column.values, column.shapes.shape[1]) if isinstance(column, Ragged) else (column, column.ndim - 1)
+    if values.dtype == np.uint8 and axes == 1:  # a string looks like this, too
         return [bytes(column[row]).decode("utf-8", "surrogateescape") for row in rows.tolist()]
-    values = (np.asarray(column[row]).tolist() for row in rows.tolist())
-    return [str(int(value)) if isinstance(value, bool) else str(value) for value in values]
+    numbers = (np.asarray(column[row]).tolist() for row in rows.tolist())
+    return [str(int(number)) if isinstance(number, bool) else str(number) for number in numbers]
 
 
 def _divided(splits: ComputedSplits, rows: RowNumbers, divided: RowNumbers, read: Read) -> dict[str, RowNumbers]:

@@ -95,6 +95,15 @@ class SplitCheck:
         return page_html(type(self).__name__, None, compared, parts)
 
 
+def compared_columns(binding: Binding, spec: CompleteSpec) -> list[str]:
+    """The columns that `check_splits` compares by default; see `XyDataset.check_splits`."""
+    texts = [name for name in spec.meta if spec.columns[name].is_string]
+    keyed = [name for name in spec.columns if binding.keys(name) is not None]
+    labels = spec.splits.labels if isinstance(spec.splits, ComputedSplits) else None
+    names = dict.fromkeys([*spec.split_columns, *texts, *keyed])
+    return [name for name in names if not isinstance(labels, ColumnLabels) or name != labels.column]
+
+
 def check_splits(
     binding: Binding,
     spec: CompleteSpec,
@@ -104,11 +113,7 @@ def check_splits(
 ) -> SplitCheck:
     """See `XyDataset.check_splits`; `splits` are positions in `rows`."""
     if columns is None:
-        texts = [name for name in spec.meta if spec.columns[name].is_string]
-        keyed = [name for name in spec.columns if binding.keys(name) is not None]
-        labels = spec.splits.labels if isinstance(spec.splits, ComputedSplits) else None
-        names = dict.fromkeys([*spec.split_columns, *texts, *keyed])
-        columns = [name for name in names if not isinstance(labels, ColumnLabels) or name != labels.column]
+        columns = compared_columns(binding, spec)
     elif isinstance(columns, str):
         columns = [columns]
     of_row, sizes = _of_row(len(rows), splits), {name: len(positions) for name, positions in splits.items()}
@@ -209,7 +214,7 @@ def leaks_html(shared: Sequence[SharedValues], apart: Sequence[str] = (), *, is_
         table = rows_html(
             ("rows of one split", "rows of the other", "shared values"),
             [(_part_html(entry, 0), _part_html(entry, 1), f"{entry.values:,}") for entry in pairs],
-            numeric="shared values",
+            numeric=("shared values",),
         )
         parts.append(details_html(title, table, is_open=is_open and len(shared) <= MANY))
     names = ", ".join(map(code_html, apart))

@@ -308,7 +308,7 @@ def column_from_arrow(
     """A whole column that another program wrote, and its `Array`. The values may be a view of Arrow's memory.
 
     Args:
-        chunks: all rows, as `pyarrow.Array`s in order.
+        chunks: all rows, as arrays of pyarrow in order.
         name, type_, where, declared: as for `infer_array`.
 
     Raises:
@@ -356,7 +356,7 @@ def arrow_column(
 
     Args:
         array: the `Array` that `arrow_array` returned.
-        chunks: the rows, as `pyarrow.Array`s in order.
+        chunks: the rows, as arrays of pyarrow in order.
         where: the file and the column, for errors.
         first: the number of the first row, for errors.
         declared: the column as the spec declares it; it provides the length of an axis that a row does not show.

@@ -172,7 +172,7 @@ class ArrowLayout:
         return metadata | {DIGEST: _digest(metadata)}
 
     def tables(self, batches: Iterable[Columns]) -> Iterator[Any]:
-        """The rows of `batches` as `pyarrow.Table`s of about `TABLE_BYTES`: small batches are merged, large ones cut.
+        """The rows of `batches` as tables of pyarrow of about `TABLE_BYTES`: small batches are merged, large ones cut.
 
         Raises:
             SpecError: a batch does not match `columns`, or a string is not UTF-8.
@@ -237,7 +237,7 @@ class ArrowLayout:
         """Decode some rows of some columns and compare each row with its checksum. The arrays may not be writable.
 
         Args:
-            chunks: by name, the columns of the table that `stored_names` lists: valid `pyarrow.Array`s in order.
+            chunks: by name, the columns of the table that `stored_names` lists: valid arrays of pyarrow in order.
             columns: columns of the dataset.
             rows: int64 `(n,)`, the number of each row.
             where: the file or folder, for errors.

@@ -104,11 +104,11 @@ def pairs_html(pairs: Iterable[tuple[str, str]]) -> str:
     return _table(lines)
 
 
-def rows_html(header: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: str | None = None) -> str:
-    """A table, whose cells are HTML already. The column called `numeric` is aligned to the right."""
+def rows_html(header: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Sequence[str] = ()) -> str:
+    """A table, whose cells are HTML already. The columns called as in `numeric` are aligned to the right."""
 
     def line(cells: Sequence[str], tag: str) -> str:
-        tags = [f"{tag} class=n" if name == numeric else tag for name in header]
+        tags = [f"{tag} class=n" if name in numeric else tag for name in header]
         return "<tr>" + "".join(f"<{t}>{cell}</{tag}>" for cell, t in zip(cells, tags, strict=True)) + "</tr>"
 
     return _table([line(list(map(escape, header)), "th"), *(line(row, "td") for row in rows)])

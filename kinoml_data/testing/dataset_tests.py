@@ -15,6 +15,8 @@ from kinoml_data.backends.npz.backend import NpzLazy
 from kinoml_data.contracts.backend import Backend
 from kinoml_data.conversion import convert
 from kinoml_data.dataset.dataset import XyDataset
+from kinoml_data.doctor.advice import Origin
+from kinoml_data.doctor.examination import examine
 from kinoml_data.errors import UnsupportedStoreError
 from kinoml_data.factory import load_dataset
 from kinoml_data.spec.parts import ComputedSplits
@@ -115,6 +117,12 @@ class DatasetTests(Suite):
         example, stored = shared(examples.mixed())
         with self.dataset(stored, example) as dataset, pickle.loads(pickle.dumps(dataset)) as again:
             same_batch(again[:][0], example, range(len(example)))
+
+    @pytest.mark.parametrize("name", ["mixed", "no-rows"])
+    def test_the_doctor_examines_what_was_stored(self, shared: Shared, name: str) -> None:
+        example, stored = shared(next(example for example in examples.EXAMPLES if example.name == name))
+        found = examine(lambda: self.dataset(stored, example), Origin("data"), seconds=0.0)
+        assert found.rows == len(example)
 
     @EACH_EXAMPLE
     def test_conversion_to_npz_lazy_is_lossless(self, shared: Shared, example: Example, tmp_path: Path) -> None:

@@ -46,6 +46,29 @@ def test_shapes_and_sizes_of_a_view_are_those_of_its_rows(tmp_path: Path) -> Non
             assert (found["b"].nbytes, found["b"].shape, found["b"].values) == (b, lengths, values)
 
 
+def test_a_computed_text_is_computed_for_the_sample_only(tmp_path: Path) -> None:
+    computed: list[str] = []
+
+    def shout(text: str) -> str:
+        computed.append(text)
+        return text.upper()
+
+    (tmp_path / "raw.csv").write_text("text,y\n" + "\n".join(f"a{i},{i}" for i in range(50)))
+    storage = {"backend": "featurize-on-access", "source": {"backend": "csv", "path": str(tmp_path / "raw.csv")}}
+    storage["featurizer"] = {"inputs": ["text"], "outputs": {"loud": {"dtype": "str"}}}
+    with kd.load_dataset({"X": "y", "meta": ["loud"], "storage": storage}, featurizer=shout) as dataset:
+        facts = {column.name: column for column in description.columns(dataset, 3)}
+        assert description.is_computed(dataset, "loud") and not description.is_computed(dataset, "y")
+    assert sorted(computed) == ["a0", "a1", "a2"] and facts["loud"].first == "'A0', 'A1', 'A2'"
+
+
+def test_missing_numbers_in_the_sample_are_counted() -> None:
+    data = {"X": np.array([[1.0, np.nan], [np.nan, 2.0], [np.nan, 3.0]]), "y": [1, 2, 3]}
+    dataset = kd.load_dataset({"X": "X", "y": "y", "storage": {"backend": "in-memory"}}, data=data)
+    assert [column.missing for column in description.columns(dataset, 2)] == [2, 0]
+    assert [column.missing for column in description.columns(dataset, 5)] == [3, 0]
+
+
 def test_first_values_and_ranges_are_those_of_the_batch() -> None:
     data = {
         "X": np.array([[1.5, np.nan], [-2, 8]], np.float32),

@@ -99,6 +99,18 @@ def test_equal_numbers_are_one_value_whatever_their_bits_are(dtype: str, rows: i
         load({"labels": labels, "apart": "value"}, data | {"value": numbers})
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float32"])
+def test_the_split_of_a_group_does_not_depend_on_whether_its_rows_are_declared_ragged(dtype: str) -> None:
+    data = {"X": np.arange(60.0), "bits": np.random.default_rng(0).integers(0, 2, (60, 4)).astype(dtype)}
+    found = []
+    for shape in ([4], ["*"]):
+        columns = {"X": {"dtype": "float64"}, "bits": {"dtype": dtype, "shape": shape}}
+        spec = {"columns": columns, "X": "X", "splits": {"folds": 3, "by": "bits"}}
+        dataset = kd.load_dataset(spec | {"storage": {"backend": "in-memory"}}, data=data)
+        found.append({name: rows.tolist() for name, rows in dataset.indices.items()})
+    assert found[0] == found[1]
+
+
 def test_seeds_divide_groups_differently() -> None:
     one, other = (load({"folds": 2, "by": "ligand", "seed": seed}).indices["fold0"].tolist() for seed in (0, 1))
     assert one != other

@@ -320,6 +320,12 @@ class NpzStorage(Storage):
             column.share_row_arrays({suffix: arrays[name + suffix] for suffix in column.row_arrays()})
         self._keys = {name: arrays[name + KEYS] for name in self._keys}
 
+    def facts(self) -> Sequence[tuple[str, str]]:
+        per_row = any(isinstance(column, _MembersColumn) for column in self._columns.values())
+        parts = {"one member per row": per_row, "compressed": self._archive.is_compressed}
+        layout = ", ".join(part for part, applies in parts.items() if applies)
+        return [("layout", layout)] if layout else []
+
     def close(self) -> None:
         self._archive.close()
 

@@ -277,6 +277,11 @@ class Directory:
         """True if the member is stored without compression, so that parts of it can be read."""
         return bool(self._method[member] == 0)
 
+    @property
+    def is_compressed(self) -> bool:
+        """True if at least one member is compressed."""
+        return bool(self._method.any())
+
     def start(self, members: Any) -> Any:
         """Where the content of some members begins in the file; call `compare_headers` for these members first."""
         return self._offset[members] + 30 + self._name_length[members] + self._extra_length[members]

@@ -1,7 +1,8 @@
-"""The plugin `kinoml-data-rdkit`: featurizers for SMILES, computed by RDKit."""
+"""The plugin `kinoml-data-rdkit`: featurizers for SMILES, computed by RDKit, and drawings of molecules."""
 
-from kinoml_data import Featurizer, hookimpl
+from kinoml_data import Drawing, Featurizer, hookimpl
 
+from kinoml_data_rdkit.drawing import Molecule
 from kinoml_data_rdkit.featurizers import (
     ATOM_FEATURES,
     BOND_FEATURES,
@@ -25,11 +26,13 @@ __all__ = [
     "SMILES_ALPHABET",
     "InchiKey",
     "MolecularGraph",
+    "Molecule",
     "MorganFingerprint",
     "MurckoScaffold",
     "OneHotSmiles",
     "RdkitDescriptors",
     "chembl_demo",
+    "register_drawings",
     "register_featurizers",
     "smiles_symbols",
 ]
@@ -39,3 +42,9 @@ __all__ = [
 def register_featurizers() -> tuple[type[Featurizer], ...]:
     """The featurizers of this plugin."""
     return MorganFingerprint, RdkitDescriptors, OneHotSmiles, MolecularGraph, MurckoScaffold, InchiKey
+
+
+@hookimpl
+def register_drawings() -> tuple[type[Drawing], ...]:
+    """The drawings of this plugin."""
+    return (Molecule,)

@@ -36,9 +36,10 @@ columns:
 {columns}
   pIC50: {{dtype: float32}}
   id: {{dtype: str}}
+  smiles: {{dtype: str}}
 X: {X}
 y: pIC50
-meta: [id]
+meta: [id, smiles]
 storage:
   backend: featurize-on-access
   source: {{backend: csv, path: molecules.csv, dtypes: {{id: str}}}}  # columns id, smiles, pIC50
@@ -78,24 +79,22 @@ ABOUT = """{mark}
 | `<features>.npz`, `<features>.parquet` | the same features, stored |
 | `<features>.<backend>.yaml` | spec: the same dataset, read from a file by another backend |
 | `predicted.png` | the model's predictions for the test rows |
+| `report.html` | what is in `smiles.npz`: values, splits, lengths, molecules; open it in a browser |
 
 `<features>` is `fingerprint`, `smiles` or `graph`. `kinoml-data inspect FILE` shows what any of these
 files contains, and `kinoml_data.load_dataset(FILE)` loads it. If you run the demo again, it replaces these files, but
 none that has been changed: the file `{written}` says what it wrote.
 """
 NEXT = """\
-With a file of your own
-  kinoml-data inspect YOUR.parquet                  any table of numbers or nested lists, KinoML's files, .npz, .csv
-  kinoml-data convert YOUR.parquet YOUR.npz         another format, the same tensors
-
-With molecules of your own: name a CSV file with the columns id, smiles and pIC50 in a copy of this spec
-  kinoml-data check {spec}
-  kinoml-data convert {spec} YOUR.npz
-
 In Python
   import kinoml_data as kd
   dataset = kd.load_dataset({python})
   for X, y in dataset.split("train").as_dataloader(batch_size=64, shuffle=True, seed=0): ...
+
+Done in {seconds:.0f} s. Next, with these files, or with a CSV file of your own in a copy of the spec:
+  kinoml-data inspect {csv}
+  kinoml-data splits {spec}
+  kinoml-data convert {spec} {target}
 """
 
 
@@ -174,12 +173,17 @@ def _run(out: Path, molecules: Mapping[str, Any], start: float) -> Result:
     plot = out / "predicted.png"
     _plot(plot, measured, predicted, f"Test rows: RMSE {rmse:.2f}, R² {r2:.2f}")
 
-    print("\n5. What next")
+    print("\n5. A page to look at")
+    report = out / "report.html"
+    with kd.load_dataset(specs["smiles", "npz-lazy"]) as dataset:
+        dataset.report(report, overwrite=True)
+    print(f"{report} shows what is in {out / 'smiles.npz'}; open it in a browser.")
     print(f"{plot} shows the predictions, and {out / 'README.md'} explains the other files.\n")
-    spec = out / "fingerprint.featurize-on-access.yaml"
-    print(NEXT.format(spec=shlex.quote(str(spec)), python=json.dumps(str(spec))))
+    spec = specs["fingerprint", "featurize-on-access"]
+    files = {"csv": out / "molecules.csv", "spec": spec, "target": out / "copy.npz"}
     seconds = time.perf_counter() - start
-    print(f"Done in {seconds:.0f} s.")
+    commands = {name: shlex.quote(str(file)) for name, file in files.items()}
+    print(NEXT.format(python=json.dumps(str(spec)), seconds=seconds, **commands), end="")
     return Result(specs, rmse, r2, baseline, seconds)
 
 
@@ -210,7 +214,7 @@ def _files() -> list[str]:
     """The names of all files that the demo writes, apart from the list of them."""
     stored = [f"{features}.{end}" for features in SPECS for end in STORES]
     specs = [f"{features}.{backend}.yaml" for features in SPECS for backend in BACKENDS]
-    return ["README.md", "molecules.csv", "predicted.png", *stored, *specs]
+    return ["README.md", "molecules.csv", "predicted.png", "report.html", *stored, *specs]
 
 
 def _written(out: Path) -> dict[str, str] | None:

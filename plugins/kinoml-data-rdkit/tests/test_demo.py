@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -92,21 +93,25 @@ def test_the_demo_prints_its_assumptions_and_results(text: str, result: Result) 
 
 
 def test_the_commands_that_the_demo_suggests_work(text: str, result: Result, folder: Path) -> None:
-    suggested = [line.split() for line in text.splitlines() if line.startswith("  kinoml-data ")]
-    spec = str(folder / "fingerprint.featurize-on-access.yaml")
-    assert ["kinoml-data", "check", spec] in suggested
-    assert ["kinoml-data", "convert", spec, "YOUR.npz"] in suggested
-    for words in (
-        ["check", spec],
-        ["convert", spec, str(folder / "your.npz")],
-        ["inspect", str(folder / "your.npz")],
-    ):
+    suggested = [shlex.split(line) for line in text.splitlines()[-3:]]
+    assert [words[:2] for words in suggested] == [["kinoml-data", name] for name in ("inspect", "splits", "convert")]
+    for _, *words in suggested:
         subprocess.run([sys.executable, "-m", "kinoml_data", *words], check=True, timeout=120)
+    with kd.load_dataset(folder / "copy.npz") as copy:
+        assert len(copy) == 1017
 
 
 def test_the_plot_of_the_demo_is_a_picture(result: Result, folder: Path) -> None:
     data = (folder / "predicted.png").read_bytes()
     assert data.startswith(b"\x89PNG") and len(data) > 10_000
+
+
+def test_the_report_of_the_demo_shows_its_molecules_and_splits(result: Result, text: str, folder: Path) -> None:
+    html = (folder / "report.html").read_text("utf-8")
+    assert f"{folder / 'report.html'} shows what is in {folder / 'smiles.npz'}" in text
+    assert "chembl-smiles" in html and "train 813, val 102, test 102" in html
+    assert "12 of 1,017 different texts, from the least to the greatest pIC50." in html
+    assert html.count('src="data:image/svg+xml;base64,') == 12
 
 
 def test_a_second_run_of_the_demo_replaces_the_first_with_the_same_result(result: Result, folder: Path) -> None:
@@ -117,7 +122,7 @@ def test_a_second_run_of_the_demo_replaces_the_first_with_the_same_result(result
 
 
 @pytest.mark.parametrize(
-    "name", ["molecules.csv", "fingerprint.npz", "smiles.in-memory.yaml", "README.md", "predicted.png"]
+    "name", ["molecules.csv", "fingerprint.npz", "smiles.in-memory.yaml", "README.md", "predicted.png", "report.html"]
 )
 def test_a_file_that_was_changed_is_never_replaced(result: Result, folder: Path, name: str) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -154,4 +159,4 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_every_spec_of_the_demo_computes_the_columns_that_it_names(features: str, result: Result) -> None:
     spec = kd.DatasetSpec.from_file(result.specs[features, "featurize-on-access"])
     assert spec.storage.backend == "featurize-on-access"
-    assert set(spec.columns or {}) == {*spec.X_names, "pIC50", "id"}
+    assert set(spec.columns or {}) == {*spec.X_names, "pIC50", "id", "smiles"}

@@ -435,3 +435,16 @@ def test_a_column_may_have_a_name_that_ends_like_keys(tmp_path):
             assert storage.columns == columns and storage.keys("a") is None
             read = storage.read(np.arange(3), ["a", "a.keys"])
             assert read["a"].tolist() == [0, 1, 2] and read["a.keys"].tolist() == [2, 1, 0]
+
+
+def test_a_layout_that_is_slower_than_the_flat_one_is_a_fact(tmp_path):
+    rows = {f"X_s{row}_": np.zeros((2, row + 1)) for row in range(3)}
+    for name, save, members, layout in (
+        ("flat", np.savez, {"X": np.zeros((3, 2))}, None),
+        ("rows", np.savez, rows, "one member per row"),
+        ("compressed", np.savez_compressed, {"X": np.zeros((3, 2))}, "compressed"),
+        ("both", np.savez_compressed, rows, "one member per row, compressed"),
+    ):
+        save(tmp_path / f"{name}.npz", **members)
+        with NpzLazy(path=tmp_path / f"{name}.npz").open(None) as storage:
+            assert dict(storage.facts()).get("layout") == layout

@@ -1,0 +1,66 @@
+"""`kinoml-data doctor`: says why a dataset is slow or large, and what to change."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kinoml_data.cli.options import DataOrSpec, DatasetName, Settings
+from kinoml_data.cli.terminal import say, screen, specs
+from kinoml_data.errors import count_of
+
+if TYPE_CHECKING:
+    from kinoml_data.doctor.examination import Examination
+
+
+def doctor(
+    path: DataOrSpec,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="The number of rows of a batch.")] = 128,
+    workers: Annotated[
+        int, typer.Option(min=0, metavar="N", help="The number of worker processes of your loader.")
+    ] = 0,
+    seconds: Annotated[
+        float, typer.Option(min=0, metavar="S", help="About how long to measure, apart from opening the dataset.")
+    ] = 10.0,
+    settings: Settings = None,
+    name: DatasetName = None,
+) -> None:
+    """Measure a few batches, and say why a dataset is slow or large, what to change, and what the change gains.
+
+    Some rows are copied into a temporary folder to measure the gain. Nothing else is written.
+    """
+    from kinoml_data.doctor.advice import Origin
+    from kinoml_data.doctor.examination import examine
+    from kinoml_data.factory import open_to_copy
+
+    for label, opening in specs(path, name, settings).items():
+        if label:
+            say(f"\n{label}")
+        origin = Origin(path, label, tuple(settings or ()))
+        with screen(stderr=True).status(f"measuring {label or path}"):
+            opened = partial(open_to_copy, opening.spec, **opening.options)
+            examination = examine(opened, origin, batch_size=batch_size, workers=workers, seconds=seconds)
+        _print(label or path, examination)
+
+
+def _print(label: str, found: Examination) -> None:
+    from kinoml_data.errors import format_size
+
+    on_disk = f", {format_size(found.on_disk)} on disk" if found.on_disk else ""
+    if not found.rows:
+        say(f"{label}: 0 rows{on_disk}; there is nothing to measure")
+        return
+    batch = f"a batch of {count_of(found.batch_size, 'row')} takes {1e3 * found.seconds:.3g} ms"
+    say(f"{label}: {count_of(found.rows, 'row')}{on_disk}; {batch} and {format_size(found.batch_nbytes)}")
+    if found.sample < found.rows:
+        say(f"Figures are those of a sample of {count_of(found.sample, 'row')}.")
+    if not found.advice:
+        say("Nothing is worth changing.")
+    for number, advice in enumerate(found.advice, 1):
+        say(f"\n{number}. {advice.of}: {advice.gain:,.1f} times less", style="bold")
+        where = "in a shell" if advice.change.startswith("kinoml-data ") else "in Python"
+        say(f"{advice.problem[:1].upper()}{advice.problem[1:]}. Run {where}:\n\n{advice.change}")
+    if len(found.advice) > 1:
+        say("\nEach gain is that of one change alone: make one, and run the doctor again.")

@@ -1,0 +1,1 @@
+"""`kinoml-data doctor`: says why a dataset is slow or large, what to change, and what the change gains."""

@@ -1,0 +1,1 @@
+"""What `kinoml-data report` writes: one page of HTML about a dataset."""

@@ -1,0 +1,182 @@
+"""The page: what it says about every kind of dataset, and that nothing in it comes from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kinoml_data as kd
+from kinoml_data.errors import PluginLoadError, StoreExistsError, StoreWriteError
+from kinoml_data.factory import open_to_copy
+from kinoml_data.report import contents, figures, page
+from kinoml_data.report.page import dataset_html
+from tests.report.pages import Page, cells, mixed
+
+HOSTILE = "<img src='http://x.test/a.png' onerror=alert(1)>&\"</title><script>"
+
+
+def written(dataset: kd.XyDataset, path: Path, **options: Any) -> str:
+    dataset.report(path, **options)
+    return path.read_text("utf-8")
+
+
+def test_a_report_shows_every_section(tmp_path: Path) -> None:
+    text = Page(written(mixed(), tmp_path / "r.html").partition(">")[2]).text
+    for part in (
+        *("6 rows", "Columns", "Values", "Splits", "Lengths and padding", "Missing values", "Other columns"),
+        *("Provenance", mixed().fingerprint(), f"kinoml-data {kd.__version__}", "numpy ", "torch ", "Python 3."),
+        *("The complete spec", "observation_model:", "in-memory", "First values and ranges are those of all rows."),
+    ):
+        assert part in text, part
+
+
+def test_a_page_contains_no_script_and_no_address(tmp_path: Path) -> None:
+    html = written(mixed(), tmp_path / "r.html")
+    found = Page(html.partition(">")[2])
+    assert not {"script", "link", "iframe", "object"} & set(found.tags)
+    sources = [value for name, value in found.attributes if name in ("src", "href", "xlink:href", "action")]
+    assert all(value is not None and value.startswith("data:") for value in sources)
+    assert "http://" not in html and "https://" not in html
+
+
+def test_names_and_texts_of_the_data_are_never_html(tmp_path: Path) -> None:
+    quoted = HOSTILE.replace('"', '""')
+    (tmp_path / "<b>.csv").write_text(f'"{quoted}",kind,note\n1,"{quoted}","{quoted}"\n2,b,<b>\n3,b,<b>\n')
+    spec = {
+        "name": HOSTILE,
+        "columns": {
+            "value": {"dtype": "float32", "stored_as": HOSTILE},
+            "kind": {"dtype": "uint8", "values": [HOSTILE, "b"]},
+            "note": {"dtype": "str"},
+        },
+        "X": "value",
+        "y": ["kind"],
+        "meta": ["note"],
+        "splits": {"train": {"rows": [0, 1]}, "test": {"rows": [2]}},
+        "storage": {"backend": "csv", "path": "<b>.csv"},
+    }
+    with kd.load_dataset(spec, base=tmp_path) as dataset:
+        found = Page(written(dataset, tmp_path / "r.html").partition(">")[2])
+    assert not {"script", "img"} & set(found.tags)
+    assert not [value for name, value in found.attributes if name.startswith("on") or value == "http://x.test/a.png"]
+    assert found.text.count(HOSTILE) >= 4 and "<b>.csv" in found.text
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_tiny_datasets_have_reports(rows: int, tmp_path: Path) -> None:
+    X, y = np.zeros((rows, 3)), np.zeros(rows)
+    for number, dataset in enumerate(
+        (
+            kd.from_arrays(X),
+            kd.from_arrays(X, y),
+            kd.from_arrays(X, y, {"train": list(range(rows)), "test": []}),
+            mixed().select(list(range(rows))),
+        )
+    ):
+        text = Page(written(dataset, tmp_path / f"{number}.html").partition(">")[2]).text
+        assert f"rows {rows}" in text and "Provenance" in text
+
+
+def test_a_table_without_roles_shows_its_numbers_and_how_to_name_roles(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("mw,IC50,name\n1.5,10,a\n2.5,20,b\n")
+    with open_to_copy(tmp_path / "t.csv") as dataset:
+        html = dataset_html(dataset)
+    text = Page(html).text
+    assert "Nothing says which columns are X and y" in text
+    assert html.count("<svg") == 2 and ["name", "str", "2", "none occurs twice"] in cells(html)
+
+
+@pytest.mark.parametrize(
+    ("backend", "file"), [("npz-lazy", "d.npz"), ("npz-reopen", "d.npz"), ("parquet-awkward", "d.parquet")]
+)
+def test_every_backend_has_the_same_figures_tables_and_fingerprint(backend: str, file: str, tmp_path: Path) -> None:
+    expected = dataset_html(mixed())
+    kd.convert(mixed(), tmp_path / file)
+    with kd.load_dataset(tmp_path / file, backend=backend) as dataset:
+        html = dataset_html(dataset)
+    pictures, expected_pictures = (re.findall("<svg.*?</svg>", text, re.DOTALL) for text in (html, expected))
+    assert pictures == expected_pictures and len(pictures) == 3
+    assert [row for row in cells(html) if len(row) > 7] == [row for row in cells(expected) if len(row) > 7]
+    assert mixed().fingerprint() in html
+
+
+def test_what_the_splits_share_is_listed(tmp_path: Path) -> None:
+    html = dataset_html(mixed())
+    row = next(row for row in cells(html) if row[:2] == ["id", "train and test"])
+    assert row[2:] == ["1", "1 (20.0 % of train)", "1 (100.0 % of test)"]
+    assert "The dataset has no splits." in Page(dataset_html(mixed(splits={}))).text
+    apart = Page(dataset_html(mixed(meta=[], splits={"a": {"rows": [0]}, "b": {"rows": [1]}}))).text
+    assert "No column was compared" in apart
+
+
+def computing(folder: Path, count: list[str]) -> kd.XyDataset:
+    def shout(text: str) -> tuple[Any, ...]:
+        count.append(text)
+        return text.upper(), np.array([float(len(text))])
+
+    outputs = {"loud": {"dtype": "str"}, "size": {"dtype": "float64", "shape": [1]}}
+    (folder / "t.csv").write_text("text,y\n" + "".join(f"{'a' * n},{n}\n" for n in range(1, 9)))
+    storage = {"backend": "featurize-on-access", "source": {"backend": "csv", "path": "t.csv"}}
+    storage["featurizer"] = {"inputs": ["text"], "outputs": outputs}  # type: ignore[assignment]
+    splits = {"train": {"range": [0, 4]}, "test": {"range": [4, 8]}}
+    spec = {"X": "size", "y": "y", "meta": ["loud"], "storage": storage, "splits": splits}
+    return kd.load_dataset(spec, base=folder, featurizer=shout)
+
+
+def test_features_are_computed_for_a_sample_only(tmp_path: Path) -> None:
+    computed: list[str] = []
+    with computing(tmp_path, computed) as dataset:
+        text = Page(dataset_html(dataset, sample=3)).text
+        assert 0 < len(set(computed)) <= 6
+        assert "would compute the features of all rows" in text and dataset.fingerprint() not in text
+        assert "Not compared, because that may take long: loud;" in text
+        assert dataset.fingerprint() in dataset_html(dataset, sample=3, fingerprint=True)
+
+
+def test_the_fingerprint_of_large_data_is_computed_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = mixed()
+    monkeypatch.setattr(page, "LIMIT", 20)
+    monkeypatch.setattr(contents, "LIMIT", 20)
+    html = dataset_html(dataset)
+    assert dataset.fingerprint() not in html and "`kinoml-data report PATH --fingerprint`" in html
+    assert "Not compared, because that may take long: id" not in html
+    assert dataset.fingerprint() in dataset_html(dataset, fingerprint=True)
+    monkeypatch.undo()
+    assert dataset.fingerprint() not in dataset_html(dataset, fingerprint=False)
+
+
+def test_data_that_cannot_be_read_is_named_on_the_page(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", X=np.zeros(3), y=np.array([1.0, 99.0, 2.0]))
+    spec = {"columns": {"y": {"range": [0, 10]}, "X": {}}, "X": "X", "y": "y"}
+    spec |= {"storage": {"backend": "npz-lazy", "path": str(tmp_path / "t.npz")}}  # type: ignore[dict-item]
+    with kd.load_dataset(spec) as dataset:
+        text = Page(dataset_html(dataset)).text
+    assert text.count("99") >= 2 and "not known:" in text
+
+
+def test_an_existing_file_is_replaced_only_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "r.html"
+    path.write_text("mine")
+    with pytest.raises(StoreExistsError, match="overwrite=True"):
+        mixed().report(path)
+    assert path.read_text() == "mine"
+    assert "Provenance" in written(mixed(), path, overwrite=True)
+    with pytest.raises(StoreWriteError, match="there is no folder"):
+        mixed().report(tmp_path / "none" / "r.html")
+
+
+def test_nothing_is_read_or_written_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "find_spec", lambda name: None)
+    monkeypatch.setattr(page, "dataset_html", None)
+    with pytest.raises(PluginLoadError, match="needs matplotlib: pip install"):
+        mixed().report(tmp_path / "r.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_view_has_a_report_of_its_own_rows(tmp_path: Path) -> None:
+    text = Page(written(mixed().split("test"), tmp_path / "r.html").partition(">")[2]).text
+    assert "rows 1" in text and mixed().split("test").fingerprint() in text

@@ -39,11 +39,11 @@ def repeated_rows(case: Case) -> Iterator[Advice]:
         gain = case.rows / rows * (sizes.sum() - sizes[first].sum() - KEY * rows)
         if gain > 0:
             saved += gain
-            found[name] = f"{name} has {len(first):,} distinct values in {rows:,} rows"
+            found[name] = f"column {name} has {len(first):,} distinct values in {rows:,} rows"
     before, after = case.own_on_disk, case.flat_on_disk - saved
     if found and saves(before, after, BYTES_ON_DISK):
         yield Advice(
-            f"rows repeat, and are stored each time, in {format_size(round(before))}: {'; '.join(found.values())}",
+            f"{', '.join(found.values())}, but each row is stored on its own, in {format_size(round(before))}",
             case.origin.command("shared", *itertools.chain.from_iterable(("--share", name) for name in found)),
             before / after,
             "bytes on disk",
@@ -60,7 +60,7 @@ def zeros_and_ones(case: Case) -> Iterator[Advice]:
     after = before - sum(case.batch_nbytes[name] / 2 for name in wide)
     if wide and saves(before, after, BYTES_OF_BATCH):
         yield Advice(
-            f"{_only_bits(wide)}, but a batch contains float64, of which it has {format_size(round(before))}",
+            f"{_only_bits(wide, 'float64')} in a batch, which takes {format_size(round(before))}",
             case.origin.code(case.dataset, dtype=dict.fromkeys(wide, "float32")),
             before / after,
             "bytes of a batch",
@@ -71,7 +71,7 @@ def zeros_and_ones(case: Case) -> Iterator[Advice]:
     if smaller and not case.calls and saves(before, after, BYTES_ON_DISK):
         dtypes = ", ".join(sorted({case.dataset.stored_columns()[name].dtype for name in smaller}))
         yield Advice(
-            f"{_only_bits(list(smaller))}, stored as {dtypes} in {format_size(round(before))}",
+            f"{_only_bits(list(smaller), f'stored as {dtypes}')}, in {format_size(round(before))}",
             _rewritten(case, smaller),
             before / after,
             "bytes on disk",
@@ -115,9 +115,10 @@ def padding(case: Case) -> Iterator[Advice]:
                 yield Advice(f"{share}; {text}", code, before / (rest + after * per_batch), "bytes of a batch")
 
 
-def _only_bits(names: list[str]) -> str:
-    one = len(names) == 1
-    return f"{'column' if one else 'the columns'} {', '.join(names)} contain{'s' if one else ''} only 0 and 1"
+def _only_bits(names: list[str], but: str) -> str:
+    if len(names) == 1:
+        return f"column {names[0]} contains only 0 and 1, but is {but}"
+    return f"the columns {', '.join(names)} contain only 0 and 1, but are {but}"
 
 
 def _is_binary(case: Case, name: str) -> bool:

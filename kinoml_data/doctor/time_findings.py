@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from kinoml_data.backends.npz.backend import NpzLazy
 from kinoml_data.doctor.advice import Advice, saves
 from kinoml_data.doctor.case import Case, least_times
 from kinoml_data.errors import count_of, format_size
@@ -16,6 +17,7 @@ from kinoml_data.factory import IN_MEMORY
 # What a change has to save, so that it is worth the effort.
 SECONDS_PER_BATCH = 1e-3
 SECONDS_TO_FIRST_BATCH = 0.5
+SECONDS_IN_FIRST_EPOCH = 0.5
 
 
 def computed_features(case: Case) -> Iterator[Advice]:
@@ -36,7 +38,10 @@ def computed_features(case: Case) -> Iterator[Advice]:
 def layout(case: Case) -> Iterator[Advice]:
     """A container from which a batch takes long: one member per row, or compressed."""
     now, flat = case.times["now"], case.times["flat"]
-    if not case.calls and saves(now, flat, SECONDS_PER_BATCH):
+    is_flat = case.dataset.spec.storage.backend == NpzLazy.name and "layout" not in dict(case.storage.facts())
+    if case.calls or is_flat:
+        return
+    if saves(now, flat, SECONDS_PER_BATCH):
         yield Advice(
             f"{_batch(case)} takes {_time(now)} from {_container(case)}, and "
             f"{_time(flat)} from a flat NPZ file with the same rows",
@@ -64,7 +69,7 @@ def in_memory(case: Case) -> Iterator[Advice]:
     if case.dataset.spec.X is None or is_there or case.calls or not case.fits_in_memory:
         return
     now, memory, code = case.times["now"], case.times["memory"], case.origin.code(case.dataset, backend=IN_MEMORY)
-    size = format_size(case.nbytes)
+    size, loaded, batches = format_size(case.nbytes), case.in_order + memory, case.rows / len(case.batches[0])
     if saves(now, memory, SECONDS_PER_BATCH):
         yield Advice(
             f"{_batch(case)} takes {_time(now)} from {_container(case)}, and {_time(memory)} from memory, in which all "
@@ -73,13 +78,13 @@ def in_memory(case: Case) -> Iterator[Advice]:
             now / memory,
             "time of a batch",
         )
-    elif saves(case.cold, case.in_order + memory, SECONDS_PER_BATCH):
+    elif saves(case.cold, loaded, max(SECONDS_PER_BATCH, SECONDS_IN_FIRST_EPOCH / batches)):
         yield Advice(
             f"{_batch(case)} takes {_time(case.cold)} when its rows are first read from {_container(case)}, and "
             f"{_time(now)} later; as many rows in the order of the store take {_time(case.in_order)}, and all rows "
             f"take {size} in memory",
             code,
-            case.cold / (case.in_order + memory),
+            case.cold / loaded,
             "time of a batch in the first epoch",
         )
 

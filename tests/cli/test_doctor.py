@@ -35,7 +35,7 @@ def test_each_advice_is_printed_with_its_gain_and_its_change(run: Run) -> None:
     head, first, second = re.split(r"\n\n\d\. ", done.out)
     assert head.startswith("x.npz: 400 rows, 1.6 MB on disk; a batch of 128 rows takes ")
     assert re.match(
-        r"bytes on disk: \d+\.\d times less\nColumn X contains only 0 and 1, stored as float64 in 1.6 MB", first
+        r"bytes on disk: \d+\.\d times less\nColumn X contains only 0 and 1, but is stored as float64, in 1.6 MB", first
     )
     assert second.startswith("bytes of a batch: 2.0 times less\n")
     assert done.out.endswith("\n\nEach gain is that of one change alone: make one, and run the doctor again.\n")

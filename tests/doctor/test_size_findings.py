@@ -25,15 +25,15 @@ def batch_bytes(loader: Any) -> float:
     return sum(tensor.nbytes for batch in loader for tensor in tensors_of(batch))
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "int64", "uint8"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int64", "bool", "uint8"])
 def test_zeros_and_ones_become_bits(dtype: str) -> None:
-    rows = 8 * ROWS if dtype == "uint8" else ROWS * 2
+    rows = 8 * ROWS if dtype in ("bool", "uint8") else ROWS * 2
     np.savez("x.npz", X=bits(rows, dtype), y=np.arange(rows) * 1.5, idx_train=np.arange(9))
     found = examined("x.npz")
     advice = only(found, "bytes on disk")
     assert (
         found.on_disk == Path("x.npz").stat().st_size
-        and f"X contains only 0 and 1, stored as {dtype}" in advice.problem
+        and f"X contains only 0 and 1, but is stored as {dtype}" in advice.problem
     )
     follow(advice.change)
     assert found.on_disk / Path("x-smaller.npz").stat().st_size >= max(advice.gain / 2, 2)
@@ -121,7 +121,7 @@ def test_rows_that_repeat_are_stored_once() -> None:
     kd.save_dataset(kd.load_dataset(spec, data=data), "x.npz")
     advice = only(examined("x.npz"), "bytes on disk")
     assert advice.change == "kinoml-data convert x.npz x-shared.npz --share X --share id"
-    assert "X has 40 distinct values in" in advice.problem
+    assert "column X has 40 distinct values in" in advice.problem
     follow(advice.change)
     assert Path("x.npz").stat().st_size / Path("x-shared.npz").stat().st_size >= max(advice.gain / 2, 2)
     assert not [each for each in examined("x-shared.npz").advice if each.of == "bytes on disk"]

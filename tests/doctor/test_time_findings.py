@@ -69,6 +69,26 @@ def test_features_that_each_run_computes_are_converted(
     assert examined("t-features.npz").advice == ()
 
 
+def test_features_that_are_cached_on_disk_need_no_file(work: Work, small_batches: None, folder: Path) -> None:
+    spec = slow_features.table(folder, [f"C{row}" for row in range(30)])
+    spec["storage"] |= {"source": {"backend": "csv", "path": "t.csv"}, "cache_path": "cache", "cache_version": "1"}
+    kd.DatasetSpec.parse(spec).to_file("t.yaml")
+    assert examined("t.yaml", batch_size=16).advice == ()
+    assert len(slow_features.called) == 31
+
+
+@pytest.mark.parametrize(("save", "convert"), [(np.savez, False), (np.savez_compressed, True)])
+def test_a_file_that_is_flat_already_is_not_converted(
+    save: Callable[..., None], convert: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = {"now": 1.0, "flat": 0.1, "memory": 0.1}
+    monkeypatch.setattr("kinoml_data.doctor.case.least_times", lambda *_: times)
+    monkeypatch.setattr(time_findings, "workers", lambda case: iter(()))
+    save("x.npz", X=np.random.default_rng(0).random((ROWS, 9)), y=np.arange(ROWS))
+    changes = [advice.change for advice in examined("x.npz").advice if advice.of == "time of a batch"]
+    assert ("kinoml-data convert x.npz x-flat.npz" in changes) is convert
+
+
 def test_a_store_with_slow_reads_is_read_into_memory(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     Slow.register(monkeypatch, work, cold=False)
     np.savez("x.npz", X=np.random.default_rng(0).random((ROWS, 9)), y=np.arange(ROWS))

@@ -15,7 +15,7 @@ PHRASES = {  # each with the phrase to write instead
     r"\b(holds?|held|holding)\b": "contains, or keeps",
     r"\b(spec|columns?|names?|attributes?|options?|fields?|index|dtype|shape|keys?|entry|nothing) says?\b": "specifies",
     r"\bstands?\b(?! (for|out|alone)\b)": "is",
-    r", where (it|they|there|this|that|no|nothing|not|any|these|those)\b": "if",
+    r"\bwhere ((it|they|this|that|the \w+) (is|are|was|do|does|has|have) (not|no)|no|not|nothing)\b": "if",
     r"\bwhere (needed|possible|there (is|are) no)\b": "if",
     r"\bwhat (is|are) no\b": "a clause with a head",
     r"\bas (its|their|the) names?\b": "the condition",

@@ -64,7 +64,7 @@ def _table(columns: Sequence[description.ColumnFacts]) -> str:
 
 
 def _leaks(dataset: description.Described) -> str:
-    """What is known about shared values without reading rows: what the spec promises, and what keys say."""
+    """What is known about shared values without reading rows: what the spec promises, and what keys show."""
     splits = dataset.spec.splits
     apart = [*names_of(splits.by), *names_of(splits.apart)] if isinstance(splits, ComputedSplits) else []
     apart = [name for name in dict.fromkeys(apart) if name in dataset.spec.columns]

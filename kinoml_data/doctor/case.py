@@ -46,7 +46,7 @@ class Case:
     Attributes:
         dataset: the open dataset.
         first: the seconds to open it and to read one batch; None if its features are computed.
-        names: the columns of X and y, or all columns if nothing says which these are.
+        names: the columns of X and y, or all columns if neither the data nor a spec specifies them.
         sample: the positions of the rows that are measured: int64 `(n,)`.
         batches: of positions in the sample; they are smaller than those of the loader if the sample is.
         flat: the sample in a flat NPZ file.

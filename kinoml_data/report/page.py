@@ -108,7 +108,7 @@ def _columns(dataset: Reported, columns: Sequence[ColumnFacts], sample: int) -> 
     read = f"the first {sample:,} rows" if sample < len(dataset) else "all rows"
     note = note_html(f"First values and ranges are those of {read}.") if sample else ""
     if not all(column.exact for column in columns):
-        note += note_html("Shapes and sizes are estimated from these rows where the store does not know them.")
+        note += note_html("Shapes and sizes are estimated from these rows if the store does not know them.")
     return rows_html(header, rows, numeric=("in memory",)) + note
 
 

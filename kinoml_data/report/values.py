@@ -25,7 +25,7 @@ STATISTICS = ("rows", "values", "missing", "least", "5 %", "median", "mean", "95
 
 
 def values_html(dataset: Reported, contents: Mapping[str, Content], groups: Sequence[Group]) -> str:
-    """The values of y, or of every column with one number per row if nothing says what y is; as HTML.
+    """The values of y, as HTML. Without a y, those of every column with one number per row.
 
     Args:
         dataset: the dataset.

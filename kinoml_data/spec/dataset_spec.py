@@ -213,7 +213,7 @@ class DatasetSpec(Model):
         return requested | self._undeclared(self.columns)
 
     def _undeclared(self, others: Container[str]) -> dict[str, Array | None]:
-        """The columns that only the splits are made from. A missing label is an empty text, which is no label."""
+        """The columns that only the splits are made from. A row with a missing label, or an empty one, has no label."""
         labels = self.splits.labels if isinstance(self.splits, ComputedSplits) else None
         label = labels.column if isinstance(labels, ColumnLabels) else None
         names = [name for name in self.split_columns if name not in others]

@@ -27,7 +27,7 @@ from kinoml_data.spec.parts import FORMS
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TEMPLATES = ROOT / "kinoml_data" / "cli" / "templates"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")), *sorted(DOCS.glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN_BY_PLUGINS = {"guide.md": "plugins/kinoml-data-rdkit/tests/test_pages.py"}  # pages whose code needs a plugin
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -71,7 +71,7 @@ html_theme_options = {
 
 # The pages of files outside of this folder. Links to these files, or to the folder of a README, lead to the pages.
 ELSEWHERE = {ROOT / "README.md": DOCS / "index.md", ROOT / "plugins" / "README.md": DOCS / "plugins" / "index.md"}
-ELSEWHERE |= {ROOT / f"{name.upper()}.md": DOCS / f"{name}.md" for name in ("changelog", "contributing")}
+ELSEWHERE |= {ROOT / f"{name.upper()}.md": DOCS / f"{name}.md" for name in ("changelog", "contributing", "security")}
 ELSEWHERE |= {path: DOCS / "plugins" / f"{path.parent.name}.md" for path in ROOT.glob("plugins/*/README.md")}
 
 

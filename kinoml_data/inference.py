@@ -54,7 +54,7 @@ def complete(
     Raises:
         SpecError: neither the spec nor the store specifies which columns are X, the parts do not fit together, or
             `dtype` is not valid.
-        UnsupportedStoreError: a column in a role cannot be read.
+        UnsupportedStoreError: a column in a role cannot be read, or the format of the embedded spec is a later one.
         CorruptStoreError: the embedded spec is not valid.
     """
     if spec.columns is None and storage.spec is not None:
@@ -72,6 +72,11 @@ def _over_embedded(spec: DatasetSpec, text: str) -> DatasetSpec:
     """The embedded spec, with its fields replaced by those that `spec` specifies."""
     try:
         stored = config.parse(text.encode(), ".json") | {"storage": spec.storage}
+        if type(version := stored.get("format")) is int and version > 1:
+            raise UnsupportedStoreError(
+                f"a later version of kinoml_data wrote the store: its spec has format {version}, "
+                "but this version reads format 1"
+            )
         embedded = DatasetSpec.parse(stored)
     except ValueError as error:  # a SpecError is one
         raise CorruptStoreError(f"the spec embedded in the store is not valid: {error}") from None

@@ -28,7 +28,7 @@ from tests.pages import FENCE, Block, blocks
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TEMPLATES = ROOT / "kinoml_data" / "cli" / "templates"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")), *sorted(DOCS.glob("*.md"))]
 RUN_BY_PLUGINS = {  # pages whose code needs a plugin
     "guide.md": "plugins/kinoml-data-rdkit/tests/test_pages.py",
     "measurements.md": "plugins/kinoml-data-measurements/tests/test_readme.py",

@@ -189,6 +189,11 @@ def test_an_embedded_spec_that_is_not_valid_is_damage(embedded):
         complete(spec(), storage(embedded))
 
 
+def test_an_embedded_spec_of_a_later_format_is_no_damage():
+    with pytest.raises(UnsupportedStoreError, match=r"a later version .* its spec has format 2, but .* reads format 1"):
+        complete(spec(), storage({"format": 2, "X": "a", "unheard_of": 5}))
+
+
 def test_a_role_that_the_embedded_spec_does_not_have_is_an_error_of_the_user():
     with pytest.raises(SpecError, match="X: unknown column 'a'") as caught:
         complete(spec(X="a"), storage(EMBEDDED))

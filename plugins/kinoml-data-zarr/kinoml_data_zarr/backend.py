@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from kinoml_data.errors import StoreExistsError, UnsupportedStoreError, quoted
 from kinoml_data.plugin import Array, Backend, Columns, DataPath, Storage
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 PROTOCOLS = ("abfs", "az", "gcs", "gs", "http", "https", "memory", "s3")
 """The protocols that a URL may have. With others, fsspec would read local files, or open what a file tells it to."""
@@ -50,13 +50,15 @@ class Zarr(Backend):
 
     @field_validator("url")
     @classmethod
-    def _plain_url(cls, url: str | None) -> str | None:
+    def _plain_url(cls, url: str | None, info: ValidationInfo) -> str | None:
         protocol, separator, rest = (url or "").partition("://")
         if url is not None and (protocol not in PROTOCOLS or not separator or not rest or "::" in url):
             raise ValueError(
                 f"{quoted(url)} is not a valid URL; its protocol must be one of {', '.join(PROTOCOLS)}; "
                 "for a local folder, use `path`"
             )
+        if url is not None and getattr(info.context, "root", None) is not None:
+            raise ValueError("a spec whose files must be in one folder cannot have a `url`; use `path`")
         return url
 
     @model_validator(mode="after")

@@ -137,3 +137,9 @@ def test_a_url_is_not_written_to():
     with pytest.raises(UnsupportedStoreError, match="upload"):
         Zarr(url="memory://bucket/new.zarr").write({"y": kd.Array("float32")}, [{"y": np.zeros(3, np.float32)}])
     assert not fsspec.filesystem("memory").exists("/bucket/new.zarr")
+
+
+def test_a_spec_whose_files_must_be_in_one_folder_contacts_no_server(tmp_path: Path) -> None:
+    spec = {"X": "X", "storage": {"backend": "zarr", "url": "memory://elsewhere"}}
+    with pytest.raises(SpecError, match="must be in one folder cannot have a `url`"):
+        kd.load_dataset(kd.DatasetSpec.parse(spec, base=tmp_path, root=tmp_path))

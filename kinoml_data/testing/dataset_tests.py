@@ -124,6 +124,17 @@ class DatasetTests(Suite):
         found = examine(lambda: self.dataset(stored, example), Origin("data"), seconds=0.0)
         assert found.rows == len(example)
 
+    @pytest.mark.parametrize("name", ["mixed", "no-rows"])
+    def test_a_report_shows_every_column(self, shared: Shared, name: str, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib", reason="a report needs matplotlib")
+        example, stored = shared(next(example for example in examples.EXAMPLES if example.name == name))
+        with self.dataset(stored, example) as dataset:
+            dataset.report(tmp_path / "report.html")
+        page = (tmp_path / "report.html").read_text("utf-8")
+        assert f"{len(example):,} rows" in page
+        for column in example.columns:
+            assert f"<code>{escape(column)}</code>" in page, column
+
     @EACH_EXAMPLE
     def test_conversion_to_npz_lazy_is_lossless(self, shared: Shared, example: Example, tmp_path: Path) -> None:
         example, stored = shared(example)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -81,7 +82,7 @@ def texts_html(dataset: Reported, contents: Mapping[str, Content], facts: Sequen
         if not dataset.spec.columns[column.name].is_string:
             if isinstance(content.column, Ragged) or content.column.ndim > 1:
                 continue
-            values = content.column.tolist()
+            values = [math.nan if value != value else value for value in content.column.tolist()]  # one NaN for all
         counts = Counter(values)
         frequent = [f"{_shown(value)} {count:,}" for value, count in counts.most_common(FREQUENT) if count > 1]
         read = "" if len(values) == len(dataset) else f" of {len(values):,} rows"

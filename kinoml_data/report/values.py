@@ -16,8 +16,8 @@ from kinoml_data.dataset.description import TEXT, ColumnFacts, Described, missin
 from kinoml_data.errors import quoted
 from kinoml_data.report.contents import ALL, Content, Group, Reported
 from kinoml_data.report.figures import histogram
-from kinoml_data.report.html import figure_html, folded_html, legend_html, long_html, note_html
-from kinoml_data.spec.html import code_html, rows_html
+from kinoml_data.report.html import figure_html, folded_html, legend_html, note_html
+from kinoml_data.spec.html import code_html, long_html, rows_html
 
 FIGURES = 12  # of one section
 MOST_GROUPS = 8  # more of them are not told apart in one figure

@@ -78,11 +78,11 @@ class SplitCheck:
         sizes = ", ".join(f"{name} {size:,}" for name, size in self.sizes.items()) or "none"
         lines = [f"splits: {sizes}" + (f"; {count_of(self.in_no_split, 'row')} in none" if self.in_no_split else "")]
         lines += map(str, self.shared)
-        lines += [f"{name}: no two splits share a value" for name in self._apart]
+        lines += [f"{name}: no two splits share a value" for name in self.apart]
         return "\n".join(lines)
 
     @property
-    def _apart(self) -> list[str]:
+    def apart(self) -> list[str]:
         """The columns of which no two splits share a value."""
         return [name for name in self.columns if name not in {found.column for found in self.shared}]
 
@@ -91,7 +91,7 @@ class SplitCheck:
         compared = f"{count_of(len(self.columns), 'column')} compared"
         title = f"Splits ({len(self.sizes):,})"
         parts = [details_html(title, sizes_html(self.sizes, self.in_no_split), is_open=True)] if self.sizes else []
-        parts.append(leaks_html(self.shared, self._apart) if self.sizes else "<p>There are no splits.</p>")
+        parts.append(leaks_html(self.shared, self.apart) if self.sizes else "<p>There are no splits.</p>")
         return page_html(type(self).__name__, None, compared, parts)
 
 

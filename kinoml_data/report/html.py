@@ -84,8 +84,3 @@ def note_html(text: str, *, is_warning: bool = False) -> str:
     """A paragraph, in which words between backticks are code."""
     content = re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))
     return f"<p{' class=warn' if is_warning else ''}>{content}</p>"
-
-
-def long_html(text: str, *, is_warning: bool = False) -> str:
-    """The content of a cell whose text may have several lines."""
-    return f'<div class="long{" warn" if is_warning else ""}">{escape(text)}</div>'

@@ -128,9 +128,9 @@ def code_html(text: str) -> str:
     return f"<code>{escape(text)}</code>"
 
 
-def long_html(text: str) -> str:
+def long_html(text: str, *, is_warning: bool = False) -> str:
     """A text that may be broken anywhere."""
-    return f'<span class="long">{escape(text)}</span>'
+    return f'<div class="long{" warn" if is_warning else ""}">{escape(text)}</div>'
 
 
 def plain_text(value: Any) -> str:

@@ -113,6 +113,18 @@ def test_what_the_splits_share_is_listed(tmp_path: Path) -> None:
     assert "No column was compared" in apart
 
 
+def test_values_that_rows_share_are_compared_unless_they_are_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X = np.zeros((100, 1000))  # one value of 8 kB
+    kd.convert(kd.from_arrays(X, splits={"a": [0], "b": [1]}), tmp_path / "x.npz", share=["X"])
+    with kd.load_dataset(tmp_path / "x.npz") as dataset:
+        monkeypatch.setattr(page, "LIMIT", 8000)
+        assert "X: 1 pair of splits shares values" in Page(dataset_html(dataset, sample=1)).text
+        monkeypatch.setattr(page, "LIMIT", 7999)
+        assert "Not compared, because that may take long: X;" in Page(dataset_html(dataset, sample=1)).text
+
+
 def computing(folder: Path, count: list[str]) -> kd.XyDataset:
     def shout(text: str) -> tuple[Any, ...]:
         count.append(text)

@@ -78,7 +78,7 @@ class SplitCheck:
         sizes = ", ".join(f"{name} {size:,}" for name, size in self.sizes.items()) or "none"
         lines = [f"splits: {sizes}" + (f"; {count_of(self.in_no_split, 'row')} in none" if self.in_no_split else "")]
         lines += map(str, self.shared)
-        lines += [f"{name}: no two splits share a value" for name in self.apart]
+        lines += [f"{name}: no two splits share a value" for name in self.apart if self.sizes]
         return "\n".join(lines)
 
     @property
@@ -118,9 +118,10 @@ def check_splits(
         columns = [columns]
     of_row, sizes = _of_row(len(rows), splits), {name: len(positions) for name, positions in splits.items()}
     shared: list[SharedValues] = []
+    known = [*spec.columns, *([INPUTS] if spec.X is not None and INPUTS not in spec.columns else [])]
     for column in columns:
-        if column not in spec.columns and column != INPUTS:
-            raise SpecError(unknown(column, list({**spec.columns, INPUTS: None}), "column"))
+        if column not in known:
+            raise SpecError(unknown(column, known, "column"))
         compared = (column,) if column in spec.columns else spec.X_names
         keys = [_keys(binding, name, rows) for name in compared]
         numbers = keys[0] if len(keys) == 1 else keys_by_content(np.stack(keys, axis=1))

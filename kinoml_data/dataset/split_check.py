@@ -21,7 +21,7 @@ from kinoml_data.spec.parts import ColumnLabels, ComputedSplits
 
 RowNumbers = NDArray[np.int64]
 INPUTS = "X"
-COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#e15759")
+COLORS = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#e15759")
 
 
 @dataclass(frozen=True)
@@ -192,8 +192,8 @@ def _keys(binding: Binding, name: str, rows: RowNumbers) -> NDArray[np.int64]:
 def sizes_html(sizes: Mapping[str, int], rest: int) -> str:
     """The sizes of splits as a bar and its key; `rest` is the number of rows in no split."""
     total = max(1, sum(sizes.values()) + rest)
-    colours = itertools.cycle(COLOURS)
-    styles = [f'style="flex:{size} 0 0;background:{next(colours)}"' for size in sizes.values()]
+    colors = itertools.cycle(COLORS)
+    styles = [f'style="flex:{size} 0 0;background:{next(colors)}"' for size in sizes.values()]
     shares = {**sizes, **({"in no split": rest} if rest > 0 else {})}
     styles += [f'class="blank" style="flex:{rest} 0 0"'] if rest > 0 else []
     bar = "".join(f"<i {style}></i>" for style, size in zip(styles, shares.values(), strict=True) if size)

@@ -300,7 +300,7 @@ def _splits(dataset: Described) -> str:
     computed = (
         f" (computed, seed {dataset.spec.splits.seed})" if isinstance(dataset.spec.splits, ComputedSplits) else ""
     )
-    return splits + (f"; {rest:,} rows in none" if rest else "") + computed
+    return splits + (f"; {count_of(rest, 'row')} in none" if rest else "") + computed
 
 
 def _model(dataset: Described) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kinoml_data.columns import Ragged
 from kinoml_data.dataset.description import BATCH, ColumnFacts, Described
-from kinoml_data.dataset.split_check import COLOURS
+from kinoml_data.dataset.split_check import COLORS
 from kinoml_data.errors import KinomlDataError, format_size
 from kinoml_data.loading.padding import padded_sizes
 from kinoml_data.report.contents import spread
@@ -49,7 +49,7 @@ def lengths_html(dataset: Described, facts: Sequence[ColumnFacts], sample: int) 
             counts = (f"{len(values):,}", *(f"{number:.4g}" for number in numbers))
             lengths.append((code_html(column.name), escape(label), *counts))
             if len(figures) < FIGURES:
-                svg, beyond = histogram({COLOURS[0]: values}, f"Lengths of {column.name} {label}")
+                svg, beyond = histogram({COLORS[0]: values}, f"Lengths of {column.name} {label}")
                 note = f"{beyond:,} rows beyond the ends" if beyond else ""
                 figures.append(figure_html(svg, column.name, label, note))
         if column.role in ("X", "y"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from kinoml_data.spec.array import Array
 
-# Every colour of a text is mixed with the colour of the page's own text, so that it is legible in every theme.
+# Every color of a text is mixed with the color of the page's own text, so that it is legible in every theme.
 STYLE = """
 .kinoml-data {
   --kd-soft: color-mix(in srgb, currentColor 65%, transparent);
@@ -119,7 +119,7 @@ def _table(lines: Iterable[str]) -> str:
 
 
 def role_html(role: str) -> str:
-    """A role in its colour."""
+    """A role in its color."""
     return f'<b class="{role}">{role}</b>' if role else ""
 
 

@@ -53,6 +53,18 @@ def test_a_sample_is_taken_if_there_is_no_time_for_all_rows(monkeypatch: pytest.
         assert len(measured.sample) == 3
 
 
+def test_the_imports_of_the_first_opening_are_not_part_of_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, takes = [0.0], iter([3.0, 0.5])
+    monkeypatch.setattr(case, "clock", lambda: now[0])
+
+    def opened() -> kd.XyDataset:
+        now[0] += next(takes)
+        return open_to_copy("x.npz")
+
+    with Case(opened, Origin("x.npz"), Path.cwd(), batch_size=64, workers=0, seconds=0.2) as measured:
+        assert measured.first == 0.5
+
+
 def test_the_least_time_of_several_rounds_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     takes = {"quick": iter([9.0, 1.0, 1.0, 9.0]), "slow": iter([8.0, 8.0, 3.0, 5.0])}

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from kinoml_data.columns import Column, Ragged, concatenate, distinct_keys, sizes_of
 from kinoml_data.dataset.oddities import roles_example, text_among_numbers
 from kinoml_data.dataset.session import Session
-from kinoml_data.errors import KinomlDataError, format_size, one_line, quoted
+from kinoml_data.dataset.stores import size_on_disk, stored_paths
+from kinoml_data.errors import KinomlDataError, count_of, format_size, one_line, quoted
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
 from kinoml_data.spec.html import plain_text
@@ -25,6 +26,7 @@ ROWS_PER_READ = 256
 BATCH = 128  # rows, of which `facts` tells the size
 SHOWN = 3  # first values
 TEXT = 24  # characters of a text that are shown
+PATHS = 4  # files that are listed
 
 
 class Described(Protocol):
@@ -88,7 +90,6 @@ class ColumnFacts:
 def facts(dataset: Described, columns: Sequence[ColumnFacts]) -> list[tuple[str, str]]:
     """Pairs of a label and a text about the dataset as a whole."""
     spec = dataset.spec
-    paths = files(dataset)
     roles = [column for column in columns if column.role in ("X", "y")]
     batch = sum(column.batch_nbytes for column in roles) * min(BATCH, len(dataset))
     text = _size(batch, roles, "about ")
@@ -96,7 +97,7 @@ def facts(dataset: Described, columns: Sequence[ColumnFacts]) -> list[tuple[str,
         ("dataset", spec.name or "(no name)"),
         ("rows", f"{len(dataset):,}"),
         ("backend", _chain(spec.storage.model_dump(mode="json"))),
-        ("stored", ", ".join(f"{_near(path)} {format_size(path.stat().st_size)}" for path in paths) or "in no file"),
+        ("stored", _stored(dataset)),
         ("in memory", _size(sum(column.nbytes for column in columns), columns)),
         (f"a batch of {BATCH}", f"{text} of X and y" if roles else "no X and y yet"),
         ("splits", _splits(dataset)),
@@ -151,20 +152,13 @@ def roles_hint(dataset: Described) -> str:
     return f"Neither the data nor a spec specifies X and y. Name them, for example: {example}"
 
 
-def files(dataset: Described) -> list[Path]:
-    """The existing files that the storage of a dataset names, its sources included."""
-    paths: list[Path] = []
-    storage: Any = dataset.spec.storage.model_dump(mode="json")
-    while isinstance(storage, Mapping):
-        if isinstance(path := storage.get("path"), str) and (dataset.spec.base / path).is_file():
-            paths.append(dataset.spec.base / path)
-        storage = storage.get("source")
-    return paths
-
-
-def _near(path: Path) -> Path:
-    """A path from the current folder if it is in it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def _stored(dataset: Described) -> str:
+    """The files and folders of a dataset and their sizes as text; paths in the current folder are relative."""
+    sizes, here = {path: size_on_disk(path) for path in stored_paths(dataset.spec)}, Path.cwd()
+    if len(sizes) > PATHS:
+        return f"{count_of(len(sizes), 'file')}, {format_size(sum(sizes.values()))}"
+    names = {path: path.relative_to(here) if path.is_relative_to(here) else path for path in sizes}
+    return ", ".join(f"{names[path]} {format_size(size)}" for path, size in sizes.items()) or "in no file"
 
 
 def _column(dataset: Described, name: str, sample: int) -> ColumnFacts:
@@ -306,5 +300,5 @@ def _splits(dataset: Described) -> str:
 def _model(dataset: Described) -> str:
     model = dataset.observation_model
     dump = model.model_dump(exclude_none=True) if hasattr(model, "model_dump") else {}
-    options = ", ".join(f"{name}: {value}" for name, value in dump.items())
+    options = ", ".join(f"{name}: {plain_text(value)}" for name, value in dump.items())
     return getattr(model, "name", type(model).__name__) + (f" ({options})" if options else "")

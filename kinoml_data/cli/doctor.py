@@ -35,9 +35,11 @@ def doctor(
     from kinoml_data.doctor.examination import examine
     from kinoml_data.factory import open_to_copy
 
-    for label, opening in specs(path, name, settings).items():
-        if label:
-            say(f"\n{label}")
+    openings = specs(path, name, settings)
+    first = next(iter(openings))
+    for label, opening in openings.items():
+        if label != first:
+            say("")
         origin = Origin(path, label, tuple(settings or ()))
         with screen(stderr=True).status(f"measuring {label or path}"):
             opened = partial(open_to_copy, opening.spec, **opening.options)

@@ -306,5 +306,5 @@ def _splits(dataset: Described) -> str:
 def _model(dataset: Described) -> str:
     model = dataset.observation_model
     dump = model.model_dump(exclude_none=True) if hasattr(model, "model_dump") else {}
-    options = ", ".join(f"{name}: {value}" for name, value in dump.items())
+    options = ", ".join(f"{name}: {plain_text(value)}" for name, value in dump.items())
     return getattr(model, "name", type(model).__name__) + (f" ({options})" if options else "")

@@ -78,7 +78,7 @@ def _caption(dataset: Reported, contents: Mapping[str, Content], row: int, value
     if value is None:
         return f"row {row:,}"
     mask = _mask(dataset, row)
-    text = f"{contents[value].numbers(mask)[0]:.4g}"
+    text = f"{contents[value].numbers(mask)[0] + 0.0:.4g}"  # not -0
     content = contents.get(kind) if kind is not None else None
     if kind is None or content is None or content.column is None or len(content.positions) < len(dataset):
         return text

@@ -15,7 +15,7 @@ from kinoml_data.dataset import description
 from kinoml_data.dataset.description import ColumnFacts, is_computed
 from kinoml_data.dataset.html import columns_html
 from kinoml_data.dataset.split_check import compared_columns, leaks_html, sizes_html
-from kinoml_data.errors import KinomlDataError, format_size, one_line
+from kinoml_data.errors import KinomlDataError, count_of, format_size, one_line
 from kinoml_data.files import check_target, replacing
 from kinoml_data.report.contents import LIMIT, Content, Reported, content_of, groups_of
 from kinoml_data.report.drawings import drawings_html
@@ -78,7 +78,7 @@ def dataset_html(
         _section("Other columns", texts_html(dataset, contents, columns)),
         _section("Provenance", _provenance(dataset, columns, fingerprint)),
     ]
-    return page_html(type(dataset).__name__, name or dataset.spec.name, f"{len(dataset):,} rows", parts)
+    return page_html(type(dataset).__name__, name or dataset.spec.name, count_of(len(dataset), "row"), parts)
 
 
 def _section(title: str, content: str, *, is_open: bool = True) -> str:
@@ -96,6 +96,8 @@ def _contents(dataset: Reported, columns: Sequence[ColumnFacts], sample: int) ->
 
 
 def _columns(dataset: Reported, columns: Sequence[ColumnFacts], sample: int) -> str:
+    if not columns:
+        return note_html("No column can be read.")
     read = f"the first {sample:,} rows" if sample < len(dataset) else "all rows"
     note = note_html(f"First values and ranges are those of {read}.") if sample else ""
     if not all(column.exact for column in columns):
@@ -132,8 +134,9 @@ def _missing(dataset: Reported, contents: Mapping[str, Content], columns: Sequen
     table = missing_html(dataset, contents, columns, sample)
     read = min(sample, len(dataset))
     text = "Of the columns that are not listed, no value that was read is missing." if table else "No value is missing."
-    if read < len(dataset):
-        text += f" Of X, only {read:,} rows were read."
+    if read < len(dataset) and len(contents) < len(columns):
+        sampled = "X" if dataset.spec.X is not None else "columns with several numbers per row"
+        text += f" Of {sampled}, only {read:,} rows were read."
     problems = [f"{name}: {reason}" for name, reason in description.unreadable(dataset).items()]
     problems += [f"{name}: {content.problem}" for name, content in contents.items() if content.problem]
     return table + note_html(text) + "".join(note_html(problem, is_warning=True) for problem in problems)

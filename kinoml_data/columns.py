@@ -33,7 +33,7 @@ class Ragged:
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """Where each row begins in `values`, and where the last one ends: int64 `(rows + 1,)`.
+        """Where each row begins in `values`, and where the last one ends, as int64 `(rows + 1,)`.
 
         They are computed from the shapes on first use and then remembered.
         """

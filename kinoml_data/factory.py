@@ -198,7 +198,10 @@ def _loaded(
     needs_X: bool = True,
 ) -> tuple[CompleteSpec, Storage]:
     """The storage made ready for its columns, which `opened` closes, and the spec that the loaded rows complete."""
-    loaded = storage.loaded([name for name in complete_spec.stored_names if name in storage.columns])
+    names = [name for name in complete_spec.stored_names if name in storage.columns]
+    if not names and storage.unreadable:
+        raise SpecError("\n  ".join(["no column can be read:", *storage.unreadable.values()]))
+    loaded = storage.loaded(names)
     if loaded is storage:
         return complete_spec, storage
     opened.callback(loaded.close)

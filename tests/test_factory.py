@@ -601,6 +601,12 @@ def test_a_backend_that_is_not_installed_is_named_by_its_package(tmp_path, monke
             kd.load_dataset(tmp_path / name)
 
 
+def test_a_table_is_refused_with_the_reasons_if_no_column_can_be_copied(tmp_path):
+    (tmp_path / "t.csv").write_text("smiles,pIC50\n")
+    with pytest.raises(SpecError, match=r"no column can be read:\n.*'smiles': there are no rows.*\n.*'pIC50': there"):
+        kd.convert(tmp_path / "t.csv", tmp_path / "t.npz")
+
+
 def test_a_folder_is_called_a_folder(tmp_path):
     with pytest.raises(SpecError, match=r"is a folder; name a file in it, or the backend that opens folders"):
         kd.load_dataset(tmp_path)

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is installed"),
 ]
-# The colours of background and text in JupyterLab and in the site.
+# The colors of background and text in JupyterLab and in the site.
 THEMES = {
     "lab-light": ("#ffffff", "rgba(0, 0, 0, 0.87)"),
     "lab-dark": ("#111111", "rgba(255, 255, 255, 0.87)"),
@@ -30,14 +30,14 @@ THEMES = {
 LEGIBLE = 4.5  # the contrast of text that the guidelines for accessible web pages ask for
 # Reports what is wrong with a page as JSON in its title: text of little contrast, and what is wider than its place.
 SCRIPT = """
-const numbers = colour => colour.match(/[\\d.]+(e-?\\d+)?/g).map(Number);
-const rgba = colour => {
-  const [r, g, b, a = 1] = numbers(colour.replace("srgb", ""));
-  return colour.startsWith("color(") ? [r, g, b, a] : [r / 255, g / 255, b / 255, a];
+const numbers = color => color.match(/[\\d.]+(e-?\\d+)?/g).map(Number);
+const rgba = color => {
+  const [r, g, b, a = 1] = numbers(color.replace("srgb", ""));
+  return color.startsWith("color(") ? [r, g, b, a] : [r / 255, g / 255, b / 255, a];
 };
 const over = (top, bottom) => [0, 1, 2].map(i => top[i] * top[3] + bottom[i] * (1 - top[3]));
-const luminance = colour => {
-  const [r, g, b] = colour.map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+const luminance = color => {
+  const [r, g, b] = color.map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 };
 const page = rgba(getComputedStyle(document.body).backgroundColor).slice(0, 3);
@@ -71,13 +71,13 @@ document.title = JSON.stringify(report);
 
 def rendered(tmp_path: Path, objects: list[Any], theme: str, width: int) -> dict[str, Any]:
     """The report of `SCRIPT` on a page of this width that shows these objects."""
-    background, colour = THEMES[theme]
+    background, color = THEMES[theme]
     shown = "".join(item._repr_html_() for item in objects)
     script = SCRIPT.replace("LEGIBLE", str(LEGIBLE))
     page = tmp_path / "page.html"
     page.write_text(
         f'<!doctype html><meta charset="utf-8"><title>not run</title>'
-        f"<style>body {{ width: {width}px; background: {background}; color: {colour} }}</style>"
+        f"<style>body {{ width: {width}px; background: {background}; color: {color} }}</style>"
         f"<body>{shown}<script>{script}</script>",
         "utf-8",
     )

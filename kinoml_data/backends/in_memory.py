@@ -205,7 +205,7 @@ def _column_of(name: str, values: Any, requested: Array | None) -> tuple[Array, 
             return requested.as_stored, requested.as_stored.empty()
         if any(isinstance(value, str) for value in values) or (text is not None and all(map(is_missing, values))):
             return Array(STRING), _encoded(where, _texts(where, values, text))
-        rows = _stacked(name, [_row(f"{where}, row {i}", i, value, gaps) for i, value in enumerate(values)])
+        rows = _stacked(name, [_row(f"{where}, row {i}", i, value, gaps) for i, value in enumerate(values)], requested)
         return _column_of(name, rows, requested)
     if values.dtype.kind in "UT" or (
         values.dtype == object and values.size and any(isinstance(v, str) for v in values.flat)
@@ -301,7 +301,7 @@ def _as_numpy(where: str, tensor: torch.Tensor) -> NDArray[Any]:
     return array
 
 
-def _stacked(name: str, rows: Sequence[NDArray[Any]]) -> NDArray[Any] | Ragged:
+def _stacked(name: str, rows: Sequence[NDArray[Any]], requested: Array | None) -> NDArray[Any] | Ragged:
     if not rows:
         raise SpecError(f"column {quoted(name)} has no rows; specify its dtype and shape in `columns`")
     if wrong := [i for i, row in enumerate(rows) if row.ndim != rows[0].ndim]:
@@ -310,9 +310,16 @@ def _stacked(name: str, rows: Sequence[NDArray[Any]]) -> NDArray[Any] | Ragged:
         )
     rows = [to_native_order(row) for row in rows]
     dtype = np.result_type(*{row.dtype for row in rows})
-    # Integers and floating-point numbers may be mixed, as in Python lists, if every value is converted exactly.
-    if dtype not in {row.dtype for row in rows} or any(cast(row, dtype)[1] is not None for row in rows):
+    dtypes = {row.dtype for row in rows}
+    if dtype not in dtypes:
         raise SpecError(f"column {quoted(name)}: its rows have different dtypes; convert them to the same dtype")
+    if len(dtypes) > 1:  # integers and floating-point numbers, as in Python lists; every integer has to be exact
+        targets = (dtype,) if requested is None or requested.numpy.kind != "f" else (requested.numpy, dtype)
+        for number, row in enumerate(rows):
+            for target in targets if row.dtype.kind in "iu" else ():
+                if (lost := cast(row, target)[1]) is not None:
+                    where = f"column {quoted(name)}, row {number}"
+                    raise SpecError(f"{where}: {row.reshape(-1)[lost]} does not fit {target}")
     if len({row.shape for row in rows}) == 1:
         return np.stack(rows).astype(dtype, copy=False)
     return Ragged.from_rows(rows, dtype, rows[0].ndim)

@@ -35,9 +35,11 @@ def doctor(
     from kinoml_data.doctor.examination import examine
     from kinoml_data.factory import open_to_copy
 
-    for label, opening in specs(path, name, settings).items():
-        if label:
-            say(f"\n{label}")
+    openings = specs(path, name, settings)
+    first = next(iter(openings))
+    for label, opening in openings.items():
+        if label != first:
+            say("")
         origin = Origin(path, label, tuple(settings or ()))
         measuring = screen(stderr=True).status(f"measuring {label or path}")
         with measuring, advice_on_rows(path, f"`kinoml-data convert {path} FILE --failed FAILED`"):

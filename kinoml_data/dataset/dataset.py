@@ -144,8 +144,8 @@ class XyDataset(Dataset[Any]):
             number: the fold to validate on.
 
         Returns:
-            `{"train": ..., "val": ..., "test": ...}`: views of the rows of all other folds in ascending order of
-            their positions, of the fold `number`, and of the split test if there is one.
+            The view "train" of the rows of all other folds in ascending order of their positions, "val" of the fold
+            `number`, and "test" of the split test if there is one.
 
         Raises:
             SplitError: there is no such fold.
@@ -225,12 +225,12 @@ class XyDataset(Dataset[Any]):
 
     @property
     def rows(self) -> RowNumbers:
-        """The row number in the store of each sample: int64 `(len,)`."""
+        """The row number in the store of each sample, as int64 `(len,)`."""
         return np.arange(len(self), dtype=np.int64) if self._rows is None else self._rows.copy()
 
     @property
     def indices(self) -> dict[str, RowNumbers]:
-        """The positions in this dataset of each split's rows: int64 `(n,)` by split. Empty if there are no splits."""
+        """By split, the positions in this dataset of its rows, as int64 `(n,)`. Empty if there are no splits."""
         splits = self._session.splits
         if self._rows is None:
             return {name: rows.copy() for name, rows in splits.items()}

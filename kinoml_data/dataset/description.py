@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from kinoml_data.columns import Column, Ragged, concatenate, distinct_keys, sizes_of
 from kinoml_data.dataset.oddities import of_texts, roles_example, text_among_numbers
 from kinoml_data.dataset.session import Session
-from kinoml_data.errors import KinomlDataError, format_size, one_line, quoted
+from kinoml_data.dataset.stored_paths import size_of, stored_paths
+from kinoml_data.errors import KinomlDataError, count_of, format_size, one_line, quoted
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.dataset_spec import CompleteSpec
 from kinoml_data.spec.html import plain_text
@@ -24,6 +25,7 @@ from kinoml_data.spec.parts import ComputedSplits
 ROWS_PER_READ = 256
 BATCH = 128  # rows, of which `facts` tells the size
 SHOWN = 3  # first values
+FILES = 5  # that are named
 TEXT = 24  # characters of a text that are shown
 
 
@@ -88,7 +90,6 @@ class ColumnFacts:
 def facts(dataset: Described, columns: Sequence[ColumnFacts]) -> list[tuple[str, str]]:
     """Pairs of a label and a text about the dataset as a whole."""
     spec = dataset.spec
-    paths = files(dataset)
     roles = [column for column in columns if column.role in ("X", "y")]
     batch = sum(column.batch_nbytes for column in roles) * min(BATCH, len(dataset))
     text = _size(batch, roles, "about ")
@@ -96,7 +97,7 @@ def facts(dataset: Described, columns: Sequence[ColumnFacts]) -> list[tuple[str,
         ("dataset", spec.name or "(no name)"),
         ("rows", f"{len(dataset):,}"),
         ("backend", _chain(spec.storage.model_dump(mode="json"))),
-        ("stored", ", ".join(f"{_near(path)} {format_size(path.stat().st_size)}" for path in paths) or "in no file"),
+        ("stored", _stored(stored_paths(spec))),
         ("in memory", _size(sum(column.nbytes for column in columns), columns)),
         (f"a batch of {BATCH}", f"{text} of X and y" if roles else "no X and y yet"),
         ("splits", _splits(dataset)),
@@ -153,15 +154,14 @@ def roles_hint(dataset: Described) -> str:
     return f"Neither the data nor a spec specifies {what}. {of_texts(columns)}Name them, for example: {example}"
 
 
-def files(dataset: Described) -> list[Path]:
-    """The existing files that the storage of a dataset names, its sources included."""
-    paths: list[Path] = []
-    storage: Any = dataset.spec.storage.model_dump(mode="json")
-    while isinstance(storage, Mapping):
-        if isinstance(path := storage.get("path"), str) and (dataset.spec.base / path).is_file():
-            paths.append(dataset.spec.base / path)
-        storage = storage.get("source")
-    return paths
+def _stored(paths: Sequence[Path]) -> str:
+    """Where a dataset is stored: the first files and folders with their sizes, and the size of all."""
+    if not paths:
+        return "in no file"
+    sizes = list(map(size_of, paths))
+    shown = [f"{_near(path)} {format_size(size)}" for path, size in zip(paths[:FILES], sizes, strict=False)]
+    rest = len(paths) - len(shown)
+    return ", ".join(shown) + (f", and {count_of(rest, 'more file')}: {format_size(sum(sizes))}" if rest else "")
 
 
 def _near(path: Path) -> Path:
@@ -303,11 +303,11 @@ def _splits(dataset: Described) -> str:
     computed = (
         f" (computed, seed {dataset.spec.splits.seed})" if isinstance(dataset.spec.splits, ComputedSplits) else ""
     )
-    return splits + (f"; {rest:,} rows in none" if rest else "") + computed
+    return splits + (f"; {count_of(rest, 'row')} in none" if rest else "") + computed
 
 
 def _model(dataset: Described) -> str:
     model = dataset.observation_model
     dump = model.model_dump(exclude_none=True) if hasattr(model, "model_dump") else {}
-    options = ", ".join(f"{name}: {value}" for name, value in dump.items())
+    options = ", ".join(f"{name}: {plain_text(value)}" for name, value in dump.items())
     return getattr(model, "name", type(model).__name__) + (f" ({options})" if options else "")

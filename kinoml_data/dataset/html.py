@@ -28,7 +28,7 @@ def dataset_html(dataset: description.Described) -> str:
 def _parts(dataset: description.Described) -> list[str]:
     columns = description.columns(dataset)
     facts = dict(description.facts(dataset, columns))
-    parts = [_table(columns)]
+    parts = [details_html(f"Columns ({len(columns):,})", columns_html(columns), is_open=len(columns) <= MANY)]
     is_view = dataset._rows is not None
     sizes = {name: size for name, size in dataset._split_sizes().items() if size or not is_view}
     if sizes:
@@ -43,24 +43,26 @@ def _parts(dataset: description.Described) -> list[str]:
     return parts
 
 
-def _table(columns: Sequence[description.ColumnFacts]) -> str:
+def columns_html(columns: Sequence[description.ColumnFacts], *, with_values: bool = False) -> str:
+    """A table of columns, also with the first values and the ranges that were read."""
     rows = []
     for column in columns:
         size = ("" if column.exact else "about ") + format_size(column.nbytes)
-        stored = f"<br><small>stored as {long_html(column.stored_as)}</small>" if column.stored_as else ""
+        stored = f'<br><small class="long">stored as {escape(column.stored_as)}</small>' if column.stored_as else ""
         shared = f"<br><small>{count_of(column.values, 'value')}, shared</small>" if column.values is not None else ""
+        first = (long_html(column.note or column.first, is_warning=bool(column.note)), escape(column.range))
         rows.append(
             (
                 role_html(column.role),
                 code_html(column.name),
                 escape(column.dtype) + stored,
                 escape(column.shape),
-                escape(size if column.nbytes or column.exact else "") + shared,
+                *(first if with_values else ()),
+                (size if column.nbytes or column.exact else "") + shared,
             )
         )
-    header = ("role", "column", "dtype", "shape of a row", "in memory")
-    table = rows_html(header, rows, numeric=("in memory",))
-    return details_html(f"Columns ({len(rows):,})", table, is_open=len(rows) <= MANY)
+    header = ("role", "column", "dtype", "shape of a row", *(("first values", "range") if with_values else ()))
+    return rows_html((*header, "in memory"), rows, numeric=("in memory",))
 
 
 def _leaks(dataset: description.Described) -> str:

@@ -163,7 +163,7 @@ def _in_order(splits: ComputedSplits, rows: RowNumbers, divided: RowNumbers, col
     if isinstance(column, Ragged):
         if column.values.dtype != np.uint8 or column.shapes.shape[1] != 1:
             raise SplitError(f"splits.order: column {quoted(str(splits.order))} has rows of different shapes")
-        column = np.array([bytes(column[row]) + b"." for row in range(len(column))], object)  # numpy drops zeros
+        column = np.array([bytes(column[row]) for row in range(len(column))], object)
     if column.ndim != 1 or (column.dtype.kind in "fc" and np.isnan(column).any()):
         row = f", row {rows[divided[np.isnan(column)]][0]}: NaN has no place in an order" if column.ndim == 1 else ""
         raise SplitError(f"splits.order: column {quoted(str(splits.order))}{row or ' has several values per row'}")

@@ -21,7 +21,7 @@ from kinoml_data.spec.parts import ColumnLabels, ComputedSplits
 
 RowNumbers = NDArray[np.int64]
 INPUTS = "X"
-COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#e15759")
+COLORS = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#e15759")
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class SplitCheck:
         sizes = ", ".join(f"{name} {size:,}" for name, size in self.sizes.items()) or "none"
         lines = [f"splits: {sizes}" + (f"; {count_of(self.in_no_split, 'row')} in none" if self.in_no_split else "")]
         lines += map(str, self.shared)
-        lines += [f"{name}: no two splits share a value" for name in self._apart]
+        lines += [f"{name}: no two splits share a value" for name in self.apart if self.sizes]
         return "\n".join(lines)
 
     @property
-    def _apart(self) -> list[str]:
+    def apart(self) -> list[str]:
         """The columns of which no two splits share a value."""
         return [name for name in self.columns if name not in {found.column for found in self.shared}]
 
@@ -91,7 +91,7 @@ class SplitCheck:
         compared = f"{count_of(len(self.columns), 'column')} compared"
         title = f"Splits ({len(self.sizes):,})"
         parts = [details_html(title, sizes_html(self.sizes, self.in_no_split), is_open=True)] if self.sizes else []
-        parts.append(leaks_html(self.shared, self._apart) if self.sizes else "<p>There are no splits.</p>")
+        parts.append(leaks_html(self.shared, self.apart) if self.sizes else "<p>There are no splits.</p>")
         return page_html(type(self).__name__, None, compared, parts)
 
 
@@ -118,9 +118,10 @@ def check_splits(
         columns = [columns]
     of_row, sizes = _of_row(len(rows), splits), {name: len(positions) for name, positions in splits.items()}
     shared: list[SharedValues] = []
+    known = [*spec.columns, *([INPUTS] if spec.X is not None and INPUTS not in spec.columns else [])]
     for column in columns:
-        if column not in spec.columns and column != INPUTS:
-            raise SpecError(unknown(column, list({**spec.columns, INPUTS: None}), "column"))
+        if column not in known:
+            raise SpecError(unknown(column, known, "column"))
         compared = (column,) if column in spec.columns else spec.X_names
         keys = [_keys(binding, name, rows) for name in compared]
         numbers = keys[0] if len(keys) == 1 else keys_by_content(np.stack(keys, axis=1))
@@ -191,8 +192,8 @@ def _keys(binding: Binding, name: str, rows: RowNumbers) -> NDArray[np.int64]:
 def sizes_html(sizes: Mapping[str, int], rest: int) -> str:
     """The sizes of splits as a bar and its key; `rest` is the number of rows in no split."""
     total = max(1, sum(sizes.values()) + rest)
-    colours = itertools.cycle(COLOURS)
-    styles = [f'style="flex:{size} 0 0;background:{next(colours)}"' for size in sizes.values()]
+    colors = itertools.cycle(COLORS)
+    styles = [f'style="flex:{size} 0 0;background:{next(colors)}"' for size in sizes.values()]
     shares = {**sizes, **({"in no split": rest} if rest > 0 else {})}
     styles += [f'class="blank" style="flex:{rest} 0 0"'] if rest > 0 else []
     bar = "".join(f"<i {style}></i>" for style, size in zip(styles, shares.values(), strict=True) if size)

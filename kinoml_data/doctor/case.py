@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,16 +16,16 @@ from numpy.typing import NDArray
 from kinoml_data.columns import Column, Ragged, distinct_keys, sizes_of
 from kinoml_data.conversion import save_dataset
 from kinoml_data.dataset.dataset import XyDataset
+from kinoml_data.dataset.stored_paths import size_of, stored_paths
 from kinoml_data.doctor.advice import Origin
 from kinoml_data.factory import IN_MEMORY, open_to_copy
-from kinoml_data.files import matches
 from kinoml_data.memory import available_memory
-from kinoml_data.spec import config
 
 MAX_ROWS = 4096
 MAX_BYTES = 64 << 20  # of the rows that are copied
 BATCHES = 8  # that are timed
 ROUNDS = 20  # in which the ways to read take turns
+IMPORTS = 5.0  # seconds that imports may take; a first batch that takes less is timed once more, without them
 PROBES = 8  # rows that show how much a row takes
 Rows = NDArray[np.int64]
 clock = time.perf_counter  # tests count work in place of seconds
@@ -79,7 +78,7 @@ class Case:
             return
         self.calls = self._calls(dataset.rows)
         self.first = None if self.calls else opening + self._first_batch(dataset)
-        if self.first is not None and self.first < seconds / 4:  # without the imports of the first time
+        if self.first is not None and self.first < max(seconds / 4, IMPORTS):
             self.first = min(self.first, self._time_to_first_batch(opened))
         rng = np.random.default_rng(0)
         self.sample, probes = self._sample(rng)
@@ -218,7 +217,7 @@ class Case:
     @cached_property
     def on_disk(self) -> int:
         """The number of bytes of the files and folders that the storage names; 0 if it names none."""
-        return sum(map(_size, stored_paths(self.dataset)))
+        return sum(map(size_of, stored_paths(self.dataset.spec)))
 
     @cached_property
     def own_on_disk(self) -> float:
@@ -276,25 +275,3 @@ def row_sizes(column: Column) -> NDArray[np.int64]:
     if isinstance(column, Ragged):
         return sizes_of(column.shapes) * column.values.itemsize
     return np.full(len(column), column[:1].nbytes)
-
-
-def stored_paths(dataset: XyDataset) -> list[Path]:
-    """The existing files and folders that the storage of a dataset names, its sources and tables included."""
-    base, paths = dataset.spec.base, dict[Path, None]()
-
-    def find(options: Any) -> None:
-        if isinstance(options, Mapping):
-            if isinstance(path := options.get("path"), str):
-                full = base / config.expanded(path, base)
-                paths.update(dict.fromkeys([full] if full.exists() else map(Path, matches(full))))
-            for value in options.values():
-                find(value)
-
-    find(dataset.spec.storage.model_dump(mode="json"))
-    return list(paths)
-
-
-def _size(path: Path) -> int:
-    if not path.is_dir():
-        return path.stat().st_size
-    return sum(Path(folder, name).stat().st_size for folder, _, names in os.walk(path) for name in names)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from kinoml_data.columns import Ragged, distinct_keys, keys_by_content, sizes_of
+from kinoml_data.columns import Ragged, distinct_keys, keys_by_content
 from kinoml_data.doctor.advice import Advice, saves
 from kinoml_data.doctor.case import Case, row_sizes
 from kinoml_data.errors import count_of, format_size
-from kinoml_data.loading.samplers import LengthBatchSampler
+from kinoml_data.loading.padding import padded_sizes
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.parts import CollateForm
 
@@ -85,17 +80,13 @@ def padding(case: Case) -> Iterator[Advice]:
         array, form = case.dataset.spec.columns[name], forms[name].form
         if not array.ragged or form not in ("pad", "pad-mask"):
             continue
-        shapes = None if array.packbits else binding.shapes(name)  # bits are stored in other shapes
-        if shapes is not None:
+        if (shapes := binding.shapes(name)) is not None:
             shapes = shapes[case.dataset.rows]
         else:
             column = binding.read(case.view.rows, [name])[name]
             assert isinstance(column, Ragged)
             shapes = column.shapes
-        sizes, order = sizes_of(shapes), np.random.default_rng(0).permutation(len(shapes))
-        in_random_order = np.split(order, range(case.batch_size, len(order), case.batch_size))
-        by_length = LengthBatchSampler(sizes, case.batch_size, generator=torch.Generator().manual_seed(0))
-        now, grouped, values = _padded(shapes, in_random_order), _padded(shapes, by_length), int(sizes.sum())
+        values, now, grouped = padded_sizes(array, shapes, case.batch_size)
         if not values:
             continue
         share = f"{1 - values / now:.0%} of column {name} in a batch of {count_of(case.batch_size, 'row')} is padding"
@@ -149,11 +140,6 @@ def _share(case: Case, name: str, array: Array) -> float:
     stored = case.dataset.stored_columns()[name]
     values = 1.0 if array.shape == stored.shape else (array.shape[-1] or 0) / (stored.shape[-1] or 1)
     return values / stored.numpy.itemsize
-
-
-def _padded(shapes: NDArray[np.int64], batches: Iterable[NDArray[np.int64]]) -> int:
-    """The number of values of all batches of rows of these shapes, padding included."""
-    return sum(math.prod(shapes[batch].max(axis=0).tolist()) * len(batch) for batch in batches)
 
 
 def _packed(case: Case, name: str) -> str:

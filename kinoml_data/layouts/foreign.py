@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kinoml_data.errors import SpecError, missing_value, quoted
+from kinoml_data.errors import SpecError, quoted
 from kinoml_data.spec.array import Array
 
 REMEDIES = {  # what makes a value of this type, or of this package, a column of numbers
@@ -79,7 +79,7 @@ def rows_of(where: str, values: Any, declared: Array | None) -> Any:
         declared: the column as the spec declares it; without its `missing`, a missing value is an error.
 
     Raises:
-        SpecError: `values` has no rows, its iteration does not give them, or a value is missing.
+        SpecError: `values` has no rows, its iteration does not give them, or a value of a masked array is missing.
     """
     package, kind = _origin(values)
     gaps = declared is not None and declared.fills_numbers
@@ -95,19 +95,21 @@ def rows_of(where: str, values: Any, declared: Array | None) -> Any:
     if hasattr(values, "readline") or isinstance(values, enumerate):
         raise SpecError(f"{where}: {quoted(values)} is not a sequence of rows; give the path of a file to load_dataset")
     if package == "pandas" and hasattr(values, "isna") and hasattr(values, "dtype"):
-        return _from_pandas(where, values, declared)
+        return _from_pandas(where, values)
     if package == "polars":
-        return _from_arrow(where, values.to_arrow(), declared)
+        return _from_arrow(where, values.to_arrow())
     if package == "pyarrow":
-        return _from_arrow(where, values, declared)
+        return _from_arrow(where, values)
     if package == "scipy" and hasattr(values, "toarray"):
         raise SpecError(f"{where} is a sparse array; {REMEDIES['scipy']}")
     if package == "datasets" and hasattr(values, "to_pandas"):
         raise SpecError(f"{where} is a {kind} of datasets; write `.to_pandas()` and give each of its columns by name")
     if isinstance(values, np.ma.MaskedArray):
-        if np.ma.is_masked(values) and not gaps:
+        if not np.ma.is_masked(values):
+            return values.data
+        if not gaps or values.dtype.kind not in "biuf":
             raise SpecError(f"{where} is a masked array; fill in its missing values first, such as with `.filled(0)`")
-        return np.where(np.ma.getmaskarray(values), np.nan, values.data) if np.ma.is_masked(values) else values.data
+        return values.filled(np.nan) if values.dtype.kind == "f" else _arrow_of_masked(values)
     if package in ("torch", "awkward") or isinstance(values, (np.ndarray, list, tuple)):
         return values
     if package == "array" or isinstance(values, memoryview) or hasattr(values, "__array__"):
@@ -144,14 +146,16 @@ def _origin(values: Any) -> tuple[str, str]:
     return type(values).__module__.partition(".")[0], type(values).__name__
 
 
-def _from_pandas(where: str, values: Any, declared: Array | None) -> Any:
-    dtype, gaps = values.dtype, declared is not None and declared.fills_numbers
+def _from_pandas(where: str, values: Any) -> Any:
+    import pyarrow as pa
+
+    dtype = values.dtype
     if type(dtype).__name__ == "ArrowDtype":
-        return _from_arrow(where, values.array.__arrow_array__(), declared)
+        return _from_arrow(where, values.array.__arrow_array__())
     missing = np.asarray(values.isna())
     is_category = type(dtype).__name__ == "CategoricalDtype"
-    if is_category and missing.any() and dtype.categories.dtype.kind in "iufb" and not gaps:
-        raise missing_value(where, int(missing.argmax()))
+    if is_category and missing.any() and dtype.categories.dtype.kind in "iufb":
+        return _from_arrow(where, pa.array(values))
     if is_category or type(dtype).__name__ == "StringDtype" or not missing.any():
         number = getattr(dtype, "numpy_dtype", None)  # of a nullable dtype
         plain = np.asarray(values, object) if type(dtype).__name__ == "StringDtype" else values.to_numpy(dtype=number)
@@ -160,12 +164,20 @@ def _from_pandas(where: str, values: Any, declared: Array | None) -> Any:
         return values.to_numpy()
     if getattr(dtype, "numpy_dtype", None) is None:
         raise SpecError(f"{where} has dtype {dtype}, which no tensor can have; {REMEDIES['times']}")
-    if not gaps:
-        raise missing_value(where, int(missing.argmax()))
-    return values.to_numpy(dtype="float64", na_value=np.nan)
+    return _from_arrow(where, pa.array(values))
 
 
-def _from_arrow(where: str, values: Any, declared: Array | None) -> Any:
+def _arrow_of_masked(values: Any) -> Any:
+    """A masked array of integers or bools as an Arrow array, in which masked values are null."""
+    import pyarrow as pa
+
+    array = pa.array(values.data.reshape(-1), mask=np.ma.getmaskarray(values).reshape(-1))
+    for length in reversed(values.shape[1:]):
+        array = pa.FixedSizeListArray.from_arrays(array, length)
+    return array
+
+
+def _from_arrow(where: str, values: Any) -> Any:
     import pyarrow as pa
 
     array = pa.chunked_array([values] if isinstance(values, pa.Array) else values.chunks, type=values.type)
@@ -179,15 +191,4 @@ def _from_arrow(where: str, values: Any, declared: Array | None) -> Any:
     kind = "decimal" if kind.startswith("decimal") else kind
     if kind in REMEDIES:
         raise SpecError(f"{where} has the type {array.type}, which no tensor can have; {REMEDIES[kind]}")
-    if array.null_count:
-        row = int(np.argmax(array.is_null().to_numpy()))
-        is_text = pa.types.is_large_string(array.type) or pa.types.is_string(array.type)
-        text = None if declared is None else declared.missing_text
-        if text is not None and (is_text or pa.types.is_null(array.type)):
-            return array.cast(pa.large_string()).fill_null(text)
-        if is_text:
-            raise missing_value(where, row, kind="text")
-        if declared is None or not declared.fills_numbers or pa.types.is_nested(array.type):
-            raise missing_value(where, row)
-        return array.cast(pa.float64()).to_numpy()
     return array

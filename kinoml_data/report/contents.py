@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kinoml_data.columns import Column, Ragged
 from kinoml_data.dataset.description import ColumnFacts, Described, is_computed
-from kinoml_data.dataset.split_check import COLOURS, SplitCheck
+from kinoml_data.dataset.split_check import COLORS, SplitCheck
 from kinoml_data.errors import KinomlDataError, one_line
 
 LIMIT = 1 << 27  # bytes; more than this is read only if it is asked for
@@ -75,7 +75,7 @@ class Content:
 def groups_of(dataset: Reported) -> list[Group]:
     """The splits of a dataset and the rows in none of them; all rows as one group if there are no splits."""
     groups, rest = [], np.ones(len(dataset), bool)
-    colors = COLOURS * (len(dataset.indices) + 1)
+    colors = COLORS * (len(dataset.indices) + 1)
     for (name, rows), color in zip(dataset.indices.items(), colors, strict=False):
         groups.append(Group(name, np.zeros(len(dataset), bool), color))
         groups[-1].mask[rows] = True
@@ -98,8 +98,9 @@ def content_of(dataset: Reported, facts: ColumnFacts, sample: int) -> Content:
     positions = spread(len(dataset), count)
     try:
         column = dataset._session.binding.read(dataset.rows[positions], [facts.name])[facts.name]
-        is_text = dataset.spec.columns[facts.name].is_string and isinstance(column, Ragged)
-        return Content(positions, column, "", column.strings() if is_text else [])  # type: ignore[union-attr]
+        if isinstance(column, Ragged) and dataset.spec.columns[facts.name].is_string:
+            return Content(positions, column, "", column.strings())
+        return Content(positions, column, "", [])
     except (KinomlDataError, UnicodeDecodeError) as error:
         return Content(positions, None, one_line(error, 300), [])
 

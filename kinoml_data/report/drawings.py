@@ -80,7 +80,7 @@ def _caption(dataset: Reported, contents: Mapping[str, Content], row: int, value
     """
     if value is None:
         return f"row {row:,}"
-    number = f"{contents[value].numbers(_mask(dataset, row))[0]:.4g}"
+    number = f"{contents[value].numbers(_mask(dataset, row))[0] + 0.0:.4g}"  # not -0
     relation = _category(dataset, contents, row, getattr(dataset.observation_model, "relation", None))
     bound = f"{relation} " if relation in ("<", ">") and number != "nan" else ""
     return f"{_category(dataset, contents, row, kind)} {bound}{number}".strip()

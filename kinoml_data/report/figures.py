@@ -61,10 +61,13 @@ def _edges(values: NDArray[np.float64]) -> NDArray[np.floating[Any]] | None:
         inner_low, inner_high = map(float, np.quantile(values, [OUTER, 1 - OUTER]))
         if inner_low < inner_high and (high - low) > STRETCH * (inner_high - inner_low):
             low, high = inner_low, inner_high
-        if high - low < 2**31 and not (values % 1).any():  # each bin has as many whole numbers as the others
+        is_small = max(abs(low), abs(high)) < 2**31
+        if is_small and not (values % 1).any():  # each bin has as many whole numbers as the others
             first, count = math.ceil(low), math.floor(high) - math.ceil(low) + 1
             least = -(-count // (2 * BINS))
-            step = min(range(least, 2 * least + 1), key=lambda size: -count % size)  # few are beyond the last value
+            step = min(
+                range(least, min(2 * least, least + 1000) + 1), key=lambda size: -count % size
+            )  # few are beyond the last value
             return first - 0.5 + step * np.arange(-(-count // step) + 1, dtype=np.float64)
         margin = 0.0 if low < high else abs(low) / 2 or 0.5
         edges = np.linspace(low - margin, high + margin, BINS + 1)

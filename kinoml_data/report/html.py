@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from kinoml_data.spec.html import MANY, code_html, details_html, rows_html
+from kinoml_data.spec.html import MANY, code_html, details_html, marked_html, rows_html
 
 # The page takes its colors from the theme of the reader: black on white, or white on nearly black.
 STYLE = """
@@ -22,6 +21,7 @@ body { margin: 1.5rem auto 4rem; padding: 0 1rem; max-width: 62rem; background: 
 .kinoml-data .wide table { width: auto; }
 .kinoml-data .wide td, .kinoml-data .wide th { padding-right: 18px; }
 .kinoml-data .wide td, .kinoml-data .wide th { white-space: nowrap; }
+.kinoml-data .wide .label + td { white-space: normal; }
 .kinoml-data .wide .long { white-space: normal; width: max-content; max-width: 24rem; overflow-wrap: anywhere; }
 .kinoml-data .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 8px 20px; }
 .kinoml-data figure { margin: 4px 0; break-inside: avoid; }
@@ -43,7 +43,11 @@ body { margin: 1.5rem auto 4rem; padding: 0 1rem; max-width: 62rem; background: 
 @media print {
   body { margin: 0; max-width: none; }
   .kinoml-data .wide { overflow: visible; }
-  .kinoml-data .wide td, .kinoml-data .wide th { white-space: normal; padding-right: 10px; }
+  .kinoml-data .wide td, .kinoml-data .wide th { white-space: normal; padding-right: 10px; font-size: 11px; }
+  .kinoml-data .wide .n, .kinoml-data .wide .label { white-space: nowrap; }
+  .kinoml-data .wide .long { width: auto; }
+  .kinoml-data .wide code { font-size: 11px; overflow-wrap: break-word; }
+  .kinoml-data summary, .kinoml-data .legend { break-after: avoid; }
   .kinoml-data tr { break-inside: avoid; }
 }
 """
@@ -82,10 +86,4 @@ def legend_html(names: Iterable[tuple[str, str]]) -> str:
 
 def note_html(text: str, *, is_warning: bool = False) -> str:
     """A paragraph, in which words between backticks are code."""
-    content = re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))
-    return f"<p{' class=warn' if is_warning else ''}>{content}</p>"
-
-
-def long_html(text: str, *, is_warning: bool = False) -> str:
-    """The content of a cell whose text may have several lines."""
-    return f'<div class="long{" warn" if is_warning else ""}">{escape(text)}</div>'
+    return f"<p{' class=warn' if is_warning else ''}>{marked_html(text)}</p>"

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from kinoml_data.columns import Ragged, sizes_of
+from kinoml_data.columns import Ragged
 from kinoml_data.dataset.description import BATCH, ColumnFacts, Described
-from kinoml_data.dataset.split_check import COLOURS
+from kinoml_data.dataset.split_check import COLORS
 from kinoml_data.errors import KinomlDataError, format_size
-from kinoml_data.loading.samplers import LengthBatchSampler
+from kinoml_data.loading.padding import padded_sizes
 from kinoml_data.report.contents import spread
 from kinoml_data.report.figures import histogram
 from kinoml_data.report.html import figure_html, note_html
+from kinoml_data.spec.array import Array
 from kinoml_data.spec.html import code_html, rows_html
 
 FIGURES = 12
@@ -39,7 +39,7 @@ def lengths_html(dataset: Described, facts: Sequence[ColumnFacts], sample: int) 
         if not array.ragged or array.is_string or not len(dataset):
             continue
         shapes = _shapes(dataset, column.name, sample)
-        if shapes is None:
+        if shapes is None or not len(shapes):
             continue
         for axis in [axis for axis, length in enumerate(array.shape) if length is None]:
             label = f"axis {axis}" if len(array.shape) > 1 else ""
@@ -49,11 +49,11 @@ def lengths_html(dataset: Described, facts: Sequence[ColumnFacts], sample: int) 
             counts = (f"{len(values):,}", *(f"{number:.4g}" for number in numbers))
             lengths.append((code_html(column.name), escape(label), *counts))
             if len(figures) < FIGURES:
-                svg, beyond = histogram({COLOURS[0]: values}, f"Lengths of {column.name} {label}")
+                svg, beyond = histogram({COLORS[0]: values}, f"Lengths of {column.name} {label}")
                 note = f"{beyond:,} rows beyond the ends" if beyond else ""
                 figures.append(figure_html(svg, column.name, label, note))
         if column.role in ("X", "y"):
-            padding.append((code_html(column.name), *_padding(shapes, array.numpy.itemsize)))
+            padding.append((code_html(column.name), *_padding(array, shapes)))
     if not lengths:
         return ""
     note = note_html(
@@ -77,17 +77,9 @@ def _shapes(dataset: Described, name: str, sample: int) -> NDArray[np.int64] | N
     return column.shapes if isinstance(column, Ragged) else None
 
 
-def _padding(shapes: NDArray[np.int64], itemsize: int) -> tuple[str, str, str]:
+def _padding(array: Array, shapes: NDArray[np.int64]) -> tuple[str, str, str]:
     """The cells of `PADDING`."""
-    sizes, order = sizes_of(shapes), np.random.default_rng(0).permutation(len(shapes))
-    by_chance = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
-    similar = LengthBatchSampler(sizes, BATCH, generator=torch.Generator().manual_seed(0))
-    share, size = _padded(shapes, by_chance)
-    return f"{share:.0%}", f"{_padded(shapes, similar)[0]:.0%}", format_size(round(size * itemsize))
-
-
-def _padded(shapes: NDArray[np.int64], batches: Iterable[NDArray[np.int64]]) -> tuple[float, float]:
-    """The share of padding in some batches, and the number of values in an average batch, with its padding."""
-    totals = [len(rows) * int(shapes[rows].max(axis=0).prod()) for rows in batches]
-    total = sum(totals)
-    return (1 - int(sizes_of(shapes).sum()) / total if total else 0.0), total / max(1, len(totals))
+    values, by_chance, similar = padded_sizes(array, shapes, BATCH)
+    share, other = (f"{1 - values / total if total else 0.0:.0%}" for total in (by_chance, similar))
+    batches = -(-len(shapes) // BATCH)
+    return share, other, format_size(round(by_chance / batches * array.numpy.itemsize))

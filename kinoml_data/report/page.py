@@ -11,23 +11,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from kinoml_data import registry
-from kinoml_data.columns import distinct_keys
 from kinoml_data.dataset import description
 from kinoml_data.dataset.description import ColumnFacts, is_computed
+from kinoml_data.dataset.html import columns_html
 from kinoml_data.dataset.split_check import compared_columns, leaks_html, sizes_html
-from kinoml_data.errors import KinomlDataError, format_size, one_line
+from kinoml_data.errors import KinomlDataError, count_of, format_size, one_line
 from kinoml_data.files import check_target, replacing
-from kinoml_data.report.contents import LIMIT, Content, Group, Reported, content_of, groups_of
+from kinoml_data.report.contents import LIMIT, Content, Reported, content_of, groups_of
 from kinoml_data.report.drawings import drawings_html
 from kinoml_data.report.figures import check_matplotlib
-from kinoml_data.report.html import document_html, long_html, note_html
+from kinoml_data.report.html import document_html, note_html
 from kinoml_data.report.lengths import lengths_html
 from kinoml_data.report.values import missing_html, texts_html, values_html
 from kinoml_data.spec import config
-from kinoml_data.spec.html import code_html, details_html, page_html, pairs_html, role_html, rows_html
+from kinoml_data.spec.html import MANY, details_html, page_html, pairs_html
 
 SAMPLE = 1000  # rows that are read of a column that is not read completely
-MANY = 60  # columns from which on the table is folded
 PACKAGES = ("kinoml-data", "torch", "numpy", "pyarrow")
 
 
@@ -72,14 +71,14 @@ def dataset_html(
         *notes,
         _section("Columns", _columns(dataset, columns, min(sample, len(dataset))), is_open=len(columns) <= MANY),
         _section("Values", values_html(dataset, contents, groups)),
-        _section("Splits", _splits(dataset, columns, groups)),
+        _section("Splits", _splits(dataset, columns)),
         drawings_html(dataset, contents),
         _section("Lengths and padding", lengths_html(dataset, columns, sample)),
         _section("Missing values", _missing(dataset, contents, columns, sample)),
         _section("Other columns", texts_html(dataset, contents, columns)),
         _section("Provenance", _provenance(dataset, columns, fingerprint)),
     ]
-    return page_html(type(dataset).__name__, name or dataset.spec.name, f"{len(dataset):,} rows", parts)
+    return page_html(type(dataset).__name__, name or dataset.spec.name, count_of(len(dataset), "row"), parts)
 
 
 def _section(title: str, content: str, *, is_open: bool = True) -> str:
@@ -97,36 +96,31 @@ def _contents(dataset: Reported, columns: Sequence[ColumnFacts], sample: int) ->
 
 
 def _columns(dataset: Reported, columns: Sequence[ColumnFacts], sample: int) -> str:
-    rows = []
-    for column in columns:
-        size = ("" if column.exact else "about ") + format_size(column.nbytes)
-        stored = f"<br><small>stored as {escape(column.stored_as)}</small>" if column.stored_as else ""
-        first = long_html(column.note or column.first, is_warning=bool(column.note))
-        described = (role_html(column.role), code_html(column.name), escape(column.dtype) + stored)
-        rows.append((*described, escape(column.shape), first, escape(column.range), escape(size)))
-    header = ("role", "column", "dtype", "shape of a row", "first values", "range", "in memory")
+    if not columns:
+        return note_html("No column can be read.")
     read = f"the first {sample:,} rows" if sample < len(dataset) else "all rows"
     note = note_html(f"First values and ranges are those of {read}.") if sample else ""
     if not all(column.exact for column in columns):
         note += note_html("Shapes and sizes are estimated from these rows if the store does not know them.")
-    return rows_html(header, rows, numeric=("in memory",)) + note
+    return columns_html(columns, with_values=True) + note
 
 
-def _splits(dataset: Reported, columns: Sequence[ColumnFacts], groups: Sequence[Group]) -> str:
+def _splits(dataset: Reported, columns: Sequence[ColumnFacts]) -> str:
     """The sizes of the splits, and what two of them share."""
     sizes = {name: len(rows) for name, rows in dataset.indices.items()}
     if not sizes:
         return note_html("The dataset has no splits.")
     binding, spec = dataset._session.binding, dataset.spec
     names = compared_columns(binding, spec)
-    costly = [name for name in names if name not in spec.split_columns and _is_costly(dataset, columns, name)]
+    large = [column.name for column in columns if column.nbytes > LIMIT]  # values that rows share count once
+    costly = [name for name in names if name in large or is_computed(dataset, name)]
+    costly = [name for name in costly if name not in spec.split_columns]
     bar = sizes_html(sizes, len(dataset) - sum(sizes.values()))
     try:
         check = dataset.check_splits([name for name in names if name not in costly])
     except KinomlDataError as error:
         return bar + note_html(f"What the splits share is not known: {one_line(error)}", is_warning=True)
-    apart = [name for name in check.columns if name not in {shared.column for shared in check.shared}]
-    leaks, notes = leaks_html(check.shared, apart), ""
+    leaks, notes = leaks_html(check.shared, check.apart), ""
     if costly:
         option = " ".join(f"--column {name}" for name in costly)
         way = f"to compare them, run `kinoml-data splits PATH {option}`"
@@ -136,20 +130,13 @@ def _splits(dataset: Reported, columns: Sequence[ColumnFacts], groups: Sequence[
     return bar + leaks + notes
 
 
-def _is_costly(dataset: Reported, columns: Sequence[ColumnFacts], name: str) -> bool:
-    """True if comparing the different values of a column reads more than `LIMIT` bytes, or computes features."""
-    keys = dataset._session.binding.keys(name)
-    different = len(distinct_keys(keys[dataset.rows])[0]) if keys is not None else len(dataset)
-    nbytes = next(column.nbytes for column in columns if column.name == name)
-    return is_computed(dataset, name) or nbytes * different > LIMIT * max(1, len(dataset))
-
-
 def _missing(dataset: Reported, contents: Mapping[str, Content], columns: Sequence[ColumnFacts], sample: int) -> str:
     table = missing_html(dataset, contents, columns, sample)
     read = min(sample, len(dataset))
     text = "Of the columns that are not listed, no value that was read is missing." if table else "No value is missing."
-    if read < len(dataset):
-        text += f" Of X, only {read:,} rows were read."
+    if read < len(dataset) and len(contents) < len(columns):
+        sampled = "X" if dataset.spec.X is not None else "columns with several numbers per row"
+        text += f" Of {sampled}, only {read:,} rows were read."
     problems = [f"{name}: {reason}" for name, reason in description.unreadable(dataset).items()]
     problems += [f"{name}: {content.problem}" for name, content in contents.items() if content.problem]
     return table + note_html(text) + "".join(note_html(problem, is_warning=True) for problem in problems)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -15,8 +16,8 @@ from kinoml_data.dataset.description import TEXT, ColumnFacts, Described, missin
 from kinoml_data.errors import quoted
 from kinoml_data.report.contents import ALL, Content, Group, Reported
 from kinoml_data.report.figures import histogram
-from kinoml_data.report.html import figure_html, folded_html, legend_html, long_html, note_html
-from kinoml_data.spec.html import code_html, rows_html
+from kinoml_data.report.html import figure_html, folded_html, legend_html, note_html
+from kinoml_data.spec.html import code_html, long_html, rows_html
 
 FIGURES = 12  # of one section
 MOST_GROUPS = 8  # more of them are not told apart in one figure
@@ -81,7 +82,7 @@ def texts_html(dataset: Reported, contents: Mapping[str, Content], facts: Sequen
         if not dataset.spec.columns[column.name].is_string:
             if isinstance(content.column, Ragged) or content.column.ndim > 1:
                 continue
-            values = content.column.tolist()
+            values = [math.nan if value != value else value for value in content.column.tolist()]  # one NaN for all
         counts = Counter(values)
         frequent = [f"{_shown(value)} {count:,}" for value, count in counts.most_common(FREQUENT) if count > 1]
         read = "" if len(values) == len(dataset) else f" of {len(values):,} rows"

@@ -104,7 +104,7 @@ class Array(Model):
 
     @property
     def axes(self) -> tuple[int | None, ...]:
-        """The axes of one row as it is stored: the shape, or for a string the one axis of its bytes."""
+        """The axes of one row as it is stored, which are the shape, or for a string the one axis of its bytes."""
         return (None,) if self.is_string else self.shape
 
     @property
@@ -127,7 +127,7 @@ class Array(Model):
 
     @property
     def as_stored(self) -> Array:
-        """The stored column as far as the spec describes it: packed bits are uint8, and `values` are text."""
+        """The stored column as far as the spec describes it. Packed bits are uint8, and `values` are text."""
         if self.values is not None:
             return Array(STRING, missing=self.missing)
         if not self.packbits:

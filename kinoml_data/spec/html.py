@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from kinoml_data.spec.array import Array
 
-# Every colour of a text is mixed with the colour of the page's own text, so that it is legible in every theme.
+# Every color of a text is mixed with the color of the page's own text, so that it is legible in every theme.
 STYLE = """
 .kinoml-data {
   --kd-soft: color-mix(in srgb, currentColor 65%, transparent);
@@ -28,7 +29,7 @@ STYLE = """
   text-align: left; padding: 2px 14px 2px 0; border-top: 1px solid var(--kd-line); vertical-align: top;
   background: none; white-space: normal;
 }
-.kinoml-data table:has(th) { min-width: 26rem; }
+.kinoml-data table:has(th) { min-width: 22rem; }
 .kinoml-data th { color: var(--kd-soft); font-weight: 400; border-top: 0; }
 .kinoml-data td.n, .kinoml-data th.n { text-align: right; padding-right: 0; font-variant-numeric: tabular-nums; }
 .kinoml-data small { font-size: 11px; }
@@ -99,8 +100,8 @@ def details_html(title: str, content: str, *, is_open: bool = False) -> str:
 
 
 def pairs_html(pairs: Iterable[tuple[str, str]]) -> str:
-    """A table of labels and texts."""
-    lines = [f"<tr><td class=label>{escape(label)}</td><td>{escape(text)}</td></tr>" for label, text in pairs]
+    """A table of labels and texts, in which words between backticks are code."""
+    lines = [f"<tr><td class=label>{escape(label)}</td><td>{marked_html(text)}</td></tr>" for label, text in pairs]
     return _table(lines)
 
 
@@ -119,7 +120,7 @@ def _table(lines: Iterable[str]) -> str:
 
 
 def role_html(role: str) -> str:
-    """A role in its colour."""
+    """A role in its color."""
     return f'<b class="{role}">{role}</b>' if role else ""
 
 
@@ -128,11 +129,16 @@ def code_html(text: str) -> str:
     return f"<code>{escape(text)}</code>"
 
 
-def long_html(text: str) -> str:
+def marked_html(text: str) -> str:
+    """A text in which words between backticks are code."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))
+
+
+def long_html(text: str, *, is_warning: bool = False) -> str:
     """A text that may be broken anywhere."""
-    return f'<span class="long">{escape(text)}</span>'
+    return f'<div class="long{" warn" if is_warning else ""}">{escape(text)}</div>'
 
 
 def plain_text(value: Any) -> str:
     """A value of a spec as short text, without quotation marks."""
-    return json.dumps(value).replace('"', "")
+    return json.dumps(value, default=str).replace('"', "")

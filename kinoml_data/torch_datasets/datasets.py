@@ -141,7 +141,7 @@ class XyTorchDataset(WithIndices):
 
     @cached_property
     def data_X(self) -> Tensor:
-        """All of X: `(rows, ...)`."""
+        """All of X, `(rows, ...)`."""
         return cast(Tensor, self.core.column("X"))
 
     def input_size(self) -> int:

@@ -74,7 +74,7 @@ def test_inspect_shows_columns_shapes_and_splits(run: Run, folder: Path) -> None
     assert said["stored"].startswith(str(folder / "ligands.npz"))
     assert said["in memory"] == "3.3 kB"
     assert said["a batch of 128"].endswith(" of X and y")
-    assert said["splits"] == "train 2, test 1; 1 rows in none"
+    assert said["splits"] == "train 2, test 1; 1 row in none"
     assert said["observation model"].startswith("pIC50 (substrate_conc: 1e-06")
     assert said["collate"] == "{one_hot: pad-mask}"
     rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()}

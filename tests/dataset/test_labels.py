@@ -143,6 +143,16 @@ def test_an_order_is_cut_and_equal_values_stay_together() -> None:
     assert len(load({"ratios": {"train": 0.7, "test": 0.3}, "order": "id"}).split("train")) == 420
 
 
+def test_texts_are_ordered_by_their_bytes() -> None:
+    texts = sorted(["", "2020", "2020-01", "2020 b", "2020\0", "2020.", "20200", "é", "z", "\U0001f600"])
+    order = np.random.default_rng(0).permutation(len(texts))
+    data = {"X": np.zeros(len(texts)), "id": [texts[row] for row in order]}
+    for count in range(1, len(texts)):
+        share = count / len(texts)
+        dataset = load({"ratios": {"train": share, "test": 1 - share}, "order": "id"}, data)
+        assert sorted(data["id"][row] for row in dataset.indices["train"]) == texts[:count]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import kinoml_data as kd
 from kinoml_data.dataset.split_check import SharedValues
 from kinoml_data.errors import SpecError
+from kinoml_data.factory import open_to_copy
 
 
 def dataset() -> kd.XyDataset:
@@ -45,12 +48,18 @@ def test_a_view_is_checked_for_its_own_rows() -> None:
 
 def test_a_dataset_without_splits_shares_nothing() -> None:
     check = kd.from_arrays(np.arange(3.0)).check_splits(["X"])
-    assert check.shared == () and str(check).startswith("splits: none")
+    assert check.shared == () and str(check) == "splits: none; 3 rows in none"
 
 
 def test_an_unknown_column_is_an_error() -> None:
     with pytest.raises(SpecError, match="did you mean 'smiles'"):
         dataset().check_splits(["smile"])
+
+
+def test_there_are_no_inputs_to_compare_without_roles(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    with open_to_copy(tmp_path / "t.csv") as without_roles, pytest.raises(SpecError, match="unknown column 'X'"):
+        without_roles.check_splits(["X"])
 
 
 def test_a_check_is_shown_as_tables() -> None:

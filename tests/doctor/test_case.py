@@ -11,7 +11,7 @@ import pytest
 import kinoml_data as kd
 from kinoml_data.doctor import case
 from kinoml_data.doctor.advice import Origin
-from kinoml_data.doctor.case import Case, least_times, stored_paths
+from kinoml_data.doctor.case import Case, least_times
 from kinoml_data.factory import open_to_copy
 
 
@@ -53,6 +53,18 @@ def test_a_sample_is_taken_if_there_is_no_time_for_all_rows(monkeypatch: pytest.
         assert len(measured.sample) == 3
 
 
+def test_the_imports_of_the_first_opening_are_not_part_of_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, takes = [0.0], iter([3.0, 0.5])
+    monkeypatch.setattr(case, "clock", lambda: now[0])
+
+    def opened() -> kd.XyDataset:
+        now[0] += next(takes)
+        return open_to_copy("x.npz")
+
+    with Case(opened, Origin("x.npz"), Path.cwd(), batch_size=64, workers=0, seconds=0.2) as measured:
+        assert measured.first == 0.5
+
+
 def test_the_least_time_of_several_rounds_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     takes = {"quick": iter([9.0, 1.0, 1.0, 9.0]), "slow": iter([8.0, 8.0, 3.0, 5.0])}
@@ -64,21 +76,3 @@ def test_the_least_time_of_several_rounds_counts(monkeypatch: pytest.MonkeyPatch
 
     ways = {way: lambda batch, way=way: read(way) for way in takes}
     assert least_times(ways, [0, 1], 0.0) == {"quick": 5.0, "slow": 4.0}
-
-
-def test_files_folders_patterns_and_tables_are_found() -> None:
-    Path("parts").mkdir()
-    for name in ("a", "b"):
-        kd.convert("x.npz", f"parts/{name}.parquet")
-    thin = {"backend": "npz-lazy", "path": "x.npz"}
-    for path in ("parts", "parts/*.parquet"):
-        joined = {
-            "backend": "joined",
-            "source": thin,
-            "tables": {"y": {"source": {"backend": "parquet-awkward", "path": path}, "columns": {}, "key": "y"}},
-        }
-        spec = kd.DatasetSpec.parse({"storage": joined, "X": "X"})
-        with kd.load_dataset("x.npz") as dataset:
-            dataset._session.spec = dataset.spec.with_storage(spec.storage)
-            files = [Path("parts")] if path == "parts" else [Path("parts/a.parquet"), Path("parts/b.parquet")]
-            assert stored_paths(dataset) == [file.absolute() for file in (Path("x.npz"), *files)]

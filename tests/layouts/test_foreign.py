@@ -224,6 +224,37 @@ def test_a_gap_becomes_NaN_if_the_spec_says_so(values):
     assert dataset[0][0] == 1 and torch.isnan(dataset[1][0])
 
 
+INEXACT = {  # the second row is an integer that neither float32 nor float64 contains
+    "pandas": pd.Series([1, 2**53 + 1, None], dtype="Int64"),
+    "pandas category": pd.Series(pd.array([1, 2**53 + 1, None], dtype="Int64"), dtype="category"),
+    "pandas Arrow": pd.Series([1, 2**53 + 1, None], dtype="int64[pyarrow]"),
+    "polars": pl.Series([1, 2**53 + 1, None]),
+    "Arrow": pa.array([1, 2**53 + 1, None]),
+    "list": [1, 2**53 + 1, None],
+    "masked": np.ma.array([1, 2**53 + 1, 0], mask=[0, 0, 1]),
+    "NA among objects": pd.Series([1, 2**53 + 1, pd.NA], dtype=object),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("values", INEXACT.values(), ids=INEXACT)
+def test_an_integer_among_gaps_is_never_rounded(values, dtype):
+    spec = {"columns": {"a": {"dtype": dtype, "missing": "nan"}}, "X": "a", "storage": {"backend": "in-memory"}}
+    with pytest.raises(SpecError, match=rf"column 'a', row 1: 9007199254740993 does not fit {dtype}"):
+        kd.load_dataset(spec, data={"a": values})
+
+
+def test_gaps_of_a_masked_array_with_axes():
+    for dtype in ("int64", "bool", "float32"):
+        values = np.ma.array(np.ones((2, 2, 3), dtype), mask=np.arange(12).reshape(2, 2, 3) == 7)
+        columns = {"a": {"dtype": "float32", "shape": [2, 3], "missing": "nan"}}
+        spec = {"columns": columns, "X": "a", "storage": {"backend": "in-memory"}}
+        X, _ = kd.load_dataset(spec, data={"a": values})[:]
+        assert torch.isnan(X).nonzero().tolist() == [[1, 0, 1]] and X.nansum() == 11
+    with pytest.raises(SpecError, match="is a masked array; fill in its missing values first"):
+        kd.load_dataset(spec, data={"a": np.ma.array([1j, 2j], mask=[0, 1])})
+
+
 def test_a_message_names_the_type_of_a_table_and_does_not_show_it():
     assert quoted(TABLES["pandas"]) == "a value of type DataFrame"
     assert quoted(np.ones((3, 3))) == "a value of type ndarray"

@@ -77,6 +77,10 @@ def test_each_text_is_drawn_once_as_an_image_in_the_order_of_y() -> None:
     assert page.text.endswith("1 3")
 
 
+def test_a_negative_zero_is_a_zero() -> None:
+    assert Page(shown(table(["a", "b"], [-0.0, 1.0]))).text.endswith(" 0 1")
+
+
 def test_without_y_the_rows_are_named() -> None:
     assert Page(shown(table(["b", "a"]))).text.endswith("row 0 row 1")
 

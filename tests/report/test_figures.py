@@ -59,6 +59,19 @@ def test_values_far_beyond_nearly_all_others_are_counted_but_not_drawn() -> None
     assert edges is not None and edges[-1] <= 1.1
 
 
+@pytest.mark.parametrize("values", [[2.0**64] * 3, [1e17, 1e17 + 16], [2.0**53, 2.0**53 + 2]])
+@pytest.mark.filterwarnings("error")
+def test_whole_numbers_without_room_between_them_are_drawn_as_other_numbers(values: list[float]) -> None:
+    histogram({RED: np.array(values)}, "values")
+    assert (edges := _edges(np.array(values))) is None or (np.diff(edges) > 0).all()
+
+
+def test_bins_of_whole_numbers_of_a_large_range_are_found_among_few_sizes() -> None:
+    edges = _edges(np.linspace(0, 2**31 - 1, 50).round())  # all sizes would be 35 million
+    assert edges is not None and figures.BINS <= len(edges) <= 2 * figures.BINS + 1
+    assert edges[0] == -0.5 and 2**31 - 1 < edges[-1] < 2**31 * 1.02
+
+
 @pytest.mark.parametrize("values", [[], [-1.7e308, 1.7e308]])
 def test_nothing_is_drawn_without_values_or_if_their_range_is_too_large(values: list[float]) -> None:
     assert histogram({RED: np.array(values, float)}, "values") == ("", 0)

@@ -7,10 +7,9 @@ from kinoml_data.report.html import (
     figure_html,
     folded_html,
     legend_html,
-    long_html,
     note_html,
 )
-from kinoml_data.spec.html import MANY, rows_html
+from kinoml_data.spec.html import MANY, long_html, rows_html
 from tests.report.pages import Page, cells
 
 HOSTILE = "<script>alert('1')</script>&\"`x`"

@@ -70,5 +70,16 @@ def test_lengths_that_the_store_does_not_know_are_those_of_a_sample(tmp_path: Pa
     spec = {"X": "atoms", "y": "y", "storage": storage}
     with kd.load_dataset(spec, base=tmp_path, featurizer=atoms) as dataset:
         header, row, *_ = cells(shown(dataset, 3))
+        assert shown(dataset, 0) == ""
     found = dict(zip(header, row, strict=True))
     assert (found["rows"], found["least"], found["median"], found["greatest"]) == ("3", "1", "5", "9")
+
+
+def test_a_padded_batch_contains_the_bits_that_are_unpacked(tmp_path: Path) -> None:
+    rows = [np.zeros((n, 2), np.uint8) for n in (1, 3)]
+    columns = {"X": {"dtype": "float32", "shape": ["*", 16], "packbits": True}}
+    spec = {"X": "X", "columns": columns, "storage": {"backend": "in-memory"}}
+    with kd.load_dataset(spec, data={"X": rows}) as dataset:
+        *_, header, row = cells(shown(dataset))
+        batch = dataset.as_dataloader(batch_size=2, collate="pad")
+        assert dict(zip(header, row, strict=True))["a padded batch"] == f"{next(iter(batch))[0].nbytes} B" == "384 B"

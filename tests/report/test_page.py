@@ -79,6 +79,24 @@ def test_tiny_datasets_have_reports(rows: int, tmp_path: Path) -> None:
     ):
         text = Page(written(dataset, tmp_path / f"{number}.html").partition(">")[2]).text
         assert f"rows {rows}" in text and "Provenance" in text
+        assert f"XyDataset {rows} row{'' if rows == 1 else 's'} rows" in text
+
+
+def test_a_table_of_which_no_column_can_be_read_has_a_report(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("smiles,IC50\n")
+    with open_to_copy(tmp_path / "t.csv", loads=False) as dataset:
+        text = Page(dataset_html(dataset)).text
+    assert "Columns No column can be read." in text and "there are no rows to infer its dtype from" in text
+
+
+def test_only_what_a_sample_was_read_of_is_said_to_be_one(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", a=np.zeros(9), b=np.zeros((9, 2)))
+    for names, expected in ((["a"], 0), (["a", "b"], 1)):
+        spec = {"columns": {"a": {}, "b": {"shape": [2]}}, "storage": {"backend": "npz-lazy", "path": "t.npz"}}
+        spec["columns"] = {name: spec["columns"][name] for name in names}
+        with open_to_copy(spec, base=tmp_path) as dataset:
+            text = Page(dataset_html(dataset, sample=5)).text
+        assert text.count("Of columns with several numbers per row, only 5 rows were read.") == expected
 
 
 def test_a_table_without_roles_shows_its_numbers_and_how_to_name_roles(tmp_path: Path) -> None:
@@ -113,6 +131,18 @@ def test_what_the_splits_share_is_listed(tmp_path: Path) -> None:
     assert "No column was compared" in apart
 
 
+def test_values_that_rows_share_are_compared_unless_they_are_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X = np.zeros((100, 1000))  # one value of 8 kB
+    kd.convert(kd.from_arrays(X, splits={"a": [0], "b": [1]}), tmp_path / "x.npz", share=["X"])
+    with kd.load_dataset(tmp_path / "x.npz") as dataset:
+        monkeypatch.setattr(page, "LIMIT", 8000)
+        assert "X: 1 pair of splits shares values" in Page(dataset_html(dataset, sample=1)).text
+        monkeypatch.setattr(page, "LIMIT", 7999)
+        assert "Not compared, because that may take long: X;" in Page(dataset_html(dataset, sample=1)).text
+
+
 def computing(folder: Path, count: list[str]) -> kd.XyDataset:
     def shout(text: str) -> tuple[Any, ...]:
         count.append(text)
@@ -142,7 +172,7 @@ def test_the_fingerprint_of_large_data_is_computed_only_on_request(monkeypatch: 
     monkeypatch.setattr(page, "LIMIT", 20)
     monkeypatch.setattr(contents, "LIMIT", 20)
     html = dataset_html(dataset)
-    assert dataset.fingerprint() not in html and "`kinoml-data report PATH --fingerprint`" in html
+    assert dataset.fingerprint() not in html and "<code>kinoml-data report PATH --fingerprint</code>" in html
     assert "Not compared, because that may take long: id" not in html
     assert dataset.fingerprint() in dataset_html(dataset, fingerprint=True)
     monkeypatch.undo()

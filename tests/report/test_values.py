@@ -105,6 +105,13 @@ def test_other_columns_show_how_many_values_are_different() -> None:
     assert cells(html)[1:] == [["text", "str", "2", "'a' 2"], ["year", "int64", "2", "2021 2"]]
 
 
+def test_all_missing_numbers_count_as_one_value() -> None:
+    data = {"x": [1.0, 2.0, 3.0], "ph": np.array([np.nan, 7.0, np.nan]), "z": np.array([1j, np.nan, np.nan])}
+    dataset = kd.load_dataset({"X": "x", "meta": ["ph", "z"], "storage": {"backend": "in-memory"}}, data=data)
+    html = texts_html(dataset, contents_of(dataset), description.columns(dataset))
+    assert cells(html)[1:] == [["ph", "float64", "2", "nan 2"], ["z", "complex128", "2", "nan 2"]]
+
+
 def test_missing_values_are_counted_in_all_rows_that_were_read() -> None:
     data = {"x": [1.0, np.nan, 3.0, np.nan], "y": [np.nan, 1.0, np.nan, np.nan], "text": ["", "a", "", "b"]}
     spec = {"X": "x", "y": "y", "meta": ["text"], "storage": {"backend": "in-memory"}}

@@ -43,7 +43,9 @@ def drawings_html(dataset: Reported, contents: Mapping[str, Content]) -> str:
         pictures = []
         for row in rows[spread(len(rows), DRAWN)].tolist():
             pictures.append(_picture(drawing, texts[row], _caption(dataset, contents, row, value, kind)))
-        note = note_html(f"{len(pictures)} of {len(first_rows):,} different texts{order}.")
+        some = value is not None and len(first_rows) < sum(map(bool, content.texts))
+        which = " Below a text that several rows have, the value is that of the first of them." if some else ""
+        note = note_html(f"{len(pictures)} of {len(first_rows):,} different texts{order}.{which}")
         section = f'{note}<div class="drawings">{"".join(pictures)}</div>'
         sections.append(details_html(f"Pictures of {name}", section, is_open=True))
     return "".join(sections)

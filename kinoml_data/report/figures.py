@@ -110,5 +110,5 @@ def _element(document: str, label: str) -> str:
         content = re.sub(unwanted, "", content, flags=re.DOTALL)
     document = f'<svg {box} role="img" aria-label="{escape(label)}">{content}'
     used = set(re.findall(r"url\(#([^)]*)\)", document))
-    document = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", document)
+    document = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", document)
     return re.sub(r"\n\s*", "\n", document.replace(TEXT, "currentColor"))

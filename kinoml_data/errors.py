@@ -7,7 +7,7 @@ from one string, because torch rebuilds the exception of a worker as `type(text)
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -171,6 +171,14 @@ def format_error(error: BaseException | None) -> str:
 
 def unknown(name: object, known: Sequence[str] | Mapping[str, Any], what: str = "key") -> str:
     """A sentence that refuses an unknown name, and suggests the nearest known name or lists all of them."""
-    near = difflib.get_close_matches(str(name), list(known), 1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {one_line(', '.join(known), 300)}" if known else ""
+    near = nearest(name, known)
+    hint = f"; did you mean {near!r}?" if near is not None else ""
+    hint = hint or (f"; known: {one_line(', '.join(known), 300)}" if known else "")
     return f"unknown {what} {quoted(name)}{hint}"
+
+
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """The known name that is most similar to `name`, for which upper and lower case are the same; None without one."""
+    folded = {text.casefold(): text for text in known}
+    near = difflib.get_close_matches(str(name).casefold(), folded, 1)
+    return folded[near[0]] if near else None

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from kinoml_data.dataset.collate import Collater
 from kinoml_data.dataset.dataset import XyDataset
 from kinoml_data.dataset.session import Session, open_storage
 from kinoml_data.errors import (
+    KinomlDataError,
     SpecError,
     StoreChangedError,
     StoreNotFoundError,
@@ -175,6 +176,10 @@ def _open(
     """The complete spec and the open storage, which `opened` closes."""
     storage = open_storage(backend, spec.requested_columns)
     opened.callback(storage.close)
+    if not (spec.requested_columns or {}).keys() <= {*storage.columns, *storage.unreadable}:
+        with suppress(KinomlDataError):  # so that the error for an unknown column can list all columns
+            storage = open_storage(backend, None)
+            opened.callback(storage.close)
     if spec.columns is None and spec.X is not None and storage.spec is not None:
         # The embedded spec names more columns than the caller's roles.
         storage.close()

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kinoml_data.contracts.backend import Storage
-from kinoml_data.dataset.oddities import oddity, roles_example, text_among_numbers
+from kinoml_data.dataset.oddities import oddity, of_texts, roles_example, text_among_numbers
 from kinoml_data.errors import (
     CorruptStoreError,
     SpecError,
@@ -108,9 +108,12 @@ def _over_columns(spec: DatasetSpec, storage: Storage, *, needs_X: bool) -> Comp
     for role, role_names in (("X", names_of(X)), ("y", names_of(y))):
         for name in role_names:
             if note := text_among_numbers(storage, name, least=0):
+                way = "write a bound such as >5 as a number, with its relation in a column of its own"
+                if note.startswith("no numbers"):
+                    way = "compute numbers from it with a featurizer"
                 raise SpecError(
                     f"{role}: column {quoted(name)} contains strings, which no tensor can have: {note}; put it in "
-                    "meta, or declare it in `columns` with `values: [...]` if its texts are categories"
+                    f"meta, declare it in `columns` with `values: [...]` if its texts are categories, or {way}"
                 )
     valid = _valid_names(names)
     columns = {
@@ -207,7 +210,7 @@ def _roles_needed(spec: DatasetSpec, storage: Storage) -> str:
     lines.append(f"  {roles_example(columns, path, storage.indexes)}")
     count = len(columns) + len(storage.unreadable)
     there = "is 1 column" if count == 1 else f"are {count:,} columns"
-    lines.append(f"In a spec file, the keys are X and y. There {there}:")
+    lines.append(f"In a spec file, the keys are X and y. {of_texts(columns)}There {there}:")
     width = min(40, max(map(len, columns), default=0))
     for name, array in list(columns.items())[:MOST_COLUMNS]:
         note = oddity(storage, name) if name in storage.columns else None

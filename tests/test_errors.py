@@ -17,7 +17,9 @@ from kinoml_data.errors import (
     error_prefix,
     format_error,
     format_size,
+    nearest,
     quoted,
+    unknown,
 )
 
 
@@ -91,3 +93,9 @@ def test_an_exception_without_a_text_is_named_by_its_type():
 )
 def test_sizes_are_written_in_decimal_units(count: int, text: str) -> None:
     assert format_size(count) == text
+
+
+def test_a_name_in_other_letter_case_is_suggested() -> None:
+    assert unknown("smiles", ["id", "SMILES"], "column") == "unknown column 'smiles'; did you mean 'SMILES'?"
+    assert unknown("zzz", ["id", "SMILES"]) == "unknown key 'zzz'; known: id, SMILES"
+    assert nearest("zzz", []) is None

@@ -727,3 +727,11 @@ def test_two_columns_made_from_one_stored_column_have_their_own_dtypes(tmp_path,
     X, _ = dataset[:]
     assert X["wide"].tolist() == [16777217.25, 0.1]
     assert X["narrow"].tolist() == [16777218.0, float(np.float32(0.1))]
+
+
+def test_the_error_for_an_unknown_column_knows_all_columns(tmp_path):
+    (tmp_path / "t.csv").write_text("mw,logp,pIC50\n1,2,5\n")
+    with pytest.raises(SpecError, match="unknown column 'pic50'; did you mean 'pIC50'"):
+        kd.load_dataset(tmp_path / "t.csv", X="mw", y="pic50")
+    with pytest.raises(SpecError, match="unknown column 'zzz'; known: mw, logp, pIC50"):
+        kd.load_dataset(tmp_path / "t.csv", X="mw", y="zzz")

@@ -14,7 +14,7 @@ from kinoml_data.backends.in_memory import InMemory
 from kinoml_data.columns import owned
 from kinoml_data.contracts.backend import AnyBackend, Backend, DataPath, SpecContext, Storage
 from kinoml_data.contracts.featurizer import Featurizer
-from kinoml_data.errors import SpecError, UnsupportedStoreError, quoted, unknown
+from kinoml_data.errors import SpecError, UnsupportedStoreError, nearest, quoted, unknown
 from kinoml_data.spec.array import Array
 from kinoml_data.spec.parts import FeaturizerRef, Featurizers
 
@@ -127,9 +127,10 @@ class FeaturizeOnAccess(Backend):
                     continue
                 if source is not None and name in source.unreadable:
                     raise UnsupportedStoreError(source.unreadable[name])
+                known = self._raw_names()
                 raise SpecError(
-                    f"featurizer {part.call.label!r} reads {unknown(name, raw, 'raw column')}; name the columns to "
-                    f"read in its `inputs`, such as `inputs: [{next(iter(raw), '')}]`"
+                    f"featurizer {part.call.label!r} reads {unknown(name, known, 'raw column')}; name the columns to "
+                    f"read in its `inputs`, such as `inputs: [{nearest(name, known) or next(iter(known), '')}]`"
                 )
 
 

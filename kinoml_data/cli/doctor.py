@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kinoml_data.cli.options import DataOrSpec, DatasetName, Settings
-from kinoml_data.cli.terminal import say, screen, specs
+from kinoml_data.cli.terminal import advice_on_rows, say, screen, specs
 from kinoml_data.errors import count_of, format_size
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def doctor(
         if label != first:
             say("")
         origin = Origin(path, label, tuple(settings or ()))
-        with screen(stderr=True).status(f"measuring {label or path}"):
+        measuring = screen(stderr=True).status(f"measuring {label or path}")
+        with measuring, advice_on_rows(path, f"`kinoml-data convert {path} FILE --failed FAILED`"):
             opened = partial(open_to_copy, opening.spec, **opening.options)
             examination = examine(opened, origin, batch_size=batch_size, workers=workers, seconds=seconds)
         _print(label or path, examination)

@@ -24,8 +24,6 @@ from kinoml_data.cli.doctor import doctor
 from kinoml_data.cli.options import DataOrSpec, DatasetName, Settings
 from kinoml_data.cli.report import report
 from kinoml_data.errors import (
-    CorruptStoreError,
-    FeaturizationError,
     KinomlDataError,
     PluginLoadError,
     SpecError,
@@ -223,7 +221,7 @@ def convert(
     all columns are copied.
     """
     from kinoml_data import registry
-    from kinoml_data.cli.terminal import specs
+    from kinoml_data.cli.terminal import advice_on_rows, specs
 
     if address is not None and executor is None:
         raise SpecError("--address is the address of an executor; name the executor with --executor")
@@ -237,23 +235,15 @@ def convert(
         )
     for label, opening in openings.items():
         path = target.replace("{name}", label) if label else target
-        try:
-            to = path if backend is None else {"backend": backend, "path": path}
-            with ExitStack() as opened:
-                opening = opening.to_copy()
-                dataset = opened.enter_context(
-                    opening.dataset(label or source, loads=True, omits_failures=failed is not None)
-                )
-                pool = opened.enter_context(registry.executor(executor)(address)) if executor is not None else None
-                options = {"share": share or (), "failed": failed, "workers": workers, "executor": pool}
-                _convert(dataset, path, log, target=to, overwrite=overwrite, **options)
-        except (CorruptStoreError, FeaturizationError, SpecError) as error:
-            if not isinstance(error, FeaturizationError) and ", row " not in str(error):
-                raise
-            way = f"`kinoml-data verify {source}` lists every row that cannot be read"
-            if isinstance(error, FeaturizationError) and failed is None:
-                way += ", and --failed FILE leaves such rows out"
-            raise type(error)(f"{error}; {way}") from error
+        to = path if backend is None else {"backend": backend, "path": path}
+        with advice_on_rows(source, None if failed is not None else "--failed FILE"), ExitStack() as opened:
+            opening = opening.to_copy()
+            dataset = opened.enter_context(
+                opening.dataset(label or source, loads=True, omits_failures=failed is not None)
+            )
+            pool = opened.enter_context(registry.executor(executor)(address)) if executor is not None else None
+            options = {"share": share or (), "failed": failed, "workers": workers, "executor": pool}
+            _convert(dataset, path, log, target=to, overwrite=overwrite, **options)
 
 
 def _convert(dataset: XyDataset, path: str, log: Path | None, **arguments: Any) -> None:

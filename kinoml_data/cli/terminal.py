@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinoml_data.errors import SpecError, quoted, unknown
+from kinoml_data.errors import CorruptStoreError, FeaturizationError, SpecError, quoted, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,6 +97,20 @@ def progress(task: str, log: Path | None = None) -> Iterator[Callable[..., None]
                     say(f"kinoml-data: {line}", stderr=True)
 
         yield report
+
+
+@contextmanager
+def advice_on_rows(path: str, leaving_out: str | None) -> Iterator[None]:
+    """Add to the error for a row that cannot be read how to list such rows, and what leaves them out, if not None."""
+    try:
+        yield
+    except (CorruptStoreError, FeaturizationError, SpecError) as error:
+        if not isinstance(error, FeaturizationError) and ", row " not in str(error):
+            raise
+        way = f"`kinoml-data verify {path}` lists every row that cannot be read"
+        if isinstance(error, FeaturizationError) and leaving_out is not None:
+            way += f", and {leaving_out} leaves such rows out"
+        raise type(error)(f"{error}; {way}") from error
 
 
 def specs(path: str, name: str | None = None, settings: Sequence[str] | None = None) -> dict[str, Opening]:

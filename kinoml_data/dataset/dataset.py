@@ -215,6 +215,8 @@ class XyDataset(Dataset[Any]):
         if name in splits:
             return splits[name]
         text = unknown(name, splits, "split")
+        if name in ("train", "val") and "fold0" in splits:
+            text += f"; `dataset.fold(0)[{name!r}]` is that of fold 0"
         if not splits:
             text += "; the dataset has no splits"
             if stored := [quoted(key) for key in self._session.binding.storage.arrays if key.startswith("idx_")]:

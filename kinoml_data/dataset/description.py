@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinoml_data.columns import Column, Ragged, concatenate, distinct_keys, sizes_of
-from kinoml_data.dataset.oddities import roles_example, text_among_numbers
+from kinoml_data.dataset.oddities import of_texts, roles_example, text_among_numbers
 from kinoml_data.dataset.session import Session
 from kinoml_data.dataset.stored_paths import size_of, stored_paths
 from kinoml_data.errors import KinomlDataError, count_of, format_size, one_line, quoted
@@ -148,8 +148,10 @@ def roles_hint(dataset: Described) -> str:
     if spec.X is not None:
         return ""
     indexes = dataset._session.binding.storage.indexes
-    example = roles_example(spec.columns, spec.storage.options.get("path"), indexes)
-    return f"Neither the data nor a spec specifies X and y. Name them, for example: {example}"
+    columns = {array.stored_names(name)[0]: array for name, array in spec.columns.items()}
+    example = roles_example(columns, spec.storage.options.get("path"), indexes)
+    what = "X" if spec.y_names else "X and y"
+    return f"Neither the data nor a spec specifies {what}. {of_texts(columns)}Name them, for example: {example}"
 
 
 def _stored(paths: Sequence[Path]) -> str:
@@ -271,6 +273,7 @@ def _range_of(array: Array, column: Column) -> str:
         return ""
     numbers = values[~np.isnan(values)] if values.dtype.kind == "f" else values
     missing = f", {gaps:,} NaN" if (gaps := values.size - numbers.size) else ""
+    missing += f": {one_line(', '.join(array.values), 40)}" if array.values else ""
     return f"{_number(numbers.min().item())} to {_number(numbers.max().item())}{missing}" if numbers.size else "NaN"
 
 

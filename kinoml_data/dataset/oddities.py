@@ -10,6 +10,7 @@ from kinoml_data.columns import Ragged
 from kinoml_data.contracts.backend import Storage
 from kinoml_data.errors import KinomlDataError, count_of, one_line, quoted
 from kinoml_data.spec.array import Array
+from kinoml_data.spec.roles import named_y
 
 ROWS = 10_000  # that are looked at
 
@@ -24,12 +25,18 @@ def roles_example(columns: Mapping[str, Array], path: object, indexes: Collectio
     """
     numeric = [name for name, array in columns.items() if not array.is_string and name not in indexes]
     measured = [name for name in numeric if not columns[name].shape]  # y is mostly one number per row
-    y_name = measured[-1] if measured and len(numeric) > 1 else None
+    y_name = named_y(numeric) or (measured[-1] if measured and len(numeric) > 1 else None)
     X = [name for name in numeric if name != y_name] or ["..."]
     more = ", ..." if len(X) > 3 else ""
     X, y = X[:3], f", y={y_name!r}" if y_name is not None else ""
     call = "..." if path is None else repr(str(path))
     return f"load_dataset({call}, X=[{', '.join(map(repr, X))}{more}]{y})"
+
+
+def of_texts(columns: Mapping[str, Array]) -> str:
+    """A sentence about X that is computed from text, and a space; empty if no column is text."""
+    is_any = any(array.is_string for array in columns.values())
+    return "To compute X from a column of text, such as SMILES, name a featurizer in a spec. " if is_any else ""
 
 
 def oddity(storage: Storage, name: str) -> str | None:

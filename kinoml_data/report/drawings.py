@@ -76,15 +76,24 @@ def _measured(dataset: Reported, contents: Mapping[str, Content]) -> str | None:
 
 
 def _caption(dataset: Reported, contents: Mapping[str, Content], row: int, value: str | None, kind: str | None) -> str:
-    """The measured value of a row, with its kind if there are several; the number of the row if there is no value."""
+    """The measured value of a row, with its kind if there are several, and with `<` or `>` if it is a bound.
+
+    Without a value, it is the number of the row.
+    """
     if value is None:
         return f"row {row:,}"
-    mask = _mask(dataset, row)
-    text = f"{contents[value].numbers(mask)[0] + 0.0:.4g}"  # not -0
-    content = contents.get(kind) if kind is not None else None
-    if kind is None or content is None or content.column is None or len(content.positions) < len(dataset):
-        return text
-    return f"{(dataset.spec.columns[kind].values or ())[int(content.numbers(mask)[0])]} {text}"
+    number = f"{contents[value].numbers(_mask(dataset, row))[0] + 0.0:.4g}"  # not -0
+    relation = _category(dataset, contents, row, getattr(dataset.observation_model, "relation", None))
+    bound = f"{relation} " if relation in ("<", ">") and number != "nan" else ""
+    return f"{_category(dataset, contents, row, kind)} {bound}{number}".strip()
+
+
+def _category(dataset: Reported, contents: Mapping[str, Content], row: int, name: str | None) -> str:
+    """The text of a row in a column with `values`; empty without such a column, or if not all of its rows were read."""
+    content = contents.get(name) if name is not None else None
+    if name is None or content is None or content.column is None or len(content.positions) < len(dataset):
+        return ""
+    return (dataset.spec.columns[name].values or ())[int(content.numbers(_mask(dataset, row))[0])]
 
 
 def _mask(dataset: Reported, rows: Any) -> NDArray[np.bool_]:

@@ -241,7 +241,10 @@ class Array(Model):
             if not self.values or len(set(self.values)) < len(self.values):
                 return "values must be a list of different texts"
             if self.missing is not None and self.missing not in self.values:
-                return f"missing: {quoted(self.missing)} is not one of the `values`"
+                return (
+                    f"missing: {quoted(self.missing)} is not one of the `values`; add it to them, or write the one "
+                    f"that an empty cell means, such as {quoted(self.values[0])}"
+                )
             if len(self.values) - 1 > np.iinfo(self.numpy).max:
                 return f"values has {len(self.values)} texts, whose places do not fit {self.dtype}"
         if self.range is not None:

@@ -139,7 +139,8 @@ class ComputedSplits(Model):
         if self.folds is None and self.ratios and abs(total - 1) > 1e-6:
             return f"split ratios must sum to 1; these sum to {total:g}"
         if self.folds is not None and total > 1 - 1e-6:
-            return f"split ratios must sum to less than 1, because the folds share the rest; these sum to {total:g}"
+            rest = "because the folds share the rest; write only the shares of other splits, such as `{test: 0.2}`"
+            return f"split ratios must sum to less than 1, {rest}; these sum to {total:g}"
         if self.by is not None and self.order is not None:
             return "`by` and `order` cannot be combined"
         if clash := sorted(self.ratios.keys() & set(self.fold_names)):

@@ -1005,3 +1005,12 @@ def test_values_that_are_changed_later_do_not_change_what_is_computed(workers):
 
 def sum_of(raw, row):
     return np.array([raw + row.sum()], np.float64)
+
+
+def test_the_column_of_a_table_that_a_featurizer_may_mean_is_suggested(named, tmp_path):
+    (tmp_path / "t.csv").write_text("ID,SMILES,y\n1,CCO,5\n")
+    source = {"backend": "csv", "path": str(tmp_path / "t.csv")}
+    spec = {"X": ["X", "n"], "y": "y", "storage": {"backend": "featurize-on-access", "source": source}}
+    spec["storage"]["featurizer"] = "codes"
+    with pytest.raises(SpecError, match=r"'smiles'; did you mean 'SMILES'\?.*`inputs: \[SMILES\]`"):
+        kd.load_dataset(spec)

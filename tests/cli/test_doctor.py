@@ -14,6 +14,7 @@ import kinoml_data as kd
 from kinoml_data.doctor import time_findings
 from tests.cli.conftest import Run
 from tests.doctor.work import follow, ragged
+from tests.slow_features import install_plugin
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +106,16 @@ def test_what_cannot_be_opened_is_an_error(run: Run, arguments: list[str], messa
     bits("x.npz")
     done = run("doctor", *arguments)
     assert done.code == 1 and done.out == "" and message in done.err
+
+
+def test_a_row_that_cannot_be_featurized_is_an_error_that_says_how_to_go_on(run: Run, site: Path) -> None:
+    install_plugin(site)
+    Path("t.csv").write_text("smiles,pIC50\nCCO,5\nN!,6\n")
+    Path("t.yaml").write_text(
+        "{X: letters, y: pIC50, storage: {backend: featurize-on-access, source: {backend: csv, path: t.csv}, "
+        "featurizer: {name: letters, inputs: [smiles]}}}"
+    )
+    done = run("doctor", "t.yaml")
+    assert done.code == 1 and "row 1: ValueError: N! is not a molecule" in done.err
+    way = "`kinoml-data verify t.yaml` lists every row that cannot be read, and `kinoml-data convert t.yaml FILE"
+    assert way in done.err

@@ -40,6 +40,8 @@ def test_an_unknown_split_is_an_error_that_suggests_one(dataset):
         load(SPLITS, split="holdout")
     with pytest.raises(SplitError, match="the dataset has no splits"):
         load({}).split("train")
+    with pytest.raises(SplitError, match=r"unknown split 'val'; .*`dataset\.fold\(0\)\['val'\]` is that of fold 0"):
+        load({"folds": 2}).split("val")
 
 
 def test_an_unknown_split_is_told_of_those_in_the_store(tmp_path):

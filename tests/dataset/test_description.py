@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import kinoml_data as kd
 from kinoml_data.dataset import description
@@ -103,3 +104,21 @@ def test_what_cannot_be_read_is_a_note_and_not_an_error(tmp_path: Path) -> None:
         assert "row 1 (line 3): a value is missing" in a.note and b.note == "2 numbers, and '>5' in row 0"
         assert list(description.unreadable(dataset)) == ["c"]
         assert "load_dataset('t.csv', X=['a'])" in description.roles_hint(dataset)
+
+
+def test_the_example_of_roles_can_be_run_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("smiles,IC50 [nM],y,cliff\nCCO,10,8,1\nCCN,100,7,0\n")
+    with open_to_copy("t.csv") as dataset:
+        hint = description.roles_hint(dataset)
+    assert hint.startswith("Neither the data nor a spec specifies X. To compute X from a column of text")
+    load = hint.partition("for example: load_dataset")[2]
+    with eval(f"kd.load_dataset{load}") as dataset:
+        assert dataset.spec.X == ("IC50_nM", "cliff") and dataset.spec.y == "y"
+
+
+def test_the_range_of_a_column_with_values_names_them(tmp_path: Path) -> None:
+    columns = {"x": {}, "relation": {"dtype": "uint8", "values": ["=", "<", ">"]}}
+    spec = {"columns": columns, "X": "x", "y": "relation", "storage": {"backend": "in-memory"}}
+    dataset = kd.load_dataset(spec, data={"x": [1.0, 2.0], "relation": ["<", "="]})
+    assert [column.range for column in description.columns(dataset, 10)] == ["1 to 2", "0 to 1: =, <, >"]

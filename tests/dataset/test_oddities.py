@@ -59,6 +59,7 @@ def test_an_index_is_known_for_what_it_is():
     [
         ({"label": (), "embedding": (None,)}, "load_dataset('t.csv', X=['embedding'], y='label')"),
         ({"mw": (), "logp": (), "IC50": ()}, "load_dataset('t.csv', X=['mw', 'logp'], y='IC50')"),
+        ({"y": (), "mw": (), "logp": ()}, "load_dataset('t.csv', X=['mw', 'logp'], y='y')"),
         ({}, "load_dataset('t.csv', X=['...'])"),
         (dict.fromkeys("abcde", ()), "load_dataset('t.csv', X=['a', 'b', 'c', ...], y='e')"),
     ],

@@ -90,7 +90,7 @@ def test_without_y_the_rows_are_named() -> None:
 def test_values_of_several_kinds_are_in_the_order_of_the_rows() -> None:
     text = Page(shown(mixed())).text
     assert "5 of 5 different texts." in text
-    assert text.endswith("pIC50 5 pIC50 6 pIC50 nan pKi 7 pKi 8")
+    assert text.endswith("pIC50 5 pIC50 6 pIC50 nan pKi 7 pKi > 8")
 
 
 def test_only_some_of_many_texts_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,3 +111,12 @@ def test_a_text_that_cannot_be_drawn_is_shown_as_text() -> None:
 
 def test_a_column_without_text_is_not_drawn() -> None:
     assert shown(kd.from_arrays(np.zeros(3), np.zeros(3))) == ""
+
+
+def test_the_caption_of_a_bound_has_its_relation() -> None:
+    values = {"dtype": "uint8", "values": ["=", "<", ">"]}
+    columns = {"x": {}, "text": {"dtype": "str"}, "pKi": {"dtype": "float32", "missing": "nan"}, "relation": values}
+    roles = {"X": "x", "y": ["pKi", "relation"], "meta": ["text"], "storage": {"backend": "in-memory"}}
+    spec = roles | {"columns": columns, "observation_model": {"name": "pKi", "value": "pKi", "relation": "relation"}}
+    data = {"x": [0.0] * 4, "text": list("abcd"), "pKi": [5.0, 7.0, None, 9.0], "relation": ["<", "=", ">", ">"]}
+    assert Page(shown(kd.load_dataset(spec, data=data))).text.endswith("< 5 7 > 9")

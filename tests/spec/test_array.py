@@ -118,7 +118,7 @@ def test_the_default_array_is_one_float32_per_row():
         ({"missing": "nan", "dtype": "int64"}, "missing needs a floating-point dtype, text or `values`, not int64"),
         ({"missing": "nan", "dtype": "complex64"}, "missing needs a floating-point dtype, text or `values`, not comp"),
         ({"missing": "", "dtype": "float32"}, "a missing number can only become nan, not ''"),
-        ({"missing": ">", "dtype": "int8", "values": ["=", "<"]}, "missing: '>' is not one of the `values`"),
+        ({"missing": ">", "dtype": "int8", "values": ["=", "<"]}, "'>' is not one of the `values`; add it to them"),
         ({"values": ["a"]}, "values needs an integer dtype"),
         ({"values": ["a"], "dtype": "int8", "shape": [2]}, "values needs an integer dtype and one value per row"),
         ({"values": [], "dtype": "int8"}, "values must be a list of different texts"),

@@ -19,7 +19,7 @@ from tests.spec.specs import SMALL, refused, spec
         (SMALL | {"split": {}}, "split: unknown key 'split'; did you mean 'splits'?"),
         (SMALL | {"observation-model": "pKd"}, "did you mean 'observation_model'?"),
         (SMALL | {"storge": {}}, "did you mean 'storage'?"),
-        (SMALL | {"x": "a"}, "x: unknown key 'x'; known: format, name, columns"),
+        (SMALL | {"x": "a"}, "x: unknown key 'x'; did you mean 'X'?"),
         (SMALL | {"self": 1}, "self: unknown key 'self'"),
         (SMALL | {"zzz": 1}, "known: format, name, columns, X, y, meta, storage, splits, observation_model, collate"),
         (SMALL | {"columns": {"a": {"dtpye": "int8"}}}, "columns.a.dtpye: unknown key 'dtpye'; did you mean 'dtype'?"),

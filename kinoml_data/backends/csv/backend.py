@@ -109,9 +109,9 @@ class _Table(Storage):
         counts = Counter(text.names)
         names = [name for name in counts if requested is None or name in requested]
         if not names and requested:
-            way = text.other_delimiter()
-            problem = unknown(next(iter(requested)), list(counts), "stored column")
-            raise SpecError(f"{text.path}: {problem}" + (f"; {way}" if way else ""))
+            name, way = next(iter(requested)), text.other_delimiter()
+            problem = f"unknown stored column {quoted(name)}; {way}" if way else None
+            raise SpecError(f"{text.path}: {problem or unknown(name, list(counts), 'stored column')}")
         self._cells: dict[str, Cells] = {}
         unreadable: dict[str, str] = {}
         cells = text.columns([text.names.index(name) for name in names])

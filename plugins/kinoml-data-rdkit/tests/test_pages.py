@@ -45,6 +45,8 @@ def test_the_code_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     module_of(DOCS.parent / "tests" / "pages.py").run(DOCS / "guide.md", names)
     assert Path("failed.csv").read_text("utf-8").count("broken") == 1
     assert names["dataset"].check_splits(["scaffold", "id", "X"]).shared == ()
+    assert names["rmse"] < 0.8
+    assert names["OneAssay"](names["dataset"].fold(0)["train"])(names["X"]).shape == (3,)  # the rows of wide.csv
     assert len(Path("predictions.csv").read_text("utf-8").splitlines()) == 1 + len(names["dataset"].split("test"))
 
 

@@ -9,7 +9,7 @@ import typer
 
 from kinoml_data.cli.options import DataOrSpec, DatasetName, Settings
 from kinoml_data.cli.terminal import advice_on_rows, say, screen, specs
-from kinoml_data.errors import count_of
+from kinoml_data.errors import count_of, format_size
 
 if TYPE_CHECKING:
     from kinoml_data.doctor.examination import Examination
@@ -48,22 +48,20 @@ def doctor(
         _print(label or path, examination)
 
 
-def _print(label: str, found: Examination) -> None:
-    from kinoml_data.errors import format_size
-
-    on_disk = f", {format_size(found.on_disk)} on disk" if found.on_disk else ""
-    if not found.rows:
+def _print(label: str, examination: Examination) -> None:
+    on_disk = f", {format_size(examination.on_disk)} on disk" if examination.on_disk else ""
+    if not examination.rows:
         say(f"{label}: 0 rows{on_disk}; there is nothing to measure")
         return
-    batch = f"a batch of {count_of(found.batch_size, 'row')} takes {1e3 * found.seconds:.3g} ms"
-    say(f"{label}: {count_of(found.rows, 'row')}{on_disk}; {batch} and {format_size(found.batch_nbytes)}")
-    if found.sample < found.rows:
-        say(f"Figures are those of a sample of {count_of(found.sample, 'row')}.")
-    if not found.advice:
+    batch = f"a batch of {count_of(examination.batch_size, 'row')} takes {1e3 * examination.seconds:.3g} ms"
+    say(f"{label}: {count_of(examination.rows, 'row')}{on_disk}; {batch} and {format_size(examination.batch_nbytes)}")
+    if examination.sample < examination.rows:
+        say(f"Figures are those of a sample of {count_of(examination.sample, 'row')}.")
+    if not examination.advice:
         say("Nothing is worth changing.")
-    for number, advice in enumerate(found.advice, 1):
+    for number, advice in enumerate(examination.advice, 1):
         say(f"\n{number}. {advice.of}: {advice.gain:,.1f} times less", style="bold")
         where = "in a shell" if advice.change.startswith("kinoml-data ") else "in Python"
         say(f"{advice.problem[:1].upper()}{advice.problem[1:]}. Run {where}:\n\n{advice.change}")
-    if len(found.advice) > 1:
+    if len(examination.advice) > 1:
         say("\nEach gain is that of one change alone: make one, and run the doctor again.")

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib import import_module
 from importlib.util import find_spec
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _print_warning  # type: ignore[assignment]  # it uses only the text
+            warnings.showwarning = _warning_printer()
             app(args=[word for word in words if word != "--debug"], prog_name="kinoml-data")
     except Exception as error:
         if "--debug" in words:
@@ -378,10 +378,18 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
-def _print_warning(message: Warning | str, *_: Any) -> None:
+def _warning_printer() -> Callable[..., None]:
+    """Prints warnings, each of them once, although a command may open a dataset several times."""
     from kinoml_data.cli.terminal import say
 
-    say(f"kinoml-data: {one_line(message)}", style="yellow", stderr=True)
+    printed: set[str] = set()
+
+    def show(message: Warning | str, *_: Any) -> None:
+        if (line := one_line(message)) not in printed:
+            printed.add(line)
+            say(f"kinoml-data: {line}", style="yellow", stderr=True)
+
+    return show
 
 
 def _print_error(error: Exception) -> None:

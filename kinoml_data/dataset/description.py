@@ -239,7 +239,8 @@ def _shape(array: Array, stored: Array, shapes: Any) -> str:
     """A shape as text, such as `(53, 24-96)`, with the least and the greatest length of a ragged axis."""
     known = shapes is not None and len(shapes) > 0
     if array.is_string:
-        return f"{_lengths(shapes)} bytes" if known else ""
+        lengths = _lengths(shapes) if known else ""
+        return lengths and f"{lengths} byte{'' if lengths == '1' else 's'}"
     axes = []
     for axis, length in enumerate(array.shape):
         fixed = stored.shape[axis] if axis < len(stored.shape) else length
@@ -308,6 +309,6 @@ def _splits(dataset: Described) -> str:
 
 def _model(dataset: Described) -> str:
     model = dataset.observation_model
-    dump = model.model_dump(exclude_none=True) if hasattr(model, "model_dump") else {}
+    dump = model.model_dump(mode="json", exclude_none=True) if hasattr(model, "model_dump") else {}
     options = ", ".join(f"{name}: {plain_text(value)}" for name, value in dump.items())
     return getattr(model, "name", type(model).__name__) + (f" ({options})" if options else "")

@@ -159,9 +159,9 @@ class Case:
 
     def _cold_times(self) -> tuple[float, float]:
         """See `cold` and `in_order`. Of several batches the least counts, as something else may disturb one."""
-        some = self.batches[: (len(self.batches) + 1) // 2]
-        cold, others = math.inf, np.setdiff1d(np.arange(len(self.sample)), np.concatenate(some))
-        for batch in some:
+        timed = self.batches[: (len(self.batches) + 1) // 2]
+        cold, others = math.inf, np.setdiff1d(np.arange(len(self.sample)), np.concatenate(timed))
+        for batch in timed:
             start = clock()
             self.read(self.view, batch)
             cold = min(cold, clock() - start)

@@ -25,7 +25,7 @@ def repeated_rows(case: Case) -> Iterator[Advice]:
     """Columns whose rows repeat, but are stored one by one."""
     if case.calls or case.storage.blocks is not None:
         return
-    saved, found = 0.0, dict[str, str]()
+    saved, repeated = 0.0, dict[str, str]()
     for name, column in case.columns.items():
         sizes, rows = row_sizes(column), len(column)
         if sizes.mean() < MIN_ROW or case.dataset._session.binding.keys(name) is not None:
@@ -34,12 +34,12 @@ def repeated_rows(case: Case) -> Iterator[Advice]:
         gain = case.rows / rows * (sizes.sum() - sizes[first].sum() - KEY * rows)
         if gain > 0:
             saved += gain
-            found[name] = f"column {name} has {len(first):,} distinct values in {rows:,} rows"
+            repeated[name] = f"column {name} has {len(first):,} distinct values in {rows:,} rows"
     before, after = case.own_on_disk, case.flat_on_disk - saved
-    if found and saves(before, after, BYTES_ON_DISK):
+    if repeated and saves(before, after, BYTES_ON_DISK):
         yield Advice(
-            f"{', '.join(found.values())}, but each row is stored on its own, in {format_size(round(before))}",
-            case.origin.command("shared", *itertools.chain.from_iterable(("--share", name) for name in found)),
+            f"{', '.join(repeated.values())}, but each row is stored on its own, in {format_size(round(before))}",
+            case.origin.command("shared", *itertools.chain.from_iterable(("--share", name) for name in repeated)),
             before / after,
             "bytes on disk",
         )

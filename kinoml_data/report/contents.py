@@ -93,8 +93,10 @@ def content_of(dataset: Reported, facts: ColumnFacts, sample: int) -> Content:
         facts: what is known about the column.
         sample: the number of rows of a sample, which are spread evenly.
     """
-    whole = facts.nbytes <= LIMIT and (facts.name in dataset.spec.split_columns or not is_computed(dataset, facts.name))
-    count = len(dataset) if whole else min(sample, len(dataset))
+    reads_all = facts.nbytes <= LIMIT and (
+        facts.name in dataset.spec.split_columns or not is_computed(dataset, facts.name)
+    )
+    count = len(dataset) if reads_all else min(sample, len(dataset))
     positions = spread(len(dataset), count)
     try:
         column = dataset._session.binding.read(dataset.rows[positions], [facts.name])[facts.name]

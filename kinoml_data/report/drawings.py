@@ -16,7 +16,7 @@ from kinoml_data.report.contents import Content, Reported, spread
 from kinoml_data.report.html import note_html
 from kinoml_data.spec.html import code_html, details_html
 
-ASKED = 50  # texts of a column that decide whether it is drawn
+SAMPLE = 50  # texts of a column that decide whether it is drawn
 DRAWN = 12  # texts of a column that are drawn
 COLUMNS = 4  # columns that are drawn
 
@@ -43,7 +43,9 @@ def drawings_html(dataset: Reported, contents: Mapping[str, Content]) -> str:
         pictures = []
         for row in rows[spread(len(rows), DRAWN)].tolist():
             pictures.append(_picture(drawing, texts[row], _caption(dataset, contents, row, value, kind)))
-        note = note_html(f"{len(pictures)} of {len(first_rows):,} different texts{order}.")
+        repeats = value is not None and len(first_rows) < sum(map(bool, content.texts))
+        which = " Below a text that several rows have, the value is that of the first of them." if repeats else ""
+        note = note_html(f"{len(pictures)} of {len(first_rows):,} different texts{order}.{which}")
         section = f'{note}<div class="drawings">{"".join(pictures)}</div>'
         sections.append(details_html(f"Pictures of {name}", section, is_open=True))
     return "".join(sections)
@@ -51,11 +53,11 @@ def drawings_html(dataset: Reported, contents: Mapping[str, Content]) -> str:
 
 def _drawing_of(texts: Sequence[str]) -> Drawing | None:
     """The first drawing, in the order of their names, that draws these texts."""
-    asked = [texts[place] for place in spread(len(texts), ASKED).tolist()]
+    sample = [texts[place] for place in spread(len(texts), SAMPLE).tolist()]
     for _, (cls, _plugin) in sorted(registry.registry().all("drawing").items()):
         try:
             drawing: Drawing = cls()
-            if drawing.draws(asked):
+            if drawing.draws(sample):
                 return drawing
         except Exception:  # a plugin may fail in any way; a page without pictures is still a page
             continue

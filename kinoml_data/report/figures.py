@@ -95,6 +95,8 @@ def _drawn(shares: Mapping[str, NDArray[np.float64]], edges: NDArray[np.floating
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(length=0, pad=4)
+        if (edges % 1 == 0.5).all():  # bins of whole numbers
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
         axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         axes.yaxis.set_major_formatter(lambda share, _: f"{share:g} %")
         text = io.StringIO()
@@ -110,5 +112,5 @@ def _element(document: str, label: str) -> str:
         content = re.sub(unwanted, "", content, flags=re.DOTALL)
     document = f'<svg {box} role="img" aria-label="{escape(label)}">{content}'
     used = set(re.findall(r"url\(#([^)]*)\)", document))
-    document = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", document)
+    document = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", document)
     return re.sub(r"\n\s*", "\n", document.replace(TEXT, "currentColor"))

@@ -21,7 +21,7 @@ body { margin: 1.5rem auto 4rem; padding: 0 1rem; max-width: 62rem; background: 
 .kinoml-data .wide table { width: auto; }
 .kinoml-data .wide td, .kinoml-data .wide th { padding-right: 18px; }
 .kinoml-data .wide td, .kinoml-data .wide th { white-space: nowrap; }
-.kinoml-data .wide .label + td { white-space: normal; }
+.kinoml-data .wide td.label + td { white-space: normal; }
 .kinoml-data .wide .long { white-space: normal; width: max-content; max-width: 24rem; overflow-wrap: anywhere; }
 .kinoml-data .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 8px 20px; }
 .kinoml-data figure { margin: 4px 0; break-inside: avoid; }

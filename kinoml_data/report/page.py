@@ -142,27 +142,27 @@ def _missing(dataset: Reported, contents: Mapping[str, Content], columns: Sequen
     return table + note_html(text) + "".join(note_html(problem, is_warning=True) for problem in problems)
 
 
-def _provenance(dataset: Reported, columns: Sequence[ColumnFacts], wanted: bool | None) -> str:
+def _provenance(dataset: Reported, columns: Sequence[ColumnFacts], requested: bool | None) -> str:
     installed = {plugin.distribution: plugin.version for plugin in registry.registry().plugins}
     versions = {name: _version(name) for name in PACKAGES} | dict(sorted(installed.items()))
     pairs = [
-        ("fingerprint", _fingerprint(dataset, columns, wanted)),
+        ("fingerprint", _fingerprint(dataset, columns, requested)),
         ("made", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
-        ("versions", ", ".join(f"{name} {found}" for name, found in versions.items() if found)),
+        ("versions", ", ".join(f"{name} {text}" for name, text in versions.items() if text)),
         ("system", f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"),
     ]
     text = config.dump(dataset.spec.to_mapping(), ".yaml")
     return pairs_html(pairs) + details_html("The complete spec", f"<pre>{escape(text)}</pre>")
 
 
-def _fingerprint(dataset: Reported, columns: Sequence[ColumnFacts], wanted: bool | None) -> str:
+def _fingerprint(dataset: Reported, columns: Sequence[ColumnFacts], requested: bool | None) -> str:
     way = "`kinoml-data report PATH --fingerprint` computes it"
-    if wanted is None:
+    if requested is None:
         if any(is_computed(dataset, column.name) for column in columns):
             return f"not computed, because that would compute the features of all rows; {way}"
         if sum(column.nbytes for column in columns) > LIMIT:
             return f"not computed, because that would read more than {format_size(LIMIT)}; {way}"
-    if wanted is False:
+    if requested is False:
         return f"not computed; {way}"
     try:
         return dataset.fingerprint()

@@ -45,9 +45,9 @@ def values_html(dataset: Reported, contents: Mapping[str, Content], groups: Sequ
         if name in coded or spec.columns[name].numpy.kind not in "biuf" or spec.columns[name].is_string:
             continue
         measured = name == (getattr(model, "value", None) or (names[0] if len(names) == 1 else None))
-        for label, chosen in _kinds(dataset, contents, kind if measured else None):
+        for label, of_kind in _kinds(dataset, contents, kind if measured else None):
             content = contents[name]
-            parts = {group.name: group.mask & chosen for group in groups}
+            parts = {group.name: group.mask & of_kind for group in groups}
             for group in groups:
                 bounds = _bounds(spec.columns, contents, relation, parts[group.name]) if measured else ""
                 of_rows = (code_html(name), escape(label), escape(group.name), *_statistics(content, parts[group.name]))
@@ -55,7 +55,7 @@ def values_html(dataset: Reported, contents: Mapping[str, Content], groups: Sequ
             if len(figures) == FIGURES:
                 left_out += 1
                 continue
-            series = {g.color: _finite(content.numbers(g.mask & chosen)) for g in drawn}
+            series = {g.color: _finite(content.numbers(g.mask & of_kind)) for g in drawn}
             svg, beyond = histogram(series, " ".join(filter(None, ("Distribution of", name, label))))
             figures.append(figure_html(svg, name, label, f"{beyond:,} values beyond the ends" if beyond else ""))
     header = ("column", "kind", "split", *STATISTICS, "bounds")
@@ -135,8 +135,8 @@ def _statistics(content: Content, mask: NDArray[np.bool_]) -> list[str]:
         return numbers + [""] * 6
     with np.errstate(over="ignore", invalid="ignore"):
         low, median, high = np.quantile(finite, [0.05, 0.5, 0.95])
-        found = (finite.min(), low, median, finite.mean(), high, finite.max())
-    return numbers + [f"{value:.4g}" for value in found]
+        statistics = (finite.min(), low, median, finite.mean(), high, finite.max())
+    return numbers + [f"{value:.4g}" for value in statistics]
 
 
 def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -157,8 +157,8 @@ def _bounds(
 
 def _counts(name: str, texts: Sequence[str], content: Content, groups: Sequence[Group]) -> str:
     """How many rows of each split have each text of a column with `values`."""
-    found = [np.bincount(content.numbers(group.mask).astype(int), minlength=len(texts)) for group in groups]
-    rows = [(code_html(text), *(f"{int(count[place]):,}" for count in found)) for place, text in enumerate(texts)]
+    counts = [np.bincount(content.numbers(group.mask).astype(int), minlength=len(texts)) for group in groups]
+    rows = [(code_html(text), *(f"{int(count[place]):,}" for count in counts)) for place, text in enumerate(texts)]
     names = [group.name for group in groups]
     return rows_html((name, *names), rows, numeric=names)
 

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import kinoml_data as kd
@@ -61,6 +63,14 @@ def test_it_says_so_if_nothing_is_worth_changing_or_there_are_no_rows(run: Run) 
     assert run("doctor", "x.npz").out.splitlines()[-1] == "Nothing is worth changing."
     np.savez("empty.npz", X=np.zeros((0, 3)), y=np.zeros(0))
     assert run("doctor", "empty.npz").out == "empty.npz: 0 rows, 490 B on disk; there is nothing to measure\n"
+
+
+@pytest.mark.filterwarnings("always:.*integrity is unknown")
+def test_a_warning_is_printed_once_although_the_dataset_is_opened_twice(run: Run) -> None:
+    pq.write_table(pa.table({"X": [1.0, 2.0], "y": [3.0, 4.0]}), "foreign.parquet")
+    done = run("doctor", "foreign.parquet", "--seconds", "100")
+    (line,) = done.err.splitlines()
+    assert done.code == 0 and "integrity is unknown" in line
 
 
 def test_a_sample_is_said_to_be_one(run: Run) -> None:

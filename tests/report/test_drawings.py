@@ -75,6 +75,7 @@ def test_each_text_is_drawn_once_as_an_image_in_the_order_of_y() -> None:
     assert "script" not in page.tags and page.tags.count("img") == 2
     assert "2 of 3 different texts, from the least to the greatest y." in page.text
     assert page.text.endswith("1 3")
+    assert "Below a text that several rows have, the value is that of the first of them." in page.text
 
 
 def test_a_negative_zero_is_a_zero() -> None:
@@ -83,6 +84,7 @@ def test_a_negative_zero_is_a_zero() -> None:
 
 def test_without_y_the_rows_are_named() -> None:
     assert Page(shown(table(["b", "a"]))).text.endswith("row 0 row 1")
+    assert "several rows" not in shown(table(["b", "a", "a"])) + shown(table(["b", "a", ""], [1.0, 2.0, 3.0]))
 
 
 def test_values_of_several_kinds_are_in_the_order_of_the_rows() -> None:

@@ -51,6 +51,12 @@ def test_each_bin_of_whole_numbers_has_as_many_of_them(most: int) -> None:
     assert len(set(counts.tolist())) == 1 and edges[0] == -0.5 and most < edges[-1] < most * 1.05 + 3
 
 
+def test_the_axis_of_whole_numbers_has_whole_numbers() -> None:
+    svg, _ = histogram({RED: np.arange(9.0, 29.0)}, "lengths")
+    labels = re.findall(r">\s*([\d.]+)\s*</text>", svg)
+    assert len(labels) > 3 and not [label for label in labels if "." in label]
+
+
 def test_values_far_beyond_nearly_all_others_are_counted_but_not_drawn() -> None:
     values = np.append(np.linspace(0, 1, 2000), [1e9])
     svg, beyond = histogram({RED: values}, "values")

@@ -164,7 +164,7 @@ def _run(out: Path, molecules: Mapping[str, Any], start: float) -> Result:
     print("\n4. A model of the fingerprints")
     with kd.load_dataset(specs["fingerprint", "npz-lazy"]) as dataset:
         print(dataset)
-        print(f"The model predicts dG/kT; {dataset.observation_model.name} turns it into a pIC50.")
+        print("The model predicts dG/kT, which the observation model pIC50 compares with the measured values.")
         measured, predicted, baseline = _train(dataset)
     rmse = _rmse(predicted, measured)
     r2 = 1 - float(((predicted - measured) ** 2).sum() / ((measured - measured.mean()) ** 2).sum())

@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import kinoml_data as kd
 from kinoml_data.columns import Column, Indexed, Ragged, keys_by_content
 from kinoml_data.contracts.featurizer import Featurizer
 from kinoml_data.spec.array import Array
@@ -127,3 +128,14 @@ def _values(rows: Sequence[Any], array: Array) -> Any:
     if rows and (array.ragged or array.is_string):
         return list(rows)
     return np.empty(0, "U1") if array.is_string else column_of(rows, array)
+
+
+def letters_of(path: Path) -> kd.XyDataset:
+    """The bytes of the texts in a CSV file with the columns `text` and `y`, computed when a row is read."""
+    spec = {
+        "columns": {"letters": {"dtype": "uint8", "shape": ["*"]}, "y": {"dtype": "int64"}},
+        "X": "letters",
+        "y": "y",
+        "storage": {"backend": "featurize-on-access", "source": {"backend": "csv", "path": str(path)}},
+    }
+    return kd.load_dataset(spec, featurizer=lambda text: np.frombuffer(text.encode(), np.uint8))

@@ -59,6 +59,7 @@ def _printed(block: Block, page: Path, names: dict[str, Any]) -> str:
     with redirect_stdout(StringIO()) as out, redirect_stderr(out), warnings.catch_warnings():
         if block.language == "python":
             warnings.simplefilter("always")
+            # `showwarning` has more parameters, which the manual does not show.
             warnings.showwarning = lambda message, category, *_: print(f"{category.__name__}: {message}")  # type: ignore[assignment]
             _execute(block, page, names)
         else:

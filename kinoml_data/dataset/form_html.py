@@ -44,7 +44,7 @@ def form_html(form: Any) -> str:
 
 
 def _parts(form: Any, prefix: str = "") -> tuple[list[Part], list[tuple[str, str]]]:
-    """The tensors in a form; and the names and types of what is not a tensor."""
+    """The tensors in a form, and the names and types of its other parts."""
     parts: list[Part] = []
     others: list[tuple[str, str]] = []
     for field in form._fields:

@@ -65,6 +65,7 @@ def test_it_says_so_if_nothing_is_worth_changing_or_there_are_no_rows(run: Run) 
     assert run("doctor", "empty.npz").out == "empty.npz: 0 rows, 490 B on disk; there is nothing to measure\n"
 
 
+# The test counts how often the warning is printed.
 @pytest.mark.filterwarnings("always:.*integrity is unknown")
 def test_a_warning_is_printed_once_although_the_dataset_is_opened_twice(run: Run) -> None:
     pq.write_table(pa.table({"X": [1.0, 2.0], "y": [3.0, 4.0]}), "foreign.parquet")

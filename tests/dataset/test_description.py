@@ -10,17 +10,12 @@ import pytest
 import kinoml_data as kd
 from kinoml_data.dataset import description
 from kinoml_data.factory import open_to_copy
+from tests.builders import letters_of
 
 
 def test_shapes_of_computed_columns_are_those_of_a_sample_and_marked_so(tmp_path: Path) -> None:
     (tmp_path / "raw.csv").write_text("text,y\n" + "\n".join(f"{'x' * (1 + i % 5)},{i}" for i in range(50)))
-    spec = {
-        "columns": {"letters": {"dtype": "uint8", "shape": ["*"]}, "y": {"dtype": "int64"}},
-        "X": "letters",
-        "y": "y",
-        "storage": {"backend": "featurize-on-access", "source": {"backend": "csv", "path": str(tmp_path / "raw.csv")}},
-    }
-    dataset = kd.load_dataset(spec, featurizer=lambda text: np.frombuffer(text.encode(), np.uint8))
+    dataset = letters_of(tmp_path / "raw.csv")
     letters, y = description.columns(dataset, 3)  # 5 texts, which the 50 rows share
     assert (letters.shape, letters.nbytes, letters.exact) == ("(1-3)", 10, False)
     assert (y.shape, y.nbytes, y.exact, y.range) == ("", 400, True, "0 to 2")

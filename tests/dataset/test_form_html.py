@@ -81,7 +81,7 @@ def test_a_form_of_other_things_than_tensors_is_shown_as_the_tuple_that_it_is() 
     shapes = PadMask(torch.Size([2]), "<b>")  # type: ignore[arg-type]  # as after a map over its tensors
     assert repr(shapes) == "PadMask(values=torch.Size([2]), mask='<b>')"
     assert "<code>mask</code></td><td>str</td>" in shapes._repr_html_() and "<b>" not in shapes._repr_html_()
-    assert repr(Unique(shapes, None)).startswith("Unique(values=PadMask(values=")  # type: ignore[arg-type]
+    assert repr(Unique(shapes, None)).startswith("Unique(values=PadMask(values=")  # type: ignore[arg-type]  # as above
 
 
 def test_a_tensor_on_another_device_names_it() -> None:

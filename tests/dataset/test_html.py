@@ -10,6 +10,7 @@ import pytest
 
 import kinoml_data as kd
 from kinoml_data.dataset import description, html
+from tests.builders import letters_of
 
 
 class Shown(HTMLParser):
@@ -98,13 +99,7 @@ def test_a_dataset_that_cannot_be_described_shows_why(tmp_path: Path) -> None:
 
 def test_sizes_that_are_not_known_without_reading_are_a_lower_bound(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text,y\nCC,1\nCO,2\n")
-    spec = {
-        "columns": {"letters": {"dtype": "uint8", "shape": ["*"]}, "y": {"dtype": "int64"}},
-        "X": "letters",
-        "y": "y",
-        "storage": {"backend": "featurize-on-access", "source": {"backend": "csv", "path": str(tmp_path / "t.csv")}},
-    }
-    dataset = kd.load_dataset(spec, featurizer=lambda text: np.frombuffer(text.encode(), np.uint8))
+    dataset = letters_of(tmp_path / "t.csv")
     shown = Shown(dataset._repr_html_()).text
     assert "at least 16 B of X and y" in shown
     read = dict(description.facts(dataset, description.columns(dataset, 1)))

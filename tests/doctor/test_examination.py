@@ -71,6 +71,7 @@ def examined_spec(spec: dict[str, object]) -> int:
     return examine(lambda: open_to_copy(spec), Origin("x"), seconds=0.1, batch_size=8).rows
 
 
+# The small budget is what the test is about.
 @pytest.mark.filterwarnings("ignore:.*takes more than half of its memory_budget:UserWarning")
 def test_rows_that_are_decoded_in_blocks_are_examined_block_by_block() -> None:
     rows = 3000

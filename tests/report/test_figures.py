@@ -66,6 +66,7 @@ def test_values_far_beyond_nearly_all_others_are_counted_but_not_drawn() -> None
 
 
 @pytest.mark.parametrize("values", [[2.0**64] * 3, [1e17, 1e17 + 16], [2.0**53, 2.0**53 + 2]])
+# A division by zero or an overflow would be a warning of numpy.
 @pytest.mark.filterwarnings("error")
 def test_whole_numbers_without_room_between_them_are_drawn_as_other_numbers(values: list[float]) -> None:
     histogram({RED: np.array(values)}, "values")

@@ -151,7 +151,7 @@ def computing(folder: Path, count: list[str]) -> kd.XyDataset:
     outputs = {"loud": {"dtype": "str"}, "size": {"dtype": "float64", "shape": [1]}}
     (folder / "t.csv").write_text("text,y\n" + "".join(f"{'a' * n},{n}\n" for n in range(1, 9)))
     storage = {"backend": "featurize-on-access", "source": {"backend": "csv", "path": "t.csv"}}
-    storage["featurizer"] = {"inputs": ["text"], "outputs": outputs}  # type: ignore[assignment]
+    storage["featurizer"] = {"inputs": ["text"], "outputs": outputs}  # type: ignore[assignment]  # a mapping
     splits = {"train": {"range": [0, 4]}, "test": {"range": [4, 8]}}
     spec = {"X": "size", "y": "y", "meta": ["loud"], "storage": storage, "splits": splits}
     return kd.load_dataset(spec, base=folder, featurizer=shout)
@@ -182,7 +182,7 @@ def test_the_fingerprint_of_large_data_is_computed_only_on_request(monkeypatch: 
 def test_data_that_cannot_be_read_is_named_on_the_page(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", X=np.zeros(3), y=np.array([1.0, 99.0, 2.0]))
     spec = {"columns": {"y": {"range": [0, 10]}, "X": {}}, "X": "X", "y": "y"}
-    spec |= {"storage": {"backend": "npz-lazy", "path": str(tmp_path / "t.npz")}}  # type: ignore[dict-item]
+    spec |= {"storage": {"backend": "npz-lazy", "path": str(tmp_path / "t.npz")}}  # type: ignore[dict-item]  # a mapping
     with kd.load_dataset(spec) as dataset:
         text = Page(dataset_html(dataset)).text
     assert text.count("99") >= 2 and "not known:" in text
